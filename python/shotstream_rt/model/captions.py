@@ -1,0 +1,100 @@
+"""Captions after the text encoder: what the student is conditioned on.
+
+Made by the session from a ``TextEncoder``'s output, read by the pipeline and the backends. Holds
+tensors only; wording of captions is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CaptionSet:
+    """Embeddings of the captions of one pass, one row per shot.
+
+    Attributes:
+        embeddings: ``[N, text_len, text_dim]`` float; positions at or past a row's length are zero,
+            and they do take part in cross-attention.
+        lengths: real tokens of each row, ``1 <= lengths[i] <= text_len``, on the host.
+    """
+
+    embeddings: Tensor
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.embeddings.shape)
+        if len(shape) != 3 or shape[0] != len(self.lengths) or shape[0] == 0:
+            raise ConfigError(
+                f"CaptionSet: got embeddings {shape} with {len(self.lengths)} length(s), wanted "
+                "[captions, text_len, text_dim] with one length per caption and at least one"
+            )
+        if not all(0 <= length <= shape[1] for length in self.lengths):
+            raise ConfigError(
+                f"CaptionSet.lengths: got {self.lengths}, wanted 0 to text_len {shape[1]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def select(self, rows: Sequence[int]) -> CaptionSet:
+        """Return the captions at ``rows``, in that order, in new memory."""
+        index = torch.tensor(list(rows), dtype=torch.long, device=self.embeddings.device)
+        return CaptionSet(
+            embeddings=self.embeddings.index_select(0, index),
+            lengths=tuple(self.lengths[row] for row in rows),
+        )
+
+    def append(self, other: CaptionSet) -> CaptionSet:
+        """Return these captions followed by ``other``'s; dtype and device are those of ``self``."""
+        added = other.embeddings.to(self.embeddings)
+        if added.shape[1:] != self.embeddings.shape[1:]:
+            raise ConfigError(
+                f"CaptionSet.append: got rows of {tuple(added.shape[1:])}, wanted "
+                f"{tuple(self.embeddings.shape[1:])} (text_len, text_dim of the same encoder)"
+            )
+        return CaptionSet(
+            embeddings=torch.cat((self.embeddings, added)), lengths=self.lengths + other.lengths
+        )
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> CaptionSet:
+        """Return the set on another device or in another float type."""
+        moved = self.embeddings.to(device=device, dtype=dtype)
+        return CaptionSet(embeddings=moved, lengths=self.lengths)
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Prompts in, caption embeddings out; umT5 or the nano encoder."""
+
+    @property
+    def text_dim(self) -> int:
+        """Width of an embedding."""
+        ...
+
+    @property
+    def text_len(self) -> int:
+        """Positions of every caption, padding included."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Encode prompts.
+
+        Returns:
+            Embeddings ``[N, text_len, text_dim]`` with zero rows at and past each length, and the
+            lengths.
+        """
+        ...
+
+    def check(self, prompt: str) -> list[str]:
+        """Return notes a user should see about a prompt: unknown words, truncation."""
+        ...

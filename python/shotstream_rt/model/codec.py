@@ -1,0 +1,89 @@
+"""What a latent codec offers: frames to latents, latents to frames, and streaming decode.
+
+Implemented by the Wan VAE (``vae.py``) and the nano codec (``nano_codec.py``); called by the session
+and the trainers, which see only these protocols. A codec must not know about shots: whoever decodes a
+film makes one ``StreamDecoder`` and resets it at each cut.
+
+Layouts: latents are ``[batch, F, C, h, w]``, normalised (unit scale); frames are RGB in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class StreamDecoder(Protocol):
+    """A decoder with a memory: consecutive latents in, their frames out, same as one long decode."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode the next latent frames of the stream.
+
+        Args:
+            latents: ``[1, F, C, h, w]`` normalised, ``F >= 1``, any float dtype.
+
+        Returns:
+            float32 ``[1, P, 3, H, W]`` in [-1, 1]; the first latent of a stream gives one frame,
+            each later one ``temporal_stride`` frames.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget the stream: the next latent decoded is a first one."""
+        ...
+
+
+@runtime_checkable
+class LatentCodec(Protocol):
+    """Both directions between frames and latents."""
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent frame."""
+        ...
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent row or column."""
+        ...
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames per latent frame after the first."""
+        ...
+
+    def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
+        """Return frame height and width in pixels of a latent size."""
+        ...
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Encode frames one by one, each as a clip of its own.
+
+        Args:
+            frames: float ``[N, 3, H, W]`` in [-1, 1].
+
+        Returns:
+            ``[N, C, h, w]`` normalised, in the codec's dtype.
+        """
+        ...
+
+    def encode_clip(self, clip: Tensor) -> Tensor:
+        """Encode one clip of ``1 + temporal_stride * k`` frames.
+
+        Args:
+            clip: float ``[1, 3, 1 + temporal_stride * k, H, W]`` in [-1, 1].
+
+        Returns:
+            ``[1, 1 + k, C, h, w]`` normalised, in the codec's dtype.
+        """
+        ...
+
+    def decoder(self) -> StreamDecoder:
+        """Return a new streaming decoder; several may live side by side."""
+        ...
+
+    def decode_full(self, latents: Tensor) -> Tensor:
+        """Decode a whole clip, ``[1, F, C, h, w]`` to float32 ``[1, P, 3, H, W]`` in [-1, 1]."""
+        ...
