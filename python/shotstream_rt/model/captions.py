@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from shotstream_rt.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

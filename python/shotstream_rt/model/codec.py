@@ -1,8 +1,8 @@
 """What a latent codec offers: frames to latents, latents to frames, and streaming decode.
 
-Implemented by the Wan VAE (``vae.py``) and the nano codec (``nano_codec.py``); called by the session
-and the trainers, which see only these protocols. A codec must not know about shots: whoever decodes a
-film makes one ``StreamDecoder`` and resets it at each cut.
+Implemented by the Wan VAE (``vae.py``) and the nano codec (``nano_codec.py``); called by the
+session and the trainers, which see only these protocols. A codec must not know about shots: whoever
+decodes a film makes one ``StreamDecoder`` and resets it at each cut.
 
 Layouts: latents are ``[batch, F, C, h, w]``, normalised (unit scale); frames are RGB in [-1, 1].
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @runtime_checkable
 class StreamDecoder(Protocol):
-    """A decoder with a memory: consecutive latents in, their frames out, same as one long decode."""
+    """A decoder with a memory: consecutive latents in, frames out, as in one long decode."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode the next latent frames of the stream.
