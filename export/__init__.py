@@ -1,0 +1,1 @@
+"""Export of the student to engines; reach it as ``shotstream_rt.export``."""

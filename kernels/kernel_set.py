@@ -1,0 +1,75 @@
+"""A frozen set of kernels: which maths a backend runs, chosen once at construction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from .reference import adaln, dual_attention, kv_append, linear, qk_norm, rope_shot
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSet:
+    """Callables with the signatures of ``kernels/reference``.
+
+    Attributes:
+        name: ``reference``, ``cpu`` or ``triton``.
+        head_major: whether attention wants the arena head by head in memory.
+    """
+
+    name: str
+    head_major: bool
+    fuse_linear: Callable[[Sequence[nn.Linear], bool], Callable[[Tensor], Tensor]]
+    modulated_layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    gated_residual: Callable[[Tensor, Tensor, Tensor], Tensor]
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    rotate: Callable[[Tensor, Tensor], Tensor]
+    kv_append: Callable[[Tensor, Tensor, Tensor, Tensor, Sequence[int], int], None]
+    attention: Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
+
+
+REFERENCE = KernelSet(
+    name="reference",
+    head_major=False,
+    fuse_linear=linear.fuse_linear,
+    modulated_layer_norm=adaln.modulated_layer_norm,
+    gated_residual=adaln.gated_residual,
+    rms_norm=qk_norm.rms_norm,
+    rotate=rope_shot.rotate,
+    kv_append=kv_append.kv_append,
+    attention=dual_attention.dual_attention,
+)
+
+
+def cpu_unavailable_reason() -> str | None:
+    """Return why the ``cpu`` set cannot run here, or ``None``."""
+    if not torch.backends.mkldnn.is_available():
+        return "this torch was built without oneDNN"
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return "this torch has no packed oneDNN linear"
+    return None
+
+
+@cache
+def cpu_kernels() -> KernelSet:
+    """Build the set for CPUs (oneDNN products, fused norms)."""
+    from .cpu import adaln as fast_adaln
+    from .cpu import dual_attention as fast_attention
+    from .cpu import linear as fast_linear
+    from .cpu import qk_norm as fast_norm
+
+    return KernelSet(
+        name="cpu",
+        head_major=True,
+        fuse_linear=fast_linear.fuse_linear,
+        modulated_layer_norm=fast_adaln.modulated_layer_norm,
+        gated_residual=fast_adaln.gated_residual,
+        rms_norm=fast_norm.rms_norm,
+        rotate=rope_shot.rotate,
+        kv_append=kv_append.kv_append,
+        attention=fast_attention.dual_attention,
+    )

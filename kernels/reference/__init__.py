@@ -1,0 +1,1 @@
+"""Pure-torch twins of every kernel: slow, obvious, differentiable, the definition of correct."""

@@ -1,0 +1,32 @@
+"""Several linear layers on one input as one matrix product, with an optional tanh-GELU behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fuse_linear(layers: Sequence[nn.Linear], gelu: bool = False) -> Callable[[Tensor], Tensor]:
+    """Fuse layers that read the same input.
+
+    Args:
+        layers: linear layers of equal input width; outputs are concatenated in this order.
+        gelu: apply the tanh approximation of GELU to the result.
+
+    Returns:
+        ``[..., in] -> [..., sum(out)]``; differentiable with respect to the layers' parameters.
+    """
+    if len(layers) == 1:
+        weight, bias = layers[0].weight, layers[0].bias
+    else:
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+
+    def apply(x: Tensor) -> Tensor:
+        y = F.linear(x, weight, bias)
+        return F.gelu(y, approximate="tanh") if gelu else y
+
+    return apply

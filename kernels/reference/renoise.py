@@ -1,0 +1,30 @@
+"""From predicted flow to the clean estimate, and from there to the next noise level.
+
+    to_x0(x_t, v)   = x_t - sigma * v                        (float64, rounded once)
+    renoise(x0, n)  = (1 - sigma) * x0 + sigma * n           (float32, rounded once)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_x0(x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
+    """Clean estimate of a noisy latent; any shape, the type of ``flow``."""
+    if isinstance(sigma, Tensor):
+        sigma = sigma.double()
+    return (x_t.double() - sigma * flow.double()).to(flow.dtype)
+
+
+def to_flow(x_t: Tensor, x0: Tensor, sigma: Tensor | float) -> Tensor:
+    """Inverse of ``to_x0``: ``(x_t - x0) / sigma`` in float64."""
+    if isinstance(sigma, Tensor):
+        sigma = sigma.double()
+    return ((x_t.double() - x0.double()) / sigma).to(x_t.dtype)
+
+
+def renoise(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+    """Mix noise into a clean latent; any shape, the type of ``noise``."""
+    sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x0.device)
+    return ((1 - sigma) * x0.float() + sigma * noise.float()).to(noise.dtype)

@@ -1,0 +1,1 @@
+"""Networks and their files: student, codecs, text encoders, checkpoints."""

@@ -1,0 +1,179 @@
+"""The student (and teacher): the Wan2.1 transformer with per-frame times and shot phases.
+
+Holds parameters under their released names, the small pieces around the blocks, and the masked
+full-sequence form used in training. The cached form is ``backends/eager.py``; both run the same
+bound blocks and are equal to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.kernel_set import REFERENCE
+from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
+from .blocks import Block, Head
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class Student(nn.Module):
+    """Wan2.1 text-to-video transformer; 825 tensors at full size.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.config = config
+        self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.PATCH, config.PATCH)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The transformer blocks, typed."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and activations."""
+        return self.patch_embedding.weight.dtype
+
+    def embed_patches(self, latents: Tensor) -> Tensor:
+        """Turn latents ``[B, F, C, h, w]`` into tokens ``[B, F * rows * columns, dim]``.
+
+        Tokens are ordered (frame, row, column), column fastest. The convolution does not overlap,
+        so it is one matrix product on unfolded patches.
+        """
+        rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
+        patches = latents.unflatten(-1, (columns, 2)).unflatten(-3, (rows, 2))
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        conv = self.patch_embedding
+        return F.linear(patches.to(conv.weight.dtype), conv.weight.flatten(1), conv.bias)
+
+    def fold_patches(self, patches: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
+        """Inverse of the patch order: ``[B, T, 4 * C]`` to ``[B, F, C, h, w]``."""
+        x = patches.view(patches.shape[0], frames, *grid, 2, 2, -1)
+        return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
+
+    def embed_times(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Time features and their six-way projection.
+
+        Args:
+            times: ``[B, F]`` in [0, 1000], not rounded.
+
+        Returns:
+            ``[B, F, dim]`` (for the head) and ``[B, F, 6, dim]`` (for the blocks).
+        """
+        features = self.time_embedding(
+            time_features(times, self.config.freq_dim).to(self.dtype)
+        )
+        return features, self.time_projection(features).unflatten(-1, (6, -1))
+
+    def embed_text(self, embeddings: Tensor) -> Tensor:
+        """Text MLP on ``[captions, tokens, text_dim]``; padding rows are zeros, not skipped."""
+        out: Tensor = self.text_embedding(embeddings.to(self.dtype))
+        return out
+
+    def forward_train(
+        self,
+        latents: Tensor,
+        times: Tensor,
+        captions: Tensor,
+        caption_index: Tensor,
+        positions: Sequence[int] | Tensor,
+        flags: Tensor | None,
+        frame_mask: Tensor | None = None,
+        hidden: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Masked full-sequence pass: what training runs, and the oracle of the cached form.
+
+        Args:
+            latents: ``[B, F, C, h, w]``.
+            times: ``[B, F]`` timesteps in [0, 1000].
+            captions: ``[B, captions, tokens, text_dim]``, zero rows past each length.
+            caption_index: int ``[B, F]``, the caption row each frame attends to.
+            positions: ``[F]`` temporal rotary positions.
+            flags: ``[F]`` or ``[B, F]`` shot numbers for the phase; ``None`` for no phase.
+            frame_mask: bool ``[F, F]``; a query row may see the key columns that are true.
+            hidden: if given, every block's output ``[B, T, dim]`` is appended.
+
+        Returns:
+            Predicted flow ``[B, F, C, h, w]``.
+        """
+        config, kernels = self.config, REFERENCE
+        batch, frames, _, height, width = latents.shape
+        grid, tokens = (height // 2, width // 2), height * width // 4
+        if flags is None:
+            flags = torch.zeros(frames)
+        tables = [
+            rotation(rope_angles(positions, row.double() * SHOT_PHASE_RAD, grid, config.head_dim))
+            for row in flags.reshape(-1, frames)
+        ]
+        table = torch.stack(tables).to(latents.device)
+        bias = None
+        if frame_mask is not None:
+            bias = torch.where(frame_mask, 0.0, -torch.inf).to(latents.device)
+            bias = bias.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        scale = config.head_dim**-0.5
+        features, time_rows = self.embed_times(times)
+        text = self.embed_text(captions.flatten(0, 1)).unflatten(0, captions.shape[:2])
+        pick = torch.arange(batch, device=latents.device)[:, None], caption_index
+
+        x = self.embed_patches(latents)
+        for block in self.layers:
+            bound = block.bind(kernels)
+            k_text, v_text = (
+                kv.unflatten(0, captions.shape[:2])[pick].flatten(0, 1)
+                for kv in bound.caption_kv(text.flatten(0, 1))
+            )
+
+            def cross(q: Tensor, k: Tensor = k_text, v: Tensor = v_text) -> Tensor:
+                per_frame = q.unflatten(1, (frames, tokens)).flatten(0, 1)
+                out = kernels.attention(per_frame, k, v, scale, None)
+                return out.unflatten(0, (batch, frames)).flatten(1, 2)
+
+            x = bound(
+                x,
+                block.modulate(time_rows),
+                lambda z: kernels.rotate(z, table),
+                lambda q, k, v: kernels.attention(q, k, v, scale, bias),
+                cross,
+            )
+            if hidden is not None:
+                hidden.append(x)
+        patches = self.head(x, *self.head.modulate(features), kernels)
+        return self.fold_patches(patches, frames, grid)
+
+
+def time_features(times: Tensor, width: int) -> Tensor:
+    """Sinusoids of timesteps, cosines first, in float64.
+
+    Args:
+        times: any shape, in [0, 1000].
+        width: features per time, even.
+
+    Returns:
+        float64 ``[..., width]``.
+    """
+    half = width // 2
+    frequencies = 10000.0 ** (
+        -torch.arange(half, dtype=torch.float64, device=times.device) / half
+    )
+    angles = times.double().unsqueeze(-1) * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
