@@ -24,29 +24,31 @@ std::uint32_t high_word(std::uint32_t a, std::uint32_t b) noexcept {
   return static_cast<std::uint32_t>((static_cast<std::uint64_t>(a) * b) >> 32);
 }
 
+template <class T>
 struct Lanes {
-  alignas(64) std::uint32_t word[4][kLanes];
+  alignas(64) T row[4][kLanes];
 };
 
 // Fills `lanes` with the words of blocks [first_block, first_block + kLanes).
-void make_blocks(const NoiseAddress& address, std::uint64_t first_block, Lanes& lanes) noexcept {
+void make_blocks(const NoiseAddress& address, std::uint64_t first_block,
+                 Lanes<std::uint32_t>& lanes) noexcept {
   for (std::size_t i = 0; i < kLanes; ++i) {
     const std::uint64_t block = first_block + i;
-    lanes.word[0][i] = static_cast<std::uint32_t>(block);
-    lanes.word[1][i] = static_cast<std::uint32_t>(block >> 32) | (address.step << 16);
-    lanes.word[2][i] = address.chunk;
-    lanes.word[3][i] = address.shot;
+    lanes.row[0][i] = static_cast<std::uint32_t>(block);
+    lanes.row[1][i] = static_cast<std::uint32_t>(block >> 32) | (address.step << 16);
+    lanes.row[2][i] = address.chunk;
+    lanes.row[3][i] = address.shot;
   }
   auto key0 = static_cast<std::uint32_t>(address.seed);
   auto key1 = static_cast<std::uint32_t>(address.seed >> 32);
   for (int round = 0; round < kRounds; ++round) {
     for (std::size_t i = 0; i < kLanes; ++i) {
-      const std::uint32_t c0 = lanes.word[0][i];
-      const std::uint32_t c2 = lanes.word[2][i];
-      lanes.word[0][i] = high_word(kMultiplier1, c2) ^ lanes.word[1][i] ^ key0;
-      lanes.word[2][i] = high_word(kMultiplier0, c0) ^ lanes.word[3][i] ^ key1;
-      lanes.word[1][i] = kMultiplier1 * c2;
-      lanes.word[3][i] = kMultiplier0 * c0;
+      const std::uint32_t c0 = lanes.row[0][i];
+      const std::uint32_t c2 = lanes.row[2][i];
+      lanes.row[0][i] = high_word(kMultiplier1, c2) ^ lanes.row[1][i] ^ key0;
+      lanes.row[2][i] = high_word(kMultiplier0, c0) ^ lanes.row[3][i] ^ key1;
+      lanes.row[1][i] = kMultiplier1 * c2;
+      lanes.row[3][i] = kMultiplier0 * c0;
     }
     key0 += kWeyl0;
     key1 += kWeyl1;
@@ -54,7 +56,7 @@ void make_blocks(const NoiseAddress& address, std::uint64_t first_block, Lanes& 
 }
 
 // Natural logarithm of u in [2^-33, 1]; relative error below 2e-7.
-float log_unit(float u) noexcept {
+[[gnu::always_inline]] inline float log_unit(float u) noexcept {
   // Split u = m * 2^e with m in [sqrt(1/2), sqrt(2)).
   constexpr std::uint32_t kSqrtHalfBits = 0x3F3504F3u;
   const std::uint32_t shifted = std::bit_cast<std::uint32_t>(u) - kSqrtHalfBits;
@@ -73,12 +75,9 @@ float log_unit(float u) noexcept {
   return exponent * 0.69314718f + (f + (square * f * p - 0.5f * square));
 }
 
-struct Normals {
-  float first;
-  float second;
-};
-
-Normals box_muller(std::uint32_t a, std::uint32_t b) noexcept {
+// One pair of words to one pair of normals; inlined, so that the loops over lanes vectorise.
+[[gnu::always_inline]] inline void box_muller(std::uint32_t a, std::uint32_t b, float& first,
+                                              float& second) noexcept {
   const float u = static_cast<float>(a) * 0x1p-32f + 0x1p-33f;
   const float radius = std::sqrt(-2.0f * log_unit(u));
   // v = quarter / 2 + w with |w| <= 1/4, exactly: adding 1.5 * 2^23 rounds to the nearest integer.
@@ -102,8 +101,8 @@ Normals box_muller(std::uint32_t a, std::uint32_t b) noexcept {
   const float sine_part = swap ? c : sine;
   const std::uint32_t cosine_sign = ((quarter + 1u) & 2u) << 30;
   const std::uint32_t sine_sign = (quarter & 2u) << 30;
-  return {radius * std::bit_cast<float>(std::bit_cast<std::uint32_t>(cosine_part) ^ cosine_sign),
-          radius * std::bit_cast<float>(std::bit_cast<std::uint32_t>(sine_part) ^ sine_sign)};
+  first = radius * std::bit_cast<float>(std::bit_cast<std::uint32_t>(cosine_part) ^ cosine_sign);
+  second = radius * std::bit_cast<float>(std::bit_cast<std::uint32_t>(sine_part) ^ sine_sign);
 }
 
 void check_range(const NoiseAddress& address, std::uint64_t first, std::size_t count) {
@@ -112,22 +111,26 @@ void check_range(const NoiseAddress& address, std::uint64_t first, std::size_t c
           static_cast<long long>(first), "an element range that ends at or below 2^50");
 }
 
-// Calls emit(batch_first_element, lanes) for every batch of blocks that touches the range, and
-// copies the part of the interleaved batch that lies in it.
-template <class T, class Interleave>
+// Makes batches of blocks over the range; convert(lanes, values) turns a batch of words into its
+// four rows of values, and the part of them that lies in the range goes to `out` in element order.
+template <class T, class Convert>
 void fill(const NoiseAddress& address, std::uint64_t first, std::size_t count, T* out,
-          Interleave interleave) {
-  Lanes lanes;
+          Convert convert) {
+  Lanes<std::uint32_t> words;
+  Lanes<T> values;
   alignas(64) T batch[kBatch];
   std::uint64_t position = first;
   const std::uint64_t end = first + count;
   while (position < end) {
     const std::uint64_t block = position / 4;
-    make_blocks(address, block, lanes);
-    const std::size_t skip = static_cast<std::size_t>(position - block * 4);
+    make_blocks(address, block, words);
+    convert(words, values);
+    for (std::size_t i = 0; i < kLanes; ++i) {
+      for (std::size_t row = 0; row < 4; ++row) batch[4 * i + row] = values.row[row][i];
+    }
+    const auto skip = static_cast<std::size_t>(position - block * 4);
     const auto take =
-        static_cast<std::size_t>(std::min<std::uint64_t>(kBatch - skip, end - position));
-    interleave(lanes, batch);
+        std::min<std::size_t>(kBatch - skip, static_cast<std::size_t>(end - position));
     std::copy_n(batch + skip, take, out);
     out += take;
     position += take;
@@ -143,33 +146,28 @@ std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
   address.shot = counter[3];
   address.chunk = counter[2];
   address.step = counter[1] >> 16;
-  Lanes lanes;
+  Lanes<std::uint32_t> lanes;
   make_blocks(address, counter[0] | (static_cast<std::uint64_t>(counter[1] & 0xFFFFu) << 32),
               lanes);
-  return {lanes.word[0][0], lanes.word[1][0], lanes.word[2][0], lanes.word[3][0]};
+  return {lanes.row[0][0], lanes.row[1][0], lanes.row[2][0], lanes.row[3][0]};
 }
 
 void philox_uint32(const NoiseAddress& address, std::uint64_t first, std::size_t count,
                    std::uint32_t* out) {
   check_range(address, first, count);
-  fill(address, first, count, out, [](const Lanes& lanes, std::uint32_t* batch) {
-    for (std::size_t i = 0; i < kLanes; ++i) {
-      for (std::size_t w = 0; w < 4; ++w) batch[4 * i + w] = lanes.word[w][i];
-    }
-  });
+  fill(address, first, count, out,
+       [](const Lanes<std::uint32_t>& words, Lanes<std::uint32_t>& values) { values = words; });
 }
 
 void philox_normal(const NoiseAddress& address, std::uint64_t first, std::size_t count,
                    float* out) {
   check_range(address, first, count);
-  fill(address, first, count, out, [](const Lanes& lanes, float* batch) {
-    for (std::size_t i = 0; i < kLanes; ++i) {
-      const Normals low = box_muller(lanes.word[0][i], lanes.word[1][i]);
-      const Normals high = box_muller(lanes.word[2][i], lanes.word[3][i]);
-      batch[4 * i] = low.first;
-      batch[4 * i + 1] = low.second;
-      batch[4 * i + 2] = high.first;
-      batch[4 * i + 3] = high.second;
+  fill(address, first, count, out, [](const Lanes<std::uint32_t>& words, Lanes<float>& values) {
+    for (std::size_t pair = 0; pair < 4; pair += 2) {
+      for (std::size_t i = 0; i < kLanes; ++i) {
+        box_muller(words.row[pair][i], words.row[pair + 1][i], values.row[pair][i],
+                   values.row[pair + 1][i]);
+      }
     }
   });
 }
