@@ -1,0 +1,83 @@
+"""What the generator works with, put together from a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .caption_book import CaptionBook
+from .context import ContextSelector
+from .frames import DecodeWorker
+from .reader import FrameReader
+from .stats import SessionStats
+
+if TYPE_CHECKING:
+    from .model.loading import ModelBundle
+    from .pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Crew:
+    """The generator's helpers.
+
+    Attributes:
+        pipeline: the student's hot path.
+        selector: context frames.
+        book: captions.
+        decoder: the decode thread.
+        stats: clock.
+        reader: takes finished chunks.
+        on_error: told what stopped the generator.
+    """
+
+    pipeline: Pipeline
+    selector: ContextSelector
+    book: CaptionBook
+    decoder: DecodeWorker
+    stats: SessionStats
+    reader: FrameReader
+    on_error: Callable[[BaseException], None]
+
+    @classmethod
+    def assemble(
+        cls,
+        model: ModelBundle,
+        reader: FrameReader,
+        *,
+        threads: int,
+        on_error: Callable[[BaseException], None],
+    ) -> Crew:
+        """Start the text and decode threads for a model.
+
+        Args:
+            model: the loaded model.
+            reader: takes finished chunks.
+            threads: CPU threads of the student; the decoder gets half as many.
+            on_error: told, from a thread, what stopped it.
+        """
+        codec, config, device = model.codec, model.config, model.device
+        latent = config.model
+        selector = ContextSelector(
+            codec,
+            budget=config.cache.context_frames,
+            latent_shape=(codec.latent_channels, latent.latent_height, latent.latent_width),
+            shot_limit=1 + codec.temporal_stride * (config.shot.shot_frames - 1),
+            device=device,
+        )
+        return cls(
+            pipeline=model.pipeline,
+            selector=selector,
+            book=CaptionBook(model.text, device=device),
+            decoder=DecodeWorker(
+                codec, selector, on_error=on_error, threads=max(1, threads // 2), device=device
+            ),
+            stats=SessionStats(),
+            reader=reader,
+            on_error=on_error,
+        )
+
+    def close(self) -> None:
+        """Stop the text and decode threads and wait for them."""
+        self.decoder.close()
+        self.book.close()

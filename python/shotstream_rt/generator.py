@@ -1,0 +1,381 @@
+"""The generator thread: takes commands at chunk boundaries and drives the pipeline.
+
+One turn = one chunk: take what was asked (begin a shot, change its caption, restore a snapshot),
+denoise, hand the latents to the decode thread, then run the clean pass while they are decoded.
+Owned by the session. It never looks at pixels.
+
+A turn is taken only when there is room for its frames, so a consumer that stops reading stops the
+generator too, and nothing is computed further ahead than the queue is long.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import torch
+
+from .caption_book import Encoded
+from .crew import Crew
+from .frames import DecodeJob
+from .model.captions import CaptionSet
+from .noise import PhiloxNoise
+from .nvtx import annotate
+from .playlist import Playlist
+from .shots import Delivery, FilmState, ShotRequest, ShotRun, take_seed
+from .stats import ShotTimes
+from .types import Chunk
+
+_log = logging.getLogger("shotstream_rt.generator")
+
+_KEPT_RUNS = 64
+"""Shots begun but not taken; more can only pile up when the consumer lets frames drop."""
+
+
+class Generator:
+    """Makes chunks of shots, in order.
+
+    Args:
+        crew: everything it drives.
+        playlist: the order of shots; from now on used under the generator's lock only.
+        capacity: chunks that may be computed but not taken; None never waits for the consumer.
+        threads: intra-op threads of this thread on a CPU.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        playlist: Playlist,
+        *,
+        capacity: int | None,
+        threads: int,
+    ) -> None:
+        self._crew, self._playlist = crew, playlist
+        self._capacity, self._threads = capacity, threads
+        self._turn = threading.Condition()
+        self._prompt: str | None = None
+        self._restore: FilmState | None = None
+        self._runs: deque[ShotRun] = deque(maxlen=_KEPT_RUNS)
+        self._taken: tuple[ShotRun, int, int] | None = None
+        self._first_index = 0
+        self._making = 0
+        self._epoch = 0
+        self._stopping = False
+        self._boundary_ns = 0
+        self._committed = False
+        self._context_captions: dict[int, str] = {}
+        self._noise = PhiloxNoise(0)
+        self._times: ShotTimes | None = None
+        self._thread = threading.Thread(target=self._main, name="shotstream-generate", daemon=True)
+
+    # Called from any thread.
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def ask(self, requests: Sequence[ShotRequest]) -> None:
+        """Queue shots."""
+        for request in requests:
+            self._encode(request.caption)
+        with self._turn:
+            for request in requests:
+                self._playlist.add(request)
+            self._turn.notify_all()
+
+    def upcoming_shot(self) -> int:
+        """Return the number that the next queued shot will get."""
+        with self._turn:
+            return self._playlist.upcoming_shot
+
+    def steer(self, text: str) -> None:
+        """Change the caption of the running shot, or of the next one when none is running.
+
+        Raises:
+            ConfigError: nothing is running or queued.
+        """
+        with self._turn:
+            run = self._playlist.running()
+            if run is not None:
+                self._prompt = caption = run.request.prefix + text
+            else:
+                caption = self._playlist.reword_next(text).caption
+        self._encode(caption)
+
+    def retake(self, shot: int | None) -> None:
+        """Make the last shot again with other noise.
+
+        Raises:
+            ConfigError: no shot was begun, or ``shot`` is not the last one begun.
+        """
+        with self._turn:
+            request = self._playlist.retake_request(shot, requested_ns=time.perf_counter_ns())
+            self._playlist.add(request)
+        self._encode(request.caption)
+
+    def restore(self, state: FilmState) -> None:
+        """Drop everything at the next chunk boundary and go on from ``state``."""
+        with self._turn:
+            self._epoch += 1
+            self._prompt = None
+            self._playlist.clear(next_shot=state.next_shot)
+            self._runs.clear()
+            self._taken = None
+            self._restore = state
+            self._turn.notify_all()
+
+    def take(self, delivery: Delivery) -> bool:
+        """Note that the consumer took a chunk; tells whether it is still valid."""
+        with self._turn:
+            self._turn.notify_all()
+            if delivery.epoch != self._epoch:
+                return False
+            chunk = delivery.chunk
+            while self._runs and self._runs[0] is not delivery.run:
+                self._runs.popleft()
+            self._taken = (delivery.run, chunk.chunk + 1, chunk.index + len(chunk.pixels))
+            return True
+
+    def idle(self) -> bool:
+        """Tell whether nothing more will come unless something is asked for."""
+        with self._turn:
+            return not self._has_work() and self._making == 0
+
+    def film_state(self) -> FilmState:
+        """Return what the consumer has not taken yet, as shots to make again."""
+        with self._turn:
+            if self._restore is not None:
+                return self._restore
+            runs, pending = list(self._runs), self._playlist.pending
+            index = self._taken[2] if self._taken is not None else self._first_index
+            taken = self._taken_chunks(runs[0]) if runs else 0
+            if runs and taken == runs[0].next_chunk and not self._goes_on(runs[0]):
+                done, taken = runs.pop(0), 0
+                if not runs:
+                    return self._state_after(done, pending, index)
+            if not runs:
+                return FilmState(
+                    requests=pending,
+                    past=self._crew.selector.past,
+                    next_shot=self._playlist.next_shot,
+                    next_index=index,
+                )
+            again = [run.replayed(self._taken_chunks(run), first=run is runs[0]) for run in runs]
+            return FilmState(
+                requests=(*again, *pending),
+                past=runs[0].past,
+                next_shot=runs[0].shot,
+                next_index=index,
+            )
+
+    def halt(self) -> None:
+        """Ask the thread to end after the chunk at hand."""
+        with self._turn:
+            self._stopping = True
+            self._turn.notify_all()
+
+    def stop(self) -> None:
+        """End the thread after the chunk at hand and wait for it; idempotent."""
+        self.halt()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _state_after(
+        self, done: ShotRun, pending: tuple[ShotRequest, ...], index: int
+    ) -> FilmState:
+        """Return the state at a shot boundary that the thread has not stepped over yet."""
+        self._crew.decoder.wait_idle()
+        ended = self._crew.selector.ended_shot()
+        past = (*done.past, ended) if ended is not None else done.past
+        return FilmState(
+            requests=pending, past=past[-self._crew.selector.budget :],
+            next_shot=done.shot + 1, next_index=index,
+        )  # fmt: skip
+
+    def _taken_chunks(self, run: ShotRun) -> int:
+        """Return how many chunks of a shot the consumer has, now or before a restore."""
+        if self._taken is not None and self._taken[0] is run:
+            return self._taken[1]
+        return run.request.delivered_chunks
+
+    def _goes_on(self, run: ShotRun) -> bool:
+        return run is self._playlist.run and self._playlist.can_go_on(run)
+
+    def _encode(self, caption: str) -> None:
+        def wake(_: Future[Encoded]) -> None:
+            with self._turn:
+                self._turn.notify_all()
+
+        self._crew.book.encode(caption).add_done_callback(wake)
+
+    def _ready(self, request: ShotRequest) -> bool:
+        return self._crew.book.encode(request.caption).done()
+
+    def _has_work(self) -> bool:
+        return self._restore is not None or self._playlist.has_work()
+
+    def _has_room(self) -> bool:
+        return self._capacity is None or self._making + len(self._crew.reader) < self._capacity
+
+    # Called from the generator thread.
+
+    def _main(self) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                while self._take_turn():
+                    self._boundary_ns = time.perf_counter_ns()
+        except BaseException as error:
+            self._crew.on_error(error)
+
+    def _take_turn(self) -> bool:
+        with self._turn:
+            if self._has_work() and not self._has_room():
+                self._turn.wait_for(lambda: self._stopping or self._restore or self._has_room())
+                self._boundary_ns = time.perf_counter_ns()  # the wait was the consumer's
+            self._turn.wait_for(
+                lambda: self._stopping or self._restore or (self._has_work() and self._has_room())
+            )
+            if self._stopping:
+                return False
+            state, self._restore = self._restore, None
+            now_ns = time.perf_counter_ns()
+            request = None
+            if state is None:
+                request = self._playlist.next_request(self._ready, now_ns=now_ns)
+                self._making += 1
+            epoch = self._epoch
+        if state is not None:
+            self._load(state)
+            return True
+        run = self._playlist.run if request is None else self._begin(request, epoch, now_ns)
+        if run is None:
+            self._chunk_done(None, None, epoch)
+        else:
+            self._change_caption(run)
+            self._make_chunk(run, epoch)
+        return True
+
+    def _load(self, state: FilmState) -> None:
+        self._crew.decoder.wait_idle()
+        self._crew.decoder.set_next_index(state.next_index)
+        self._crew.selector.load_past(state.past)
+        for request in state.requests:
+            self._encode(request.caption)
+        with self._turn:
+            asked_since = self._playlist.pending
+            self._playlist.clear((*state.requests, *asked_since), next_shot=state.next_shot)
+            self._first_index = state.next_index
+
+    def _begin(self, request: ShotRequest, epoch: int, decided_ns: int) -> ShotRun | None:
+        """Begin a shot; None when a restore came in between."""
+        crew = self._crew
+        crew.decoder.wait_idle()
+        with self._turn:
+            if epoch != self._epoch:
+                return None
+            if not (request.retake and self._playlist.run is not None):
+                crew.selector.end_shot()
+            run = self._playlist.begin(request, crew.selector.past)
+            self._runs.append(run)
+            self._prompt = None
+        waited = not request.now and request.requested_ns < self._boundary_ns
+        self._times = ShotTimes(
+            shot=run.shot,
+            take=request.take,
+            prompt=request.text,
+            due_ns=self._boundary_ns if waited else request.requested_ns,
+            decided_ns=decided_ns,
+        )
+        crew.stats.shot_begins(self._times)
+        begun_ns = time.perf_counter_ns()
+        with annotate("context.encode", run.shot):
+            selection = crew.selector.select()
+            crew.selector.begin_shot(run.shot, request.caption)
+        self._context_captions = selection.captions
+        self._noise = PhiloxNoise(take_seed(request.seed, request.take))
+        crew.pipeline.begin_shot(
+            run.shot,
+            selection.latents,
+            selection.flags,
+            self._captions(request.caption),
+            selection.target_flag,
+        )
+        crew.stats.add("context_encode", begun_ns)
+        _log.info("shot %d, take %d: %s", run.shot, request.take, request.text)
+        return run
+
+    def _captions(self, caption: str) -> CaptionSet:
+        """Return one row per past shot in the context, oldest first, and the shot's own last."""
+        if not self._crew.pipeline.config.shot.multi_caption:
+            return self._crew.book.rows([caption])
+        return self._crew.book.rows([*self._context_captions.values(), caption])
+
+    def _change_caption(self, run: ShotRun) -> None:
+        """Apply a change of the running shot's caption that is ready, or due when made again."""
+        again = [text for chunk, text in run.request.prompts if chunk == run.next_chunk]
+        with self._turn:
+            text = again[-1] if again else None
+            if self._prompt is not None and self._crew.book.encode(self._prompt).done():
+                text, self._prompt = self._prompt, None
+        if text is None:
+            return
+        begun_ns = time.perf_counter_ns()
+        run.prompts.append((run.next_chunk, text))
+        self._crew.selector.change_caption(text)
+        self._crew.pipeline.set_captions(self._captions(text))
+        self._crew.stats.add("prompt", begun_ns)
+        _log.info("shot %d from chunk %d: %s", run.shot, run.next_chunk, text)
+
+    def _make_chunk(self, run: ShotRun, epoch: int) -> None:
+        crew, chunk, times = self._crew, run.next_chunk, self._times
+        if chunk > 0 and not self._committed:
+            crew.pipeline.commit()  # the shot was about to be cut short, and then was not
+        crew.stats.chunk_begins(chunk)
+        begun_ns = time.perf_counter_ns()
+        with annotate("chunk", chunk):
+            x0 = crew.pipeline.run_chunk(chunk, self._noise)
+        crew.stats.add("chunk", begun_ns)
+        ready = None
+        if x0.is_cuda:
+            ready = torch.cuda.Event()
+            ready.record()
+
+        def done(made: Chunk | None) -> None:
+            if made is not None and times is not None:
+                crew.stats.chunk_ready(times, len(made.pixels))
+            self._chunk_done(made, run, epoch)
+
+        # Backends may reuse x0's memory for the next chunk.
+        crew.decoder.submit(
+            DecodeJob(
+                latents=x0.clone(),
+                shot=run.shot,
+                chunk=chunk,
+                deliver=chunk >= run.request.delivered_chunks,
+                ready=ready,
+                done=done,
+            )
+        )
+        with self._turn:
+            run.next_chunk = chunk + 1
+            self._committed = self._playlist.will_go_on(self._ready)
+        if self._committed:
+            begun_ns = time.perf_counter_ns()
+            with annotate("commit", chunk):
+                crew.pipeline.commit()
+            crew.stats.add("commit", begun_ns)
+        if chunk == 0:
+            # A viewer waits for the first frames: nothing competes with their decoding.
+            crew.decoder.wait_idle()
+
+    def _chunk_done(self, made: Chunk | None, run: ShotRun | None, epoch: int) -> None:
+        if made is not None and run is not None and epoch == self._epoch:
+            self._crew.reader.put(Delivery(chunk=made, run=run, epoch=epoch))
+        with self._turn:
+            self._making -= 1
+            self._turn.notify_all()

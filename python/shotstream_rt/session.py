@@ -1,0 +1,425 @@
+"""The session: prompts in, frames out.
+
+The public front of the runtime. It validates what callers say, owns the threads (text, generator,
+decode) and gives frames to whoever reads; the work is done in ``generator.py`` and ``frames.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import snapshot as snapshots
+from .checks import check_one_of, check_range, check_seed, check_text
+from .crew import Crew
+from .errors import ConfigError
+from .generator import Generator
+from .nvtx import annotate
+from .playlist import Playlist
+from .reader import QUEUE_POLICIES, FrameReader, QueuePolicy
+from .shots import AT_END, AtEnd, ShotRequest
+from .story import Story, story_prefix
+from .types import Chunk, Frame
+
+if TYPE_CHECKING:
+    from .model.loading import ModelBundle
+
+_log = logging.getLogger("shotstream_rt.session")
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+class Session:
+    """A film being made.
+
+    Use ``Session.open``. ``cut``, ``prompt``, ``retake``, ``snapshot`` and ``close`` may be called
+    from any thread; frames are meant for one reader. Computing begins with the first ``cut`` and
+    runs ahead of the reader by at most ``queue_chunks`` chunks.
+
+    Args:
+        model: the loaded model; closed together with the session.
+        seed: noise seed of the film, 0 to 2**63 - 1.
+        at_end: what a shot of trained length does when nothing is queued. ``hold``: it ends, and
+            so does ``stream``, until the next ``cut``. ``extend``: it goes on with a rolling
+            cache until a cut. ``loop``: a new shot with the same caption begins.
+        queue_chunks: chunks that may wait for the reader, at least 1.
+        queue_policy: what happens when they all wait. ``block``: computing pauses, every frame
+            is delivered. ``drop_oldest``, ``latest``: computing never pauses, and the oldest
+            chunk, or all waiting chunks, are dropped.
+        threads: CPU threads of the student (not of the process); default: torch's own choice.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: ModelBundle,
+        *,
+        seed: int = 0,
+        at_end: AtEnd = "hold",
+        queue_chunks: int = 2,
+        queue_policy: QueuePolicy = "block",
+        threads: int | None = None,
+    ) -> None:
+        self._seed = check_seed(seed)
+        check_one_of("at_end", at_end, AT_END)
+        check_one_of("queue_policy", queue_policy, QUEUE_POLICIES)
+        check_range("queue_chunks", queue_chunks, 1, 1024)
+        if threads is not None:
+            check_range("threads", threads, 1, 1024)
+        self._threads = threads or torch.get_num_threads()
+        self._model = model
+        self._policy = queue_policy
+        self._at_end: AtEnd = at_end
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._reader = FrameReader(capacity=queue_chunks, policy=queue_policy)
+        self._crew = Crew.assemble(model, self._reader, threads=self._threads, on_error=self._fail)
+        self._stats = self._crew.stats
+        self._generator = Generator(
+            self._crew,
+            Playlist(trained_chunks=model.config.shot.chunks, at_end=at_end),
+            capacity=queue_chunks if queue_policy == "block" else None,
+            threads=self._threads,
+        )
+        self._generator.start()
+        _open_sessions.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path = "nano",
+        *,
+        seed: int = 0,
+        device: str = "auto",
+        backend: str = "auto",
+        profile: str = "exact",
+        size: tuple[int, int] | str | None = None,
+        dtype: str | None = None,
+        at_end: AtEnd = "hold",
+        queue_chunks: int = 2,
+        queue_policy: QueuePolicy = "block",
+        threads: int | None = None,
+    ) -> Session:
+        """Load a model and open a session on it.
+
+        Args:
+            model: ``nano`` (inside the package), a folder with ``student.json``, or a folder in
+                the layout of the released ShotStream checkpoint.
+            seed: see ``Session``.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            backend: ``auto`` or a name that ``python -m shotstream_rt info`` lists.
+            profile: ``exact``; other profiles trade exactness for speed and say so.
+            size: frame size in pixels, ``(height, width)`` or ``"HxW"``, multiples of 16;
+                default: the model's own.
+            dtype: ``float32`` or ``bfloat16``; default: the model's choice for the device.
+            at_end: see ``Session``.
+            queue_chunks: see ``Session``.
+            queue_policy: see ``Session``.
+            threads: see ``Session``.
+
+        Raises:
+            ConfigError: an argument is not usable.
+            WeightsError: a checkpoint file is missing or broken.
+            BackendUnavailableError: the named backend cannot run here.
+        """
+        from .model.loading import load_model
+
+        check_seed(seed)
+        with annotate("session.open"):
+            begun_ns = time.perf_counter_ns()
+            bundle = load_model(
+                model, device=device, backend=backend, profile=profile, size=size, dtype=dtype,
+                threads=threads,
+            )  # fmt: skip
+            try:
+                session = cls(
+                    bundle, seed=seed, at_end=at_end, queue_chunks=queue_chunks,
+                    queue_policy=queue_policy, threads=threads,
+                )  # fmt: skip
+            except BaseException:
+                bundle.close()
+                raise
+            session._stats.add("open", begun_ns)
+        return session
+
+    # Asking for pictures.
+
+    def cut(
+        self,
+        text: str,
+        *,
+        global_caption: str | None = None,
+        seed: int | None = None,
+        take: int = 0,
+        now: bool = False,
+    ) -> tuple[str, ...]:
+        """Queue a shot.
+
+        It begins when the shots before it have reached their trained length (at once, if nothing
+        runs), or at the next chunk boundary with ``now``; then the shots queued before it follow
+        it. Frames already made are still delivered.
+
+        Args:
+            text: what the shot shows. Longer texts than the model's limit (512 tokens for the
+                released one) are cut at the end, with a note, as the original does.
+            global_caption: what holds for the whole film; the caption then takes the form of a
+                story's, with the shot's number in the film.
+            seed: noise seed of this shot; default: the session's.
+            take: another number gives another picture of the same caption.
+            now: do not wait for the running shot's end.
+
+        Returns:
+            Notes on the caption: words the model does not know, text that was cut off.
+
+        Raises:
+            ConfigError: an argument is not usable.
+            SessionClosedError: the session is closed.
+        """
+        self._reader.check()
+        check_text(text)
+        check_range("take", take, 0, 2**31 - 1)
+        prefix = ""
+        if global_caption is not None:
+            if not isinstance(global_caption, str):
+                got = type(global_caption).__name__
+                raise ConfigError(f"global_caption: got {got}, wanted a text")
+            prefix = story_prefix(global_caption, self._generator.upcoming_shot())
+        request = ShotRequest(
+            text=text,
+            prefix=prefix,
+            seed=self._seed if seed is None else check_seed(seed),
+            take=take,
+            now=now,
+            requested_ns=time.perf_counter_ns(),
+        )
+        notes = self._notes(request.caption)
+        self._generator.ask([request])
+        return notes
+
+    def story(self, story: Story) -> Iterator[Frame]:
+        """Queue all shots of a story and return ``stream()``.
+
+        Raises:
+            ConfigError: not a ``Story``.
+            SessionClosedError: the session is closed.
+        """
+        self._reader.check()
+        if not isinstance(story, Story):
+            raise ConfigError(
+                f"story: got {type(story).__name__}, wanted a Story (Story.from_json reads one)"
+            )
+        asked_ns = time.perf_counter_ns()
+        requests = [
+            ShotRequest(
+                text=text,
+                prefix=story_prefix(story.global_caption, index),
+                seed=self._seed,
+                requested_ns=asked_ns,
+            )
+            for index, text in enumerate(story.shots)
+        ]
+        for request in requests:
+            self._notes(request.caption)
+        self._generator.ask(requests)
+        return self.stream()
+
+    def prompt(self, text: str) -> tuple[str, ...]:
+        """Change what the running shot shows, from the next chunk boundary on.
+
+        Its caption is replaced, everything it remembers is kept. When no shot is running, the
+        next queued one is reworded instead.
+
+        Returns:
+            Notes on the caption, as ``cut``.
+
+        Raises:
+            ConfigError: the text is not usable, or nothing is running or queued.
+            SessionClosedError: the session is closed.
+        """
+        self._reader.check()
+        notes = self._notes(check_text(text))
+        self._generator.steer(text)
+        return notes
+
+    def retake(self, shot: int | None = None) -> None:
+        """Make the last shot begun once more: same caption and context, other noise.
+
+        A shot that is still running is dropped at the next chunk boundary. The new take carries
+        the same shot number and takes the old one's place in the context of later shots.
+
+        Args:
+            shot: its number, as a safeguard; default: the last one begun.
+
+        Raises:
+            ConfigError: no shot was begun, or another one than ``shot`` was begun last.
+            SessionClosedError: the session is closed.
+        """
+        self._reader.check()
+        self._generator.retake(shot)
+
+    # Reading pictures.
+
+    def chunks(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Chunk]:
+        """Yield finished chunks; see ``stream``."""
+        while True:
+            chunk = self._reader.next_chunk(self._generator, follow=follow, timeout_s=timeout_s)
+            if chunk is None:
+                return
+            yield chunk
+
+    def stream(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Frame]:
+        """Yield frames in order.
+
+        Ends when everything asked for has been delivered; another call after another ``cut``
+        goes on from there. Frames not read yet are kept when the loop is left.
+
+        Args:
+            follow: wait for further cuts instead of ending.
+            timeout_s: longest wait for a frame.
+
+        Raises:
+            FrameTimeoutError: no frame came in time.
+            SessionClosedError: the session is closed.
+            ShotStreamError: computing failed; the cause is attached.
+        """
+        while True:
+            frame = self._reader.next_frame(self._generator, follow=follow, timeout_s=timeout_s)
+            if frame is None:
+                return
+            yield frame
+
+    async def astream(
+        self, *, follow: bool = False, timeout_s: float | None = None
+    ) -> AsyncIterator[Frame]:
+        """Yield frames like ``stream``, without blocking the event loop."""
+        gone = threading.Event()
+        try:
+            while True:
+                frame = await asyncio.to_thread(
+                    self._reader.next_frame, self._generator,
+                    follow=follow, timeout_s=timeout_s, given_up=gone.is_set,
+                )  # fmt: skip
+                if frame is None:
+                    return
+                yield frame
+        finally:
+            gone.set()
+
+    # State.
+
+    def snapshot(self) -> bytes:
+        """Return what is needed to go on from here in another session, as a few kilobytes.
+
+        Holds prompts, seeds and the latents of the context frames. "Here" is behind the last chunk
+        read; a chunk of which some frames were read counts as read. A shot caught half way is
+        made again from its first chunk when the snapshot is restored, without delivering what
+        was delivered, so restoring costs up to one shot of computing.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        self._reader.check()
+        state = self._generator.film_state()
+        with torch.inference_mode():
+            past = tuple(self._crew.selector.encoded(state.past))
+        return snapshots.pack(state, past, self._model.config)
+
+    def restore(self, data: bytes) -> None:
+        """Drop everything and go on from a snapshot, on the same model, backend and threads.
+
+        The frames that follow are those that the session it was taken from would have delivered.
+        ``retake`` needs a shot begun after the restore.
+
+        Raises:
+            ConfigError: not a snapshot.
+            ManifestError: a snapshot of another model configuration.
+            SessionClosedError: the session is closed.
+        """
+        self._reader.check()
+        self._generator.restore(snapshots.unpack(data, self._model.config))
+        self._reader.clear()
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What was resolved at open, and times so far, as plain JSON values.
+
+        Per shot ``first_frame_ms`` and ``cut_ms``; ``chunk_ms``, ``commit_ms``,
+        ``context_encode_ms`` with their number, median and maximum; ``frames``, ``fps`` (frames
+        made per second since the first cut), ``dropped`` chunks, ``memory_bytes``.
+        """
+        return {
+            **self._model.info,
+            "seed": self._seed,
+            "threads": self._threads,
+            "at_end": self._at_end,
+            "queue_policy": self._policy,
+            "dropped": self._reader.dropped,
+            **self._stats.to_dict(),
+        }
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        model = self._model.config.model
+        return self._model.codec.pixel_size(model.latent_height, model.latent_width)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Stop computing, drop unread frames, free the model. Idempotent."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._reader.close()
+            self._generator.stop()
+            self._crew.close()
+            self._model.close()
+            _open_sessions.discard(self)
+            _log.info("session closed after %d frames", self._stats.frames)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Called by the threads.
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._closed:
+            _log.error("computing stopped: %s: %s", type(error).__name__, error)
+        self._reader.fail(error)
+        self._generator.halt()
+
+    def _notes(self, caption: str) -> tuple[str, ...]:
+        notes = self._crew.book.notes(caption)
+        for note in notes:
+            _log.warning("%s", note)
+        return notes
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_open_sessions):
+        session.close()
