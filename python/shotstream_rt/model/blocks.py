@@ -141,23 +141,33 @@ class BoundBlock:
         return self._heads(k), self._heads(v)
 
     def project(
-        self, x: Tensor, m: Modulation, rotate: Rotate
+        self, x: Tensor, m: Modulation, rotate: Rotate, rotate_key: Rotate | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Modulated norm, projections, RMS norms and rotation: q, k, v ``[B, T, N, D]``."""
+        """Modulated norm, projections, RMS norms and rotation: q, k, v ``[B, T, N, D]``.
+
+        ``rotate_key`` stands in for ``rotate`` on keys that a cache keeps unrotated.
+        """
         own, eps = self.block.self_attn, self.block.config.eps
         h = self._per_frame(x, m)
         h = self.kernels.modulated_layer_norm(h, m.attention_shift, m.attention_scale, eps)
         q, k, v = self.qkv(h.flatten(1, 2)).chunk(3, -1)
         q = rotate(self._heads(self.kernels.rms_norm(q, own.norm_q.weight, eps)))
-        k = rotate(self._heads(self.kernels.rms_norm(k, own.norm_k.weight, eps)))
+        rotate_key = rotate_key or rotate
+        k = rotate_key(self._heads(self.kernels.rms_norm(k, own.norm_k.weight, eps)))
         return q, k, self._heads(v)
 
     def __call__(
-        self, x: Tensor, m: Modulation, rotate: Rotate, attend: Attend, cross: CrossAttend
+        self,
+        x: Tensor,
+        m: Modulation,
+        rotate: Rotate,
+        attend: Attend,
+        cross: CrossAttend,
+        rotate_key: Rotate | None = None,
     ) -> Tensor:
         """Run the block on ``[B, T, dim]``; ``T`` is the frames of ``m`` times their tokens."""
         kernels, eps = self.kernels, self.block.config.eps
-        attended = attend(*self.project(x, m, rotate)).flatten(2)
+        attended = attend(*self.project(x, m, rotate, rotate_key)).flatten(2)
         x = self._residual(x, self.out(attended), m.attention_gate)
 
         norm3 = self.block.norm3

@@ -1,0 +1,1 @@
+"""Ways to run the student; chosen once, at construction, through ``registry``."""
