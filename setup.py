@@ -25,7 +25,9 @@ def system_cmake() -> str | None:
     if path is None:
         return None
     try:
-        text = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     found = re.search(r"(\d+)\.(\d+)", text)

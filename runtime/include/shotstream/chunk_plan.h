@@ -1,8 +1,8 @@
 // (shot, chunk) -> plain integers that every backend executes: slots, valid length, positions.
 //
 // Host planning only: no tensor, no device, no allocation beyond the small vectors returned.
-// Units are latent frames. Source of the numbers: the ShotStream reference, as written down in the
-// tests' naive list model (tests/native/naive_model.py).
+// Units are latent frames. Source of the numbers: the ShotStream reference; the slow, obvious twin
+// is the list model in tests/native/test_chunk_plan.py.
 #pragma once
 
 #include <vector>

@@ -1,0 +1,243 @@
+"""Types of the native core; the sources are in ``runtime/``.
+
+Slots, positions and lengths are in latent frames; a caller multiplies by tokens per frame.
+"""
+
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+class BuildInfo(TypedDict):
+    """What was compiled."""
+
+    version: str
+    compiler: str
+    flags: str
+    cuda: bool
+    nvtx_ranges: tuple[str, ...]
+
+class ContextPlan:
+    """Integers of the context pass."""
+
+    @property
+    def slots(self) -> list[int]:
+        """Arena slot of each context frame."""
+    @property
+    def positions(self) -> list[int]:
+        """Temporal rotary position of each context frame."""
+    @property
+    def flags(self) -> list[int]:
+        """Shot number of each context frame, as given."""
+    @property
+    def phases_rad(self) -> list[float]:
+        """Shot phase of each context frame in radians; zeros when the phase is off."""
+    @property
+    def valid_frames(self) -> int:
+        """Length of the valid arena prefix."""
+
+class ChunkPlan:
+    """Integers of every pass over one chunk."""
+
+    @property
+    def shot(self) -> int:
+        """Shot number, as given."""
+    @property
+    def chunk(self) -> int:
+        """Chunk number within the shot."""
+    @property
+    def flag(self) -> int:
+        """Shot flag of the chunk's frames, as given."""
+    @property
+    def phase_rad(self) -> float:
+        """Shot phase in radians; zero when the phase is off."""
+    @property
+    def first_frame(self) -> int:
+        """First latent frame of the chunk within its shot."""
+    @property
+    def write_slots(self) -> list[int]:
+        """Arena slot of each of the chunk's frames."""
+    @property
+    def valid_frames(self) -> int:
+        """Length of the valid arena prefix, this chunk included."""
+    @property
+    def positions(self) -> list[int]:
+        """Temporal rotary position of each of the chunk's frames, as queries."""
+    @property
+    def key_positions(self) -> list[int]:
+        """Temporal rotary position of every valid arena slot."""
+    @property
+    def slot_frames(self) -> list[int]:
+        """Shot frame held by every valid local slot, in slot order."""
+
+class Planner:
+    """Turns (shot, chunk) into the integers that every backend executes.
+
+    Args:
+        context_frames: read-only slots in front of the arena, 1..512.
+        chunk_frames: latent frames made together.
+        shot_frames: trained length of a shot, a multiple of ``chunk_frames``.
+        sink_frames: first frames of a shot that are never evicted.
+        window_frames: capacity of the local cache, sink included; 0 keeps the whole shot.
+        rotate_on_read: keys are stored before rotation and numbered anew at every pass.
+        shot_phase: whether the shot flag turns the temporal rotary angles.
+
+    Raises:
+        ConfigError: a value out of range, or a chunk that would overwrite itself.
+    """
+
+    def __init__(
+        self,
+        context_frames: int,
+        chunk_frames: int,
+        shot_frames: int,
+        sink_frames: int = 0,
+        window_frames: int = 0,
+        rotate_on_read: bool = False,
+        shot_phase: bool = True,
+    ) -> None: ...
+    @property
+    def context_frames(self) -> int:
+        """Context slots."""
+    @property
+    def chunk_frames(self) -> int:
+        """Latent frames of a chunk."""
+    @property
+    def shot_frames(self) -> int:
+        """Trained length of a shot."""
+    @property
+    def sink_frames(self) -> int:
+        """Frames never evicted."""
+    @property
+    def rotate_on_read(self) -> bool:
+        """Whether keys are rotated at every pass."""
+    @property
+    def shot_phase(self) -> bool:
+        """Whether flags turn the temporal angles."""
+    @property
+    def local_frames(self) -> int:
+        """Capacity of the local cache, sink included."""
+    @property
+    def arena_frames(self) -> int:
+        """Slots of the whole arena."""
+    @property
+    def chunks(self) -> int:
+        """Chunks of a shot of the trained length."""
+    def context(self, flags: list[int]) -> ContextPlan:
+        """Plan the context pass.
+
+        Args:
+            flags: shot number of each context frame.
+
+        Raises:
+            ConfigError: another number of flags than context frames, or a negative one.
+        """
+    def chunk(self, shot: int, chunk: int, flag: int) -> ChunkPlan:
+        """Plan every pass over one chunk; ``chunk`` may lie past the trained length.
+
+        Raises:
+            ConfigError: a negative argument, or a chunk past the last rotary position (1023).
+        """
+
+def sample_context(frame_counts: list[int], budget: int) -> list[tuple[int, int]]:
+    """Pick the context of the next shot from the decoded frames of the past ones.
+
+    Args:
+        frame_counts: decoded frames of each past shot, oldest first.
+        budget: frames to pick, 1..512.
+
+    Returns:
+        ``(shot, frame in shot)``, oldest first; empty if there is no past shot.
+
+    Raises:
+        ConfigError: a shot without frames, or a budget out of range.
+
+    Source: ShotStream reference, dynamic context sampling.
+    """
+
+def context_candidates(frame_count: int, budget: int) -> list[int]:
+    """Return, sorted, every frame of a shot that ``sample_context`` can pick now or later.
+
+    Raises:
+        ConfigError: no frames, or a budget out of range.
+    """
+
+def philox_normal(
+    out: NDArray[np.float32], seed: int, shot: int, chunk: int, step: int, offset: int = 0
+) -> None:
+    """Fill ``out`` with the standard normals at (seed; shot, chunk, step), from element ``offset``.
+
+    Args:
+        out: float32, C-contiguous, writable, any shape; element order is its memory order.
+        seed: 0..2^64-1.
+        shot: 0..2^32-1.
+        chunk: 0..2^32-1.
+        step: 0 for a chunk's first noise, s for the draw in front of denoising step s; 0..65535.
+        offset: first element; elements end at 2^50.
+
+    Raises:
+        ConfigError: step or offset out of range.
+        TypeError: another kind of array, or a negative number.
+
+    Source: Philox4x32-10 (Salmon et al., SC'11), packed as ``shotstream/philox.h`` says.
+    Cost: about 4 ns per element on one core; releases the GIL.
+    """
+
+def philox_uint32(
+    seed: int, shot: int, chunk: int, step: int, first_element: int, count: int
+) -> NDArray[np.uint32]:
+    """Return the raw generator words behind ``philox_normal``; arguments as there."""
+
+class FrameQueue:
+    """Bounded queue between threads; waits do not hold the GIL and heed Ctrl-C.
+
+    Args:
+        capacity: items held, 1 or more; ``latest`` always holds one.
+        policy: when full, ``block`` waits, ``drop_oldest`` discards the oldest item, ``latest``
+            keeps only the newest.
+
+    Raises:
+        ConfigError: a capacity below 1 or an unknown policy.
+    """
+
+    def __init__(
+        self, capacity: int, policy: Literal["block", "drop_oldest", "latest"] | str = "block"
+    ) -> None: ...
+    def put(self, item: Any, timeout_s: float | None = None) -> bool:
+        """Add an item; False if there was no room within ``timeout_s`` (None waits forever).
+
+        Raises:
+            SessionClosedError: the queue is closed.
+            ConfigError: a negative or non-finite time.
+        """
+    def get(self, timeout_s: float | None = None) -> Any:
+        """Take the oldest item; after ``close`` or ``fail`` what is left comes out first.
+
+        Raises:
+            FrameTimeoutError: nothing came within ``timeout_s`` (None waits forever).
+            SessionClosedError: closed and empty.
+            BaseException: the one given to ``fail``, once the queue is empty.
+        """
+    def fail(self, exception: BaseException) -> None:
+        """Close, and make ``get`` raise ``exception`` once empty; the first one counts."""
+    def close(self) -> None:
+        """Refuse new items and wake every waiter; idempotent."""
+    def clear(self) -> int:
+        """Discard what is queued, not counted as dropped; return how many."""
+    def __len__(self) -> int:
+        """Items waiting."""
+    @property
+    def capacity(self) -> int:
+        """Items held at most."""
+    @property
+    def policy(self) -> str:
+        """What ``put`` does when full."""
+    @property
+    def dropped(self) -> int:
+        """Items discarded by the policy so far."""
+    @property
+    def closed(self) -> bool:
+        """Whether new items are refused."""
+
+def build_info() -> BuildInfo:
+    """Tell what was compiled."""
