@@ -18,11 +18,9 @@ from . import _native
 from .backends.base import StudentBackend
 from .config import StreamConfig
 from .errors import ConfigError
-from .kernels.reference.renoise import renoise, to_x0
 from .model.captions import CaptionSet
 from .noise import NoiseSource
 from .nvtx import annotate
-from .schedule import Schedule
 
 
 class Pipeline:
@@ -35,7 +33,6 @@ class Pipeline:
 
     def __init__(self, config: StreamConfig, backend: StudentBackend) -> None:
         self.config, self.backend = config, backend
-        self.schedule = Schedule.from_config(config.schedule)
         self.planner = _native.Planner(
             context_frames=config.cache.context_frames,
             chunk_frames=config.shot.chunk_frames,
@@ -127,16 +124,14 @@ class Pipeline:
         Returns:
             Clean latents ``[1, F, C, h, w]`` on the backend's device, valid until the next call.
         """
-        backend, schedule = self.backend, self.schedule
+        steps = self.config.schedule.num_steps
         plan = self.planner.chunk(self._shot, chunk, self._flag)
         x = self._draw(noise, chunk, 0)
-        for step, sigma in enumerate(schedule.sigmas):
+        for step in range(steps):
             with annotate("step", step):
-                flow = backend.denoise(step, plan, self._row, x)
-                x0 = to_x0(x, flow, sigma)
-                if step + 1 < len(schedule.sigmas):
-                    fresh = self._draw(noise, chunk, step + 1)
-                    x = renoise(x0, fresh, schedule.sigmas[step + 1])
+                x0 = self.backend.denoise(step, plan, self._row, x)
+                if step + 1 < steps:
+                    x = self.backend.renoise(step + 1, x0, self._draw(noise, chunk, step + 1))
         self._done = plan, x0
         return x0
 

@@ -68,14 +68,21 @@ class StudentBackend(Protocol):
         ...
 
     def denoise(self, step: int, plan: ChunkPlan, row: int, x: Tensor) -> Tensor:
-        """Run one denoising step of a chunk; returns the predicted flow.
+        """Run one denoising step of a chunk.
 
         Args:
             step: index into the schedule.
             plan: slots, positions and valid length.
             row: caption row of the chunk.
-            x: noisy latents.
+            x: noisy latents at the step's noise level.
+
+        Returns:
+            The clean estimate, valid until the next call.
         """
+        ...
+
+    def renoise(self, step: int, x0: Tensor, noise: Tensor) -> Tensor:
+        """Mix ``noise`` into ``x0`` at the noise level of ``step``."""
         ...
 
     def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..cache import CaptionCache, CaptionKV, DualKVCache, KVArena, fold_padding
+from ..kernels.reference.renoise import renoise, to_x0
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
 from ..model.blocks import CrossAttend, Modulation
 from ..schedule import Schedule
@@ -109,7 +110,12 @@ class EagerBackend:
     @torch.inference_mode()
     def denoise(self, step: int, plan: ChunkPlan, row: int, x: Tensor) -> Tensor:
         """See ``StudentBackend.denoise``."""
-        return self.predict_flow(self.schedule.timesteps[step], plan, row, x)
+        flow = self.predict_flow(self.schedule.timesteps[step], plan, row, x)
+        return to_x0(x, flow, self.schedule.sigmas[step])
+
+    def renoise(self, step: int, x0: Tensor, noise: Tensor) -> Tensor:
+        """See ``StudentBackend.renoise``."""
+        return renoise(x0, noise, self.schedule.sigmas[step])
 
     @torch.inference_mode()
     def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
