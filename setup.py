@@ -50,9 +50,8 @@ class CMakeBuild(build_ext):
             )
         target_folder = (Path.cwd() / self.get_ext_fullpath(ext.name)).resolve().parent
         build_folder = ROOT / "build" / f"extension-{sys.implementation.cache_tag}"
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         configure = [
-            cmake, "-S", str(ROOT), "-B", str(build_folder), *generator,
+            cmake, "-S", str(ROOT), "-B", str(build_folder),
             "-DCMAKE_BUILD_TYPE=Release",
             "-DSHOTSTREAM_BINDINGS=ON",
             "-DSHOTSTREAM_TESTS=OFF",

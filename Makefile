@@ -1,0 +1,114 @@
+# Everything goes through these targets; each sets up what it needs first. Override on the command
+# line, for example: make setup PYTHON=python3.12 TORCH="torch==2.13.0" VENV=/tmp/venv
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+
+PIP    := $(VENV)/bin/python -m pip
+PY     := $(VENV)/bin/python
+NATIVE := CMakeLists.txt $(wildcard runtime/*/*.cpp runtime/*/*.h runtime/include/shotstream/*.h)
+EXTRAS := dev,text,distill,bench
+
+# Tools that pip brought (cmake, clang-format) are found like the machine's own.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-python test-native test-sanitize test-gpu test-interpret \
+	lint format bench bench-native wheel clean
+
+# Show the targets.
+help:
+	@awk '/^# /{text=substr($$0,3)} /^[a-z][a-z-]*:/{split($$1,t,":"); printf "  %-16s %s\n", t[1], text; text=""}' $(MAKEFILE_LIST)
+
+# A virtual environment with torch at the pinned version: made once, never upgraded by what follows.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "$(TORCH)" "numpy<2.4" "setuptools>=77" wheel "nanobind>=2.4"
+	@command -v cmake >/dev/null || $(PIP) install --quiet "cmake>=3.20"
+	@$(PY) -c 'import torch; print("torch", torch.__version__)' | tee $@
+
+# The package itself, editable, with its native core compiled: all that the demo needs.
+$(VENV)/.base: $(VENV)/.torch pyproject.toml setup.py $(NATIVE)
+	$(PIP) install --quiet --no-build-isolation --editable .
+	@touch $@
+
+# What tests, linters and training need on top.
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
+	@touch $@
+
+# Set up for development: environment, torch, the package and all its extras that run on a CPU.
+setup: $(VENV)/.dev
+
+# Compile the native core again after a change in runtime/.
+build: $(VENV)/.base
+
+# Set up what a film needs and stream the bundled story to out/story.mp4 and out/story.png.
+demo: $(VENV)/.base
+	@mkdir -p out
+	$(PY) -m shotstream_rt generate --out out/story.mp4 --sheet out/story.png
+
+# Everything that a machine without a GPU can check: C++ tests, then Python tests.
+test: test-native test-python
+
+# The Python tests.
+test-python: $(VENV)/.dev
+	$(PY) -m pytest
+
+# The C++ tests of the native core, optimised, with checks on.
+test-native: $(VENV)/.torch
+	cmake -S . -B build/native -DCMAKE_BUILD_TYPE=Release >/dev/null
+	cmake --build build/native --parallel $(JOBS)
+	ctest --test-dir build/native --output-on-failure
+
+# The same tests under AddressSanitizer (with undefined behaviour) and under ThreadSanitizer.
+test-sanitize: $(VENV)/.torch
+	set -e; for kind in address thread; do \
+		cmake -S . -B build/native-$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOTSTREAM_SANITIZE=$$kind >/dev/null; \
+		cmake --build build/native-$$kind --parallel $(JOBS); \
+		ctest --test-dir build/native-$$kind --output-on-failure; \
+	done
+
+# The tests that need an NVIDIA GPU.
+test-gpu: $(VENV)/.dev
+	$(PY) -m pytest -m "gpu or tensorrt"
+
+# The kernel tests with Triton interpreted, so that a machine without a GPU executes the kernels.
+test-interpret: $(VENV)/.dev
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/kernels
+
+# Lint, formatting and types; nothing is changed.
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(filter %.cpp %.h,$(NATIVE))
+	MYPYPATH=python $(VENV)/bin/mypy
+
+# Bring every file to the house format.
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff check --fix-only .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(filter %.cpp %.h,$(NATIVE))
+
+# The end-to-end streaming benchmark; BENCH="--shots 2 --json" and the like are passed on.
+bench: $(VENV)/.base
+	$(PY) -m shotstream_rt.bench $(BENCH)
+
+# Micro-benchmarks of the native core.
+bench-native: $(VENV)/.dev
+	$(PY) -m pytest bench/bench_native.py
+
+# A wheel and a source archive in dist/.
+wheel: $(VENV)/.dev
+	$(PY) -m build --no-isolation
+
+# Remove what was built; the environment stays.
+clean:
+	rm -rf build dist out python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python -name '_native*.so' -delete
+	rm -f $(VENV)/.base $(VENV)/.dev
