@@ -9,6 +9,7 @@ import torch
 from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.model.codec import LatentCodec, StreamDecoder
 from shotstream_rt.model.vae import LATENT_MEAN, LATENT_STD, WanCodec, WanVAE
+from shotstream_rt.model.vae_blocks import _interleave
 from shotstream_rt.model.weights import load_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -40,6 +41,11 @@ def codec_bfloat16(state):
     return WanCodec.from_state(state, dtype=torch.bfloat16)
 
 
+@pytest.fixture(scope="module")
+def decoded(codec, golden):
+    return codec.decode_full(golden["latents"])
+
+
 def singles(golden):
     frames = golden["singles_encoded"].shape[0]
     return golden["clip"][0, :, :frames].transpose(0, 1)
@@ -56,12 +62,11 @@ def test_clip_encodes_like_the_original(codec, golden):
     assert rel_l2(got, golden["clip_encoded"]) < FLOAT32_TOLERANCE
 
 
-def test_clip_decodes_like_the_original(codec, golden):
-    got = codec.decode_full(golden["latents"])
-    assert got.dtype == torch.float32
-    assert got.shape == golden["decoded_full"].shape
-    assert rel_l2(got, golden["decoded_full"]) < FLOAT32_TOLERANCE
-    assert float(got.abs().max()) <= 1.0
+def test_clip_decodes_like_the_original(decoded, golden):
+    assert decoded.dtype == torch.float32
+    assert decoded.shape == golden["decoded_full"].shape
+    assert rel_l2(decoded, golden["decoded_full"]) < FLOAT32_TOLERANCE
+    assert float(decoded.abs().max()) <= 1.0
 
 
 def test_first_latent_alone_decodes_like_the_original(codec, golden):
@@ -106,15 +111,15 @@ def test_bfloat16_constants_are_rounded_like_the_original():
     assert len(LATENT_MEAN) == len(LATENT_STD) == 16
 
 
-@pytest.mark.parametrize("splits", [(3, 3, 3), (1, 8), (2, 1, 6), (1,) * 9])
-def test_streamed_decode_is_bit_for_bit_the_full_decode(codec, golden, splits):
-    latents = golden["latents"]
+@pytest.mark.parametrize("splits", [(3, 1), (1, 2, 1), (2, 2)])
+def test_streamed_decode_is_bit_for_bit_the_full_decode(codec, golden, decoded, splits):
+    latents = golden["latents"][:, :4]
     decoder = codec.decoder()
     parts = [decoder.decode(part) for part in latents.split(splits, dim=1)]
     assert [part.shape[1] for part in parts] == [
         4 * size - 3 * (index == 0) for index, size in enumerate(splits)
     ]
-    assert torch.equal(torch.cat(parts, dim=1), codec.decode_full(latents))
+    assert torch.equal(torch.cat(parts, dim=1), decoded[:, :13])
 
 
 def test_reset_forgets_the_stream(codec_bfloat16, golden):
@@ -145,13 +150,12 @@ def test_decoders_side_by_side_do_not_mix(codec, golden):
     assert torch.equal(torch.cat([b for _, b in got], 1), codec.decode_full(other))
 
 
-def test_decoding_is_causal(codec, golden):
-    latents = golden["latents"][:, :4].clone()
-    before = codec.decode_full(latents)
+def test_decoding_is_causal(codec, golden, decoded):
+    latents = golden["latents"][:, :3].clone()
     latents[:, 2] += 1.0
-    after = codec.decode_full(latents)
-    assert torch.equal(before[:, :5], after[:, :5])  # latent 2 begins at frame 5
-    assert not torch.equal(before[:, 5], after[:, 5])
+    changed = codec.decode_full(latents)
+    assert torch.equal(decoded[:, :5], changed[:, :5])  # latent 2 begins at frame 5
+    assert not torch.equal(decoded[:, 5], changed[:, 5])
 
 
 def test_memory_keeps_its_addresses_from_the_first_latent_on(codec, golden):
@@ -180,10 +184,19 @@ def test_channels_last_computes_the_same(state, golden, monkeypatch):
 
     monkeypatch.setattr(vae, "_layout", lambda _device: torch.channels_last_3d)
     codec = WanCodec.from_state(state)
-    got = codec.decode_full(golden["latents"])
+    got = codec.decode_full(golden["latents"][:, :3])
     assert got.is_contiguous()
-    assert rel_l2(got, golden["decoded_full"]) < FLOAT32_TOLERANCE
+    assert rel_l2(got, golden["decoded_full"][:, :9]) < FLOAT32_TOLERANCE
     assert rel_l2(codec.encode_clip(golden["clip"]), golden["clip_encoded"]) < FLOAT32_TOLERANCE
+
+
+def test_frames_are_interleaved_in_either_layout():
+    even, odd = torch.randn(2, 2, 3, 4, 5, 6)
+    wanted = torch.stack((even, odd), dim=3).reshape(2, 3, 8, 5, 6)
+    last = [half.contiguous(memory_format=torch.channels_last_3d) for half in (even, odd)]
+    assert torch.equal(_interleave(even, odd), wanted)
+    assert torch.equal(_interleave(*last), wanted)
+    assert _interleave(*last).is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_released_size_has_194_tensors():

@@ -42,11 +42,11 @@ def pair():
     torch.manual_seed(5)
     network = WanVAE(WIDTH)
     with torch.no_grad():
-        for tensor in network.parameters():
-            tensor.copy_(torch.randn_like(tensor) * (tensor[0].numel() ** -0.5 if tensor.dim() > 1
-                                                     and tensor[0].numel() > 1 else 0.3))  # fmt: skip
-            if tensor.dim() > 1 and tensor[0].numel() == 1:
-                tensor.add_(1.0)  # norms
+        for name, tensor in network.named_parameters():
+            spread = 0.3
+            if name.endswith("weight"):
+                spread = tensor[0].numel() ** -0.5
+            tensor.copy_(torch.randn_like(tensor) * spread + name.endswith("gamma"))
     peer = peer_module.AutoencoderKLWan(base_dim=WIDTH, z_dim=16).eval()
     state = {peer_name(name): tensor for name, tensor in network.state_dict().items()}
     wanted = {name: tensor.shape for name, tensor in peer.state_dict().items()}

@@ -226,9 +226,11 @@ class WanCodec:
         with torch.device("meta"):
             network = WanVAE(width)
         load_into(network, rest, source=source, device=device, dtype=dtype)
-        for weight in network.parameters():
-            if weight.dim() == 5:
-                weight.data = weight.data.contiguous(memory_format=_layout(weight.device))
+        if _layout(torch.device(device)) is torch.channels_last_3d:
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            for weight in network.parameters():
+                if weight.dim() in formats:
+                    weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
         return cls(
             network,
             state.get("_latent_mean", torch.tensor(LATENT_MEAN)),

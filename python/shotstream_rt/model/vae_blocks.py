@@ -191,10 +191,17 @@ class Upsample(nn.Module):
                 memory.start(self.slot, x, PAST_FRAMES, keep=False)
             else:
                 pairs = self.time_conv(memory.extend(self.slot, x))  # [B, 2 C, F, H, W]
-                even, odd = pairs.chunk(2, dim=1)
-                x = torch.stack((even, odd), dim=3).flatten(2, 3)  # even, odd, even, odd, ...
+                x = _interleave(*pairs.chunk(2, dim=1))
         frames = x.shape[2]
         return _batch_as_frames(self.resample(_frames_as_batch(x)), batch, frames)
+
+
+def _interleave(even: Tensor, odd: Tensor) -> Tensor:
+    """Two ``[B, C, F, H, W]`` to ``[B, C, 2 F, H, W]``: even, odd, even, odd; one copy."""
+    if not _is_channels_last(even):
+        return torch.stack((even, odd), dim=3).flatten(2, 3)
+    rows = [half.movedim(1, -1) for half in (even, odd)]  # [B, F, H, W, C]
+    return torch.stack(rows, dim=2).flatten(1, 2).movedim(-1, 1)
 
 
 def _frames_as_batch(x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from .lora import merge_lora
 
 _FSDP_FRAGMENTS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _DEFAULT_HEAD_DIM = 128
+_SAFE_TORCH = "2.6"  # before it, weights_only=True could be escaped (CVE-2025-32434)
 _LISTED = 5  # names per complaint: enough to see the pattern
 
 
@@ -289,6 +290,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
+    if torch.__version__ < _SAFE_TORCH:
+        raise WeightsError(
+            f"{path}: refused: torch {torch.__version__} can be made to execute code by a pickle "
+            f"file, wanted torch >= {_SAFE_TORCH} or a .safetensors file"
+        )
     try:
         # Only the zip container can be mapped; the older one is a bare pickle.
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

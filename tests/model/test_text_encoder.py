@@ -1,0 +1,215 @@
+"""Prompts to padded embeddings, with a small tokenizer trained on the fly."""
+
+import io
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shotstream_rt.errors import ConfigError, WeightsError
+from shotstream_rt.model.captions import CaptionSet, TextEncoder
+from shotstream_rt.model.text_encoder import UMT5TextEncoder
+from shotstream_rt.model.tokenizer import PromptTokenizer, clean_prompt
+from shotstream_rt.model.umt5 import UMT5Encoder
+
+TEXT_LEN = 12
+TEXTS = [
+    "a red cat walks on the beach at sunset", "a close-up of two friends laughing",
+    "wide shot of a city street in the rain", "the dog runs after a ball in the park",
+]  # fmt: skip
+
+pytest.importorskip("tokenizers", reason="the text extra is not installed")
+pytest.importorskip("ftfy", reason="the text extra is not installed")
+
+
+@pytest.fixture(scope="module")
+def fast_folder(tmp_path_factory):
+    """A unigram tokenizer.json like umT5's: <pad> 0, </s> 1, <unk> 2."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    folder = tmp_path_factory.mktemp("fast")
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=80, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.enable_padding(length=TEXT_LEN)  # as shipped files may have it on
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def piece_folder(tmp_path_factory):
+    sentencepiece = pytest.importorskip("sentencepiece", reason="not installed")
+    folder = tmp_path_factory.mktemp("piece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 4), model_writer=model, vocab_size=60, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    return folder
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    network = UMT5Encoder(vocab=80, dim=16, inner=16, ffn_dim=24, heads=2, layers=2)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def encoder(network, fast_folder):
+    return UMT5TextEncoder(network, PromptTokenizer(fast_folder, TEXT_LEN))
+
+
+@pytest.mark.parametrize(("text", "cleaned"), [
+    ("  a\tred\n\n cat ", "a red cat"),
+    ("cats &amp;amp; dogs", "cats & dogs"),
+    ("&lt;b&gt; 5 &gt; 3", "<b> 5 > 3"),
+    ("schÃ¶n", "schön"),
+    ("a\u3000b\u00a0c", "a b c"),
+    ("", ""),
+])  # fmt: skip
+def test_prompts_are_cleaned_as_wan_does(text, cleaned):
+    assert clean_prompt(text) == cleaned
+
+
+def test_tokens_are_those_of_transformers(fast_folder):
+    transformers = pytest.importorskip("transformers", reason="the peer is transformers")
+    peer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(fast_folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>"
+    )
+    tokenizer = PromptTokenizer(fast_folder, TEXT_LEN)
+    for text in [*TEXTS, "", "a", "a cat " * 20]:
+        row = peer(clean_prompt(text), padding="max_length", truncation=True, max_length=TEXT_LEN)
+        wanted = [i for i, kept in zip(row["input_ids"], row["attention_mask"], strict=True)
+                  if kept]  # fmt: skip
+        assert list(tokenizer(text).ids) == wanted
+
+
+@pytest.mark.parametrize("kind", ["fast", "piece"])
+def test_truncation_keeps_the_end_token_and_is_reported(kind, request):
+    tokenizer = PromptTokenizer(request.getfixturevalue(f"{kind}_folder"), TEXT_LEN)
+    short, long = tokenizer("a cat"), tokenizer("a red cat " * 10)
+    assert short.ids[-1] == 1
+    assert (short.dropped, short.dropped_text) == (0, "")
+    assert len(long.ids) == TEXT_LEN
+    assert long.ids[-1] == 1
+    assert long.dropped > 0
+    assert "cat" in long.dropped_text
+    assert tokenizer("").ids == (1,)
+    assert tokenizer("a ☃ cat").unknown > 0
+
+
+def test_rows_are_zero_past_their_length(encoder):
+    rows, lengths = encoder.encode([*TEXTS[:2], "a"])
+    assert rows.shape == (3, TEXT_LEN, 16)
+    assert isinstance(encoder, TextEncoder)
+    assert (encoder.text_len, encoder.text_dim) == (TEXT_LEN, 16)
+    for row, length in zip(rows, lengths, strict=True):
+        assert 1 <= length <= TEXT_LEN
+        assert bool((row[length:] == 0).all())
+        assert bool((row[:length] != 0).any(dim=-1).all())
+
+
+def test_a_prompt_does_not_depend_on_its_companions(encoder, network, fast_folder):
+    together, _ = encoder.encode(TEXTS)
+    fresh = UMT5TextEncoder(network, PromptTokenizer(fast_folder, TEXT_LEN))
+    alone, _ = fresh.encode([TEXTS[2]])
+    assert torch.equal(alone[0], together[2])
+
+
+def test_a_prompt_is_encoded_once(encoder, network):
+    calls = []
+    hook = network.register_forward_hook(lambda *_: calls.append(1))
+    first, _ = encoder.encode(["a cat", "a dog"])
+    first.fill_(7.0)  # the caller owns what it got
+    second, _ = encoder.encode(["a dog", "a cat", "a cat"])
+    hook.remove()
+    assert len(calls) == 2
+    assert not bool((second == 7.0).any())
+    assert torch.equal(second[1], second[2])
+
+
+def test_the_cache_is_bounded(encoder):
+    for number in range(100):
+        encoder.encode([f"a cat {number}"])
+    assert len(encoder._cache) <= 64
+
+
+def test_results_are_moved_and_cast(network, fast_folder):
+    encoder = UMT5TextEncoder(
+        network, PromptTokenizer(fast_folder, TEXT_LEN),
+        output_device="cpu", output_dtype=torch.bfloat16,
+    )  # fmt: skip
+    rows, _ = encoder.encode(["a cat"])
+    assert rows.dtype == torch.bfloat16
+
+
+def test_notes_name_what_is_lost(encoder):
+    assert encoder.check("a cat") == []
+    (note,) = encoder.check("a red cat " * 10)
+    assert "too long for 12" in note
+    assert "cat" in note
+    (note,) = encoder.check("☃")
+    assert "vocabulary" in note
+
+
+@pytest.mark.parametrize("prompts", [[], "a cat", [3]])
+def test_wrong_prompts_are_refused(encoder, prompts):
+    with pytest.raises(ConfigError, match="wanted"):
+        encoder.encode(prompts)
+
+
+def test_files_and_folders_load_alike(network, fast_folder, tmp_path):
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    torch.save(state, tmp_path / "t5.pth")
+    save_file(state, tmp_path / "t5.safetensors")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    names = sorted(state)
+    save_file({name: state[name] for name in names[::2]}, folder / "a.safetensors")
+    save_file({name: state[name] for name in names[1::2]}, folder / "b.safetensors")
+    index = {name: "ab"[place % 2] + ".safetensors" for place, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    rows = [
+        UMT5TextEncoder.from_files(path, fast_folder, text_len=TEXT_LEN).encode(TEXTS[:1])[0]
+        for path in (tmp_path / "t5.pth", tmp_path / "t5.safetensors", folder)
+    ]
+    assert rows[0].dtype == torch.bfloat16
+    assert torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[2])
+
+
+def test_missing_files_are_named(tmp_path, fast_folder):
+    with pytest.raises(WeightsError, match=r"tokenizer\.json"):
+        PromptTokenizer(tmp_path)
+    with pytest.raises(WeightsError, match="Hugging"):
+        UMT5TextEncoder.from_files(tmp_path, fast_folder)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(WeightsError, match="not a readable tokenizer"):
+        PromptTokenizer(tmp_path)
+
+
+def test_caption_sets_select_append_and_move():
+    rows = torch.arange(24.0).reshape(3, 4, 2)
+    captions = CaptionSet(embeddings=rows, lengths=(1, 2, 4))
+    assert captions.select([2, 0]).lengths == (4, 1)
+    assert torch.equal(captions.select([2, 0]).embeddings, rows[[2, 0]])
+    joined = captions.append(captions.select([1]))
+    assert len(joined) == 4
+    assert joined.lengths == (1, 2, 4, 2)
+    assert captions.to(dtype=torch.bfloat16).embeddings.dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="same encoder"):
+        captions.append(CaptionSet(embeddings=torch.zeros(1, 4, 3), lengths=(1,)))
+    with pytest.raises(ConfigError, match="one length per caption"):
+        CaptionSet(embeddings=rows, lengths=(1, 2))
+    with pytest.raises(ConfigError, match="lengths"):
+        CaptionSet(embeddings=rows, lengths=(1, 2, 5))

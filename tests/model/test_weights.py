@@ -1,0 +1,297 @@
+"""Checkpoint files: every layout in the wild loads, everything else is refused and named."""
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shotstream_rt.config import ModelConfig
+from shotstream_rt.errors import WeightsError
+from shotstream_rt.model.weights import (
+    bare_names,
+    infer_model_config,
+    load_checkpoint,
+    load_into,
+    read_checkpoint,
+    student_shapes,
+    student_state,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CONFIG = ModelConfig(
+    dim=16, ffn_dim=24, num_heads=2, num_layers=2, text_dim=12, freq_dim=8,
+    latent_height=4, latent_width=6,
+)  # fmt: skip
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(2)
+    return {name: torch.randn(shape) for name, shape in student_shapes(CONFIG).items()}
+
+
+def equal(got, wanted):
+    return set(got) == set(wanted) and all(torch.equal(got[k], wanted[k]) for k in wanted)
+
+
+def prefixed(state, prefix="model."):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def test_released_size_has_825_tensors():
+    shapes = student_shapes(ModelConfig())
+    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+    assert len(shapes) == 825
+    assert sum(sizes) == 1_418_996_800
+    assert shapes["time_projection.1.weight"] == (9216, 1536)
+    assert shapes["head.head.weight"] == (64, 1536)
+    assert shapes["blocks.29.ffn.2.weight"] == (1536, 8960)
+
+
+def test_golden_student_has_the_names_and_shapes():
+    facts = json.loads((GOLDEN / "weights_m64.json").read_text())["config"]
+    config = ModelConfig.from_dict({**facts, "latent_height": 8, "latent_width": 12})
+    state = student_state(GOLDEN / "weights_m64.safetensors", config)
+    assert infer_model_config(state, 8, 12, num_heads=config.num_heads) == config
+
+
+@pytest.mark.parametrize("layout", [
+    "safetensors", "flat", "generator", "trainer", "fsdp", "legacy", "folder",
+])  # fmt: skip
+def test_every_layout_gives_the_bare_state(layout, state, tmp_path):
+    path = tmp_path / "student.pt"
+    if layout in ("safetensors", "folder"):
+        path = tmp_path / "student.safetensors"
+        save_file(state, path)
+        path = tmp_path if layout == "folder" else path
+    elif layout == "flat":
+        torch.save(state, path)
+    elif layout == "fsdp":
+        names = {f"model._fsdp_wrapped_module.{k}".replace("blocks.1.", "blocks.1."
+                 "_checkpoint_wrapped_module."): v for k, v in state.items()}  # fmt: skip
+        torch.save({"generator": names}, path)
+    else:
+        raw = {"generator": prefixed(state)}
+        if layout == "trainer":
+            raw |= {"generator_optimizer": {"state": {0: {"step": torch.ones(1)}}}, "step": 50}
+        torch.save(raw, path, _use_new_zipfile_serialization=layout != "legacy")
+    assert equal(student_state(path, CONFIG), state)
+
+
+def test_ema_is_taken_only_on_request(state, tmp_path):
+    path = tmp_path / "student.pt"
+    ema = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"generator": prefixed(state), "generator_ema": prefixed(ema)}, path)
+    assert equal(student_state(path, CONFIG), state)
+    assert equal(student_state(path, CONFIG, ema=True), ema)
+    torch.save({"generator": prefixed(state)}, path)
+    with pytest.raises(WeightsError, match="generator_ema"):
+        student_state(path, CONFIG, ema=True)
+
+
+def test_only_one_leading_model_is_stripped():
+    tensor = torch.zeros(1)
+    assert set(bare_names({"model.model.a": tensor, "b.model.c": tensor}, "f")) == {
+        "model.a", "b.model.c"}  # fmt: skip
+    with pytest.raises(WeightsError, match="twice"):
+        bare_names({"model.a": tensor, "a": tensor}, "f")
+
+
+def adapters(state, rank=4):
+    layers = [f"blocks.{i}.{layer}" for i in range(CONFIG.num_layers)
+              for layer in ("self_attn.q", "cross_attn.o", "ffn.0", "ffn.2")]  # fmt: skip
+    lora = {}
+    for layer in layers:
+        outputs, inputs = state[f"{layer}.weight"].shape
+        lora[f"base_model.model.{layer}.lora_A.weight"] = torch.randn(rank, inputs)
+        lora[f"base_model.model.{layer}.lora_B.weight"] = torch.randn(outputs, rank)
+    return layers, lora
+
+
+@pytest.mark.parametrize("alpha", [None, 8.0])
+@pytest.mark.parametrize("form", ["flat", "trainer", "peft"])
+def test_lora_is_merged_in_float32(form, alpha, state, tmp_path):
+    rank = 4
+    layers, lora = adapters(state, rank)
+    base = {name: tensor.bfloat16() for name, tensor in state.items()}
+    student, path = tmp_path / "student.pt", tmp_path / "lora.pt"
+    torch.save({"generator": prefixed(base)}, student)
+    explicit = alpha
+    if form == "flat":
+        torch.save(lora, path)
+    elif form == "trainer":
+        torch.save({"generator_lora": lora, "critic_lora": {}, "step": 3}, path)
+    else:
+        path = tmp_path / "adapter_model.safetensors"
+        save_file(lora, path)
+        if alpha is not None:
+            (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
+            explicit = None
+    merged = student_state(student, CONFIG, lora=path, lora_alpha=explicit)
+    scale = 1.0 if alpha is None else alpha / rank
+    for name, tensor in base.items():
+        layer = name.removesuffix(".weight")
+        if layer in layers and name.endswith(".weight"):
+            a = lora[f"base_model.model.{layer}.lora_A.weight"].double()
+            b = lora[f"base_model.model.{layer}.lora_B.weight"].double()
+            assert merged[name].dtype == torch.float32
+            wanted = tensor.double() + scale * (b @ a)
+            assert torch.allclose(merged[name].double(), wanted, rtol=0, atol=1e-5)
+        else:
+            assert torch.equal(merged[name], tensor)
+
+
+@pytest.mark.parametrize("fault", ["stranger", "half", "shape", "config"])
+def test_lora_that_does_not_fit_is_refused(fault, state, tmp_path):
+    _, lora = adapters(state)
+    name = "base_model.model.blocks.0.self_attn.q.lora_A.weight"
+    if fault == "stranger":
+        lora["base_model.model.blocks.9.self_attn.q.lora_A.weight"] = lora[name]
+    elif fault == "half":
+        del lora[name]
+    elif fault == "shape":
+        lora[name] = lora[name][:, 1:].clone()
+    else:
+        (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 4, "use_rslora": true}')
+    save_file(state, tmp_path / "student.safetensors")
+    torch.save(lora, tmp_path / "lora.pt")
+    with pytest.raises(WeightsError, match="wanted"):
+        student_state(tmp_path / "student.safetensors", CONFIG, lora=tmp_path / "lora.pt")
+
+
+def test_config_is_read_off_the_tensors(state):
+    assert infer_model_config(state, 4, 6, num_heads=2) == CONFIG
+    with pytest.raises(WeightsError, match="num_heads"):
+        infer_model_config(state)
+    wide = {name: torch.empty(shape, device="meta")
+            for name, shape in student_shapes(ModelConfig()).items()}  # fmt: skip
+    assert infer_model_config(wide) == ModelConfig()
+    with pytest.raises(WeightsError, match=r"patch_embedding\.weight.*nothing"):
+        infer_model_config({"weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "shape"])
+def test_wrong_tensors_are_named_but_not_all(fault, state, tmp_path):
+    if fault == "missing":
+        state = {k: v for k, v in state.items() if not k.startswith("blocks.1.")}
+    elif fault == "unexpected":
+        state |= {f"extra.{i}": torch.zeros(1) for i in range(40)}
+    else:
+        state["head.head.weight"] = torch.zeros(3, 5)
+    path = tmp_path / "student.safetensors"
+    save_file(state, path)
+    with pytest.raises(WeightsError) as caught:
+        student_state(path, CONFIG)
+    message = str(caught.value)
+    assert str(path) in message
+    assert {"missing": "27 missing: blocks.1.", "unexpected": "40 unexpected: extra.0, ",
+            "shape": "head.head.weight (3, 5) (wanted (64, 16))"}[fault] in message  # fmt: skip
+    assert len(message) < 700
+
+
+class Payload:
+    """Pickles into a call that makes a file."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
+def test_a_hostile_pickle_is_refused_unexecuted(form, tmp_path):
+    path, target = tmp_path / "student.pt", tmp_path / "executed"
+    content = {"generator": {"model.a": torch.zeros(1)}, "step": Payload(target)}
+    if form == "bare":
+        path.write_bytes(pickle.dumps(content["step"]))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(WeightsError, match=r"student\.pt: refused"):
+        student_state(path, CONFIG)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.98])
+def test_a_truncated_file_is_refused(ending, kept, state, tmp_path):
+    path = tmp_path / f"student{ending}"
+    if ending == ".pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(WeightsError, match="student"):
+        student_state(path, CONFIG)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\x80\x02.", b"PK\x03\x04" + bytes(50), bytes(99)])
+@pytest.mark.parametrize("name", ["student.pt", "student.safetensors"])
+def test_files_of_another_kind_are_refused(content, name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="student"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [
+    torch.zeros(3), [torch.zeros(3)], {"generator": 3}, {"step": 3}, {},
+    {"generator": {"model.a": "text"}}, {"generator": {}},
+], ids=["tensor", "list", "number", "no-group", "empty", "text", "empty-group"])  # fmt: skip
+def test_torch_files_without_named_tensors_are_refused(content, tmp_path):
+    torch.save(content, tmp_path / "student.pt")
+    with pytest.raises(WeightsError, match=r"student\.pt"):
+        student_state(tmp_path / "student.pt", CONFIG)
+
+
+def test_pickles_are_refused_by_an_unsafe_torch(state, tmp_path, monkeypatch):
+    torch.save(state, tmp_path / "student.pt")
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1+cpu"))
+    with pytest.raises(WeightsError, match=r"torch >= 2\.6"):
+        student_state(tmp_path / "student.pt", CONFIG)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"nothing\.pt: is missing"):
+        load_checkpoint(tmp_path / "nothing.pt")
+    with pytest.raises(WeightsError, match="is a folder"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(WeightsError, match=r"student\.safetensors: is missing"):
+        student_state(tmp_path, CONFIG)
+
+
+def test_a_flat_file_must_hold_tensors_only(tmp_path):
+    torch.save({"a": torch.zeros(1), "step": 3}, tmp_path / "vae.pth")
+    with pytest.raises(WeightsError, match=r"step \(int\)"):
+        load_checkpoint(tmp_path / "vae.pth")
+
+
+def test_loading_casts_and_survives_the_file(tmp_path):
+    source = torch.nn.Linear(3, 2)
+    path = tmp_path / "linear.safetensors"
+    save_file(dict(source.state_dict()), path)
+    with torch.device("meta"):
+        network = torch.nn.Linear(3, 2)
+    load_into(network, load_checkpoint(path), source=str(path), device="cpu", dtype=None)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(network.weight, source.weight)
+    load_into(
+        network, source.state_dict(), source="memory", device="cpu", dtype=torch.bfloat16
+    )  # fmt: skip
+    assert network.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX ones")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read anything")
+def test_unreadable_files_are_refused(state, tmp_path):
+    path = tmp_path / "student.pt"
+    torch.save(state, path)
+    path.chmod(0)
+    with pytest.raises(WeightsError, match="student"):
+        student_state(path, CONFIG)
