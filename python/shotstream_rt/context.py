@@ -194,6 +194,11 @@ class ContextSelector:
         return self._budget
 
     @property
+    def shot_limit(self) -> int:
+        """Frames of a shot of trained length."""
+        return self._shot_limit
+
+    @property
     def past(self) -> tuple[ShotMemory, ...]:
         """The past shots that still count, oldest first; shared, not copied."""
         return tuple(self._past)

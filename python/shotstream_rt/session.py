@@ -140,9 +140,8 @@ class Session:
         with annotate("session.open"):
             begun_ns = time.perf_counter_ns()
             bundle = load_model(
-                model, device=device, backend=backend, profile=profile, size=size, dtype=dtype,
-                threads=threads,
-            )  # fmt: skip
+                model, device=device, backend=backend, profile=profile, size=size, dtype=dtype
+            )
             try:
                 session = cls(
                     bundle, seed=seed, at_end=at_end, queue_chunks=queue_chunks,
@@ -204,7 +203,7 @@ class Session:
             now=now,
             requested_ns=time.perf_counter_ns(),
         )
-        notes = self._notes(request.caption)
+        notes = self.check(request.caption)
         self._generator.ask([request])
         return notes
 
@@ -230,8 +229,6 @@ class Session:
             )
             for index, text in enumerate(story.shots)
         ]
-        for request in requests:
-            self._notes(request.caption)
         self._generator.ask(requests)
         return self.stream()
 
@@ -249,7 +246,7 @@ class Session:
             SessionClosedError: the session is closed.
         """
         self._reader.check()
-        notes = self._notes(check_text(text))
+        notes = self.check(check_text(text))
         self._generator.steer(text)
         return notes
 
@@ -268,6 +265,16 @@ class Session:
         """
         self._reader.check()
         self._generator.retake(shot)
+
+    def check(self, text: str) -> tuple[str, ...]:
+        """Return what the model will not understand of a caption: unknown words, a cut-off end.
+
+        Raises:
+            ConfigError: the text is not usable.
+            SessionClosedError: the session is closed.
+        """
+        self._reader.check()
+        return self._crew.book.notes(check_text(text))
 
     # Reading pictures.
 
@@ -376,6 +383,11 @@ class Session:
         return self._model.codec.pixel_size(model.latent_height, model.latent_width)
 
     @property
+    def shot_frames(self) -> int:
+        """Frames of a shot of trained length."""
+        return self._crew.selector.shot_limit
+
+    @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._closed
@@ -411,12 +423,6 @@ class Session:
             _log.error("computing stopped: %s: %s", type(error).__name__, error)
         self._reader.fail(error)
         self._generator.halt()
-
-    def _notes(self, caption: str) -> tuple[str, ...]:
-        notes = self._crew.book.notes(caption)
-        for note in notes:
-            _log.warning("%s", note)
-        return notes
 
 
 @atexit.register

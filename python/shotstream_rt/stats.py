@@ -36,7 +36,8 @@ class ShotTimes:
 
         ``first_frame_ms``: from when the shot was due (asked for, or its turn came) to its first
         frame being ready. ``cut_ms``: the same from the chunk boundary at which the session acted
-        on it: context, captions, first chunk, decoding.
+        on it: context, captions, first chunk, decoding. ``begin_s`` and ``end_s``: host clock at
+        that boundary and at the last frame.
         """
         return {
             "shot": self.shot,
@@ -45,7 +46,8 @@ class ShotTimes:
             "frames": self.frames,
             "first_frame_ms": _ms(self.due_ns, self.first_frame_ns),
             "cut_ms": _ms(self.decided_ns, self.first_frame_ns),
-            "shot_s": _seconds(self.decided_ns, self.last_frame_ns),
+            "begin_s": round(self.decided_ns / 1e9, 6),
+            "end_s": round(self.last_frame_ns / 1e9, 6),
             "first_frame_before_second_chunk": self.first_frame_ns != 0
             and (self.second_chunk_ns == 0 or self.first_frame_ns < self.second_chunk_ns),
         }
@@ -125,10 +127,6 @@ def resident_bytes() -> int | None:
 
 def _ms(begin_ns: int, end_ns: int) -> float | None:
     return round((end_ns - begin_ns) / 1e6, 3) if end_ns else None
-
-
-def _seconds(begin_ns: int, end_ns: int) -> float | None:
-    return round((end_ns - begin_ns) / 1e9, 4) if end_ns else None
 
 
 def _rate(frames: int, begin_ns: int, end_ns: int) -> float | None:
