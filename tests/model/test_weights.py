@@ -53,6 +53,24 @@ def test_released_size_has_825_tensors():
     assert shapes["blocks.29.ffn.2.weight"] == (1536, 8960)
 
 
+@pytest.mark.parametrize("config", [ModelConfig(), CONFIG], ids=["released", "small"])
+def test_the_student_has_exactly_these_tensors(config):
+    from shotstream_rt.model.student import Student
+
+    with torch.device("meta"):
+        state = Student(config).state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == student_shapes(config)
+
+
+def test_a_student_loads_without_a_config(state, tmp_path):
+    save_file(state, tmp_path / "student.safetensors")
+    assert equal(student_state(tmp_path), state)
+    gap = {name.replace("blocks.1.", "blocks.900000000."): v for name, v in state.items()}
+    save_file(gap, tmp_path / "student.safetensors")
+    with pytest.raises(WeightsError, match=r"missing: blocks\.1\."):
+        student_state(tmp_path)
+
+
 def test_golden_student_has_the_names_and_shapes():
     facts = json.loads((GOLDEN / "weights_m64.json").read_text())["config"]
     config = ModelConfig.from_dict({**facts, "latent_height": 8, "latent_width": 12})
@@ -171,16 +189,20 @@ def test_config_is_read_off_the_tensors(state):
     wide = {name: torch.empty(shape, device="meta")
             for name, shape in student_shapes(ModelConfig()).items()}  # fmt: skip
     assert infer_model_config(wide) == ModelConfig()
+    with pytest.raises(WeightsError, match="no usable model"):
+        infer_model_config(state, num_heads=7)
     with pytest.raises(WeightsError, match=r"patch_embedding\.weight.*nothing"):
         infer_model_config({"weight": torch.zeros(1)})
 
 
-@pytest.mark.parametrize("fault", ["missing", "unexpected", "shape"])
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "shape", "kind"])
 def test_wrong_tensors_are_named_but_not_all(fault, state, tmp_path):
     if fault == "missing":
         state = {k: v for k, v in state.items() if not k.startswith("blocks.1.")}
     elif fault == "unexpected":
         state |= {f"extra.{i}": torch.zeros(1) for i in range(40)}
+    elif fault == "kind":
+        state["head.head.weight"] = state["head.head.weight"].long()
     else:
         state["head.head.weight"] = torch.zeros(3, 5)
     path = tmp_path / "student.safetensors"
@@ -190,6 +212,7 @@ def test_wrong_tensors_are_named_but_not_all(fault, state, tmp_path):
     message = str(caught.value)
     assert str(path) in message
     assert {"missing": "27 missing: blocks.1.", "unexpected": "40 unexpected: extra.0, ",
+            "kind": "1 not of a float type: head.head.weight (torch.int64)",
             "shape": "head.head.weight (3, 5) (wanted (64, 16))"}[fault] in message  # fmt: skip
     assert len(message) < 700
 

@@ -23,7 +23,7 @@ class CaptionSet:
     Attributes:
         embeddings: ``[N, text_len, text_dim]`` float; positions at or past a row's length are zero,
             and they do take part in cross-attention.
-        lengths: real tokens of each row, ``1 <= lengths[i] <= text_len``, on the host.
+        lengths: real tokens of each row, ``0 <= lengths[i] <= text_len``, on the host.
     """
 
     embeddings: Tensor

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from shotstream_rt.config import ModelConfig
-from shotstream_rt.errors import WeightsError
+from shotstream_rt.errors import ConfigError, WeightsError
 
 from .lora import merge_lora
 
 _FSDP_FRAGMENTS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _DEFAULT_HEAD_DIM = 128
 _SAFE_TORCH = "2.6"  # before it, weights_only=True could be escaped (CVE-2025-32434)
+_LAYER = re.compile(r"blocks\.([0-9]+)\.")
 _LISTED = 5  # names per complaint: enough to see the pattern
 
 
@@ -88,7 +90,8 @@ def student_state(
     raw = read_checkpoint(path)
     state = bare_names(_group(raw, "generator_ema" if ema else "generator", str(path)), str(path))
     if config is None:
-        config = infer_model_config(state, source=str(path))
+        # Heads do not show in any shape, so any number will do for this check.
+        config = infer_model_config(state, num_heads=1, source=str(path))
     check_tensors(state, student_shapes(config), str(path))
     if lora is not None:
         lora_raw = read_checkpoint(lora)
@@ -189,22 +192,26 @@ def infer_model_config(
                 f"beside the file (only multiples of {_DEFAULT_HEAD_DIM} can be guessed)"
             )
         num_heads = dim // _DEFAULT_HEAD_DIM
-    layers = {int(n.split(".")[1]) for n in state if n.startswith("blocks.") and n[7:8].isdigit()}
+    # Counted, not the largest number: a gap then shows as a missing tensor.
+    layers = {match[1] for match in map(_LAYER.match, state) if match}
     rows, columns = ModelConfig.PATCH[1:]
-    return ModelConfig(
-        dim=dim, in_dim=in_dim, ffn_dim=shape("blocks.0.ffn.0.weight", 2)[0],
-        num_heads=num_heads, num_layers=max(layers) + 1,
-        text_dim=shape("text_embedding.0.weight", 2)[1], text_len=text_len,
-        freq_dim=shape("time_embedding.0.weight", 2)[1],
-        out_dim=shape("head.head.weight", 2)[0] // (rows * columns),
-        latent_height=latent_height, latent_width=latent_width,
-    )  # fmt: skip
+    try:
+        return ModelConfig(
+            dim=dim, in_dim=in_dim, ffn_dim=shape("blocks.0.ffn.0.weight", 2)[0],
+            num_heads=num_heads, num_layers=len(layers),
+            text_dim=shape("text_embedding.0.weight", 2)[1], text_len=text_len,
+            freq_dim=shape("time_embedding.0.weight", 2)[1],
+            out_dim=shape("head.head.weight", 2)[0] // (rows * columns),
+            latent_height=latent_height, latent_width=latent_width,
+        )  # fmt: skip
+    except ConfigError as error:
+        raise WeightsError(f"{source}: no usable model has these shapes ({error})") from error
 
 
 def check_tensors(
     state: Mapping[str, Tensor], wanted: Mapping[str, Iterable[int]], source: str
 ) -> None:
-    """Check that ``state`` has exactly the names and shapes ``wanted``.
+    """Check that ``state`` has exactly the names and shapes ``wanted``, all float.
 
     Raises:
         WeightsError: naming the file and a handful of the tensors at fault.
@@ -223,6 +230,13 @@ def check_tensors(
     ]
     if shapes:
         complaints.append(f"{len(shapes)} of another shape: {_listing(shapes)}")
+    kinds = [
+        f"{name} ({tensor.dtype})"
+        for name, tensor in state.items()
+        if name in wanted and not tensor.is_floating_point()
+    ]
+    if kinds:
+        complaints.append(f"{len(kinds)} not of a float type: {_listing(kinds)}")
     if complaints:
         raise WeightsError(
             f"{source}: got {len(state)} tensors, wanted {len(wanted)}; " + "; ".join(complaints)
