@@ -1,4 +1,4 @@
-"""Several linear layers on one input as one matrix product, with an optional tanh-GELU behind it."""
+"""Several linear layers on one input as one matrix product, then an optional tanh-GELU."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """From predicted flow to the clean estimate, and from there to the next noise level.
 
-    to_x0(x_t, v)   = x_t - sigma * v                        (float64, rounded once)
-    renoise(x0, n)  = (1 - sigma) * x0 + sigma * n           (float32, rounded once)
+to_x0(x_t, v)   = x_t - sigma * v                        (float64, rounded once)
+renoise(x0, n)  = (1 - sigma) * x0 + sigma * n           (float32, rounded once)
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class StudentManifest:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ManifestError(f"{path}: cannot be read as JSON ({error})") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ManifestError(f"{path}: got no \"format\": \"{FORMAT}\"; not a student manifest")
+            raise ManifestError(f'{path}: got no "format": "{FORMAT}"; not a student manifest')
         if data.get("schema_version") != SCHEMA_VERSION:
             raise ManifestError(
                 f"{path}: got schema_version {data.get('schema_version')!r}, wanted "

@@ -92,9 +92,7 @@ class Pipeline:
         self.set_captions(captions)
         rows = [self._context_shots.index(flag) if self._row else 0 for flag in flags]
         plan = self.planner.context(list(flags))
-        self.backend.encode_context(
-            plan, rows, context.to(self.backend.device, self.backend.dtype)
-        )
+        self.backend.encode_context(plan, rows, context.to(self.backend.device, self.backend.dtype))
 
     def set_captions(self, captions: CaptionSet) -> None:
         """Replace the captions of the running shot, from the next pass on; caches are kept.
@@ -151,4 +149,3 @@ class Pipeline:
     def _draw(self, noise: NoiseSource, chunk: int, step: int) -> Tensor:
         drawn = noise.draw(self._shot, chunk, step, self.latent_shape)
         return drawn.to(self.backend.device, self.backend.dtype)
-

@@ -255,4 +255,3 @@ class EagerBackend:
                 self._rotations.pop(next(iter(self._rotations)))
             table = self._rotations[key] = rotation(angles).to(self.device)
         return table
-

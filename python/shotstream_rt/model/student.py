@@ -80,9 +80,7 @@ class Student(nn.Module):
         Returns:
             ``[B, F, dim]`` (for the head) and ``[B, F, 6, dim]`` (for the blocks).
         """
-        features = self.time_embedding(
-            time_features(times, self.config.freq_dim).to(self.dtype)
-        )
+        features = self.time_embedding(time_features(times, self.config.freq_dim).to(self.dtype))
         return features, self.time_projection(features).unflatten(-1, (6, -1))
 
     def embed_text(self, embeddings: Tensor) -> Tensor:
@@ -172,8 +170,6 @@ def time_features(times: Tensor, width: int) -> Tensor:
         float64 ``[..., width]``.
     """
     half = width // 2
-    frequencies = 10000.0 ** (
-        -torch.arange(half, dtype=torch.float64, device=times.device) / half
-    )
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=times.device) / half)
     angles = times.double().unsqueeze(-1) * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
