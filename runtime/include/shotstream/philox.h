@@ -18,8 +18,9 @@
 //   z0 = r cos(pi v),  z1 = r sin(pi v)
 //
 // log, cos and sin are the short polynomials of philox.cpp, in float32 and without fused
-// multiply-add, so every CPU gives the same bits; a GPU kernel that writes the same expressions
-// agrees to rounding, or bit for bit when its compiler does not contract them.
+// multiply-add, and sqrt is correctly rounded, so every CPU gives the same bits; a GPU kernel that
+// writes the same expressions agrees to rounding, or bit for bit when its compiler does not
+// contract them (tests/native/test_philox_tensor.py writes them as tensor operations).
 #pragma once
 
 #include <array>
