@@ -2,9 +2,9 @@
 
 Called by the generator thread (``select``, ``end_shot``), by the decode thread (``add_frames``) and
 by whoever takes a snapshot; one lock keeps them apart. Holds at most ``budget`` past shots and of
-each only the frames that can still be picked, so memory does not grow with the film. Frames are kept
-as the decoder's float output, never as 8-bit pictures, until they are encoded; from then on only
-their latents are kept.
+each only the frames that can still be picked, so memory does not grow with the film. Frames are
+kept as the decoder's float output, never as 8-bit pictures, until they are encoded; from then on
+only their latents are kept.
 
 Source: ShotStream inference, context sampling (``dynamic_sample_frames``).
 """

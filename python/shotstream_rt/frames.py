@@ -49,7 +49,8 @@ class DecodeJob:
         chunk: chunk number in the shot; 0 starts a new decoder stream.
         deliver: whether its frames leave (false while a snapshot is being caught up with).
         ready: event after which a device has finished writing ``latents``.
-        done: called with the chunk, or with None when it was not to be delivered.
+        done: called with the chunk as soon as it is decoded, if it is to be delivered.
+        settled: called when its context frames are stored too.
     """
 
     latents: Tensor
@@ -57,7 +58,8 @@ class DecodeJob:
     chunk: int
     deliver: bool
     ready: torch.cuda.Event | None
-    done: Callable[[Chunk | None], None]
+    done: Callable[[Chunk], None]
+    settled: Callable[[], None]
 
 
 class DecodeWorker:
@@ -150,7 +152,6 @@ class DecodeWorker:
                     pts_s=index / FRAME_RATE_HZ,
                 )
             )
-        else:
-            job.done(None)
         with annotate("context.encode", job.shot):
             self._selector.add_frames(frames)
+        job.settled()

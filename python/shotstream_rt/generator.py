@@ -20,7 +20,9 @@ from concurrent.futures import Future
 import torch
 
 from .caption_book import Encoded
+from .context import ShotMemory
 from .crew import Crew
+from .errors import SessionClosedError
 from .frames import DecodeJob
 from .model.captions import CaptionSet
 from .noise import PhiloxNoise
@@ -146,31 +148,17 @@ class Generator:
             return not self._has_work() and self._making == 0
 
     def film_state(self) -> FilmState:
-        """Return what the consumer has not taken yet, as shots to make again."""
+        """Return what the consumer has not taken yet, as shots to make again.
+
+        Raises:
+            SessionClosedError: the thread ended before it could tell.
+        """
         with self._turn:
-            if self._restore is not None:
-                return self._restore
-            runs, pending = list(self._runs), self._playlist.pending
-            index = self._taken[2] if self._taken is not None else self._first_index
-            taken = self._taken_chunks(runs[0]) if runs else 0
-            if runs and taken == runs[0].next_chunk and not self._goes_on(runs[0]):
-                done, taken = runs.pop(0), 0
-                if not runs:
-                    return self._state_after(done, pending, index)
-            if not runs:
-                return FilmState(
-                    requests=pending,
-                    past=self._crew.selector.past,
-                    next_shot=self._playlist.next_shot,
-                    next_index=index,
-                )
-            again = [run.replayed(self._taken_chunks(run), first=run is runs[0]) for run in runs]
-            return FilmState(
-                requests=(*again, *pending),
-                past=runs[0].past,
-                next_shot=runs[0].shot,
-                next_index=index,
-            )
+            while (state := self._film_state()) is None:
+                if self._stopping:
+                    raise SessionClosedError("the session closed while a snapshot was taken")
+                self._turn.wait()
+            return state
 
     def halt(self) -> None:
         """Ask the thread to end after the chunk at hand."""
@@ -184,26 +172,40 @@ class Generator:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _state_after(
-        self, done: ShotRun, pending: tuple[ShotRequest, ...], index: int
-    ) -> FilmState:
-        """Return the state at a shot boundary that the thread has not stepped over yet."""
-        self._crew.decoder.wait_idle()
-        ended = self._crew.selector.ended_shot()
-        past = (*done.past, ended) if ended is not None else done.past
-        return FilmState(
-            requests=pending, past=past[-self._crew.selector.budget :],
-            next_shot=done.shot + 1, next_index=index,
-        )  # fmt: skip
+    def _film_state(self) -> FilmState | None:
+        """Return the state, None while the threads are stepping over a shot boundary."""
+        if self._restore is not None:
+            return self._restore
+        runs, pending = list(self._runs), self._playlist.pending
+        index = self._taken[2] if self._taken is not None else self._first_index
+        past: tuple[ShotMemory, ...] | None = self._crew.selector.past
+        shot = self._playlist.next_shot
+        if runs and self._is_taken(runs[0]):
+            done = runs.pop(0)
+            if not runs:
+                if self._making or done.past is None:
+                    return None
+                ended = self._crew.selector.ended_shot()
+                past = (*done.past, ended) if ended is not None else done.past
+                past = past[-self._crew.selector.budget :]
+        again = [run.replayed(self._taken_chunks(run), first=run is runs[0]) for run in runs]
+        if runs:
+            past, shot = runs[0].past, runs[0].shot
+        if past is None:
+            return None
+        return FilmState(requests=(*again, *pending), past=past, next_shot=shot, next_index=index)
+
+    def _is_taken(self, run: ShotRun) -> bool:
+        """Tell whether the consumer has all of a shot, and no more of it will come."""
+        if self._taken_chunks(run) < run.next_chunk or run.next_chunk == 0:
+            return False
+        return run is not self._playlist.run or not self._playlist.can_go_on(run)
 
     def _taken_chunks(self, run: ShotRun) -> int:
         """Return how many chunks of a shot the consumer has, now or before a restore."""
         if self._taken is not None and self._taken[0] is run:
             return self._taken[1]
         return run.request.delivered_chunks
-
-    def _goes_on(self, run: ShotRun) -> bool:
-        return run is self._playlist.run and self._playlist.can_go_on(run)
 
     def _encode(self, caption: str) -> None:
         def wake(_: Future[Encoded]) -> None:
@@ -230,6 +232,7 @@ class Generator:
                 while self._take_turn():
                     self._boundary_ns = time.perf_counter_ns()
         except BaseException as error:
+            self._crew.decoder.wait_idle()  # what was made before is still delivered
             self._crew.on_error(error)
 
     def _take_turn(self) -> bool:
@@ -242,47 +245,46 @@ class Generator:
             )
             if self._stopping:
                 return False
-            state, self._restore = self._restore, None
+            state, epoch = self._restore, self._epoch
             now_ns = time.perf_counter_ns()
-            request = None
             if state is None:
-                request = self._playlist.next_request(self._ready, now_ns=now_ns)
                 self._making += 1
-            epoch = self._epoch
+                request = self._playlist.next_request(self._ready, now_ns=now_ns)
+                if request is not None:
+                    self._runs.append(self._playlist.begin(request))
+                    self._prompt = None
+            run = self._playlist.run
         if state is not None:
             self._load(state)
-            return True
-        run = self._playlist.run if request is None else self._begin(request, epoch, now_ns)
-        if run is None:
-            self._chunk_done(None, None, epoch)
-        else:
+        elif run is not None:
+            if request is not None:
+                self._begin(run, epoch, now_ns)
             self._change_caption(run)
             self._make_chunk(run, epoch)
         return True
 
     def _load(self, state: FilmState) -> None:
         self._crew.decoder.wait_idle()
-        self._crew.decoder.set_next_index(state.next_index)
-        self._crew.selector.load_past(state.past)
         for request in state.requests:
             self._encode(request.caption)
         with self._turn:
+            if self._restore is not state:
+                return
+            self._crew.decoder.set_next_index(state.next_index)
+            self._crew.selector.load_past(state.past)
             asked_since = self._playlist.pending
             self._playlist.clear((*state.requests, *asked_since), next_shot=state.next_shot)
             self._first_index = state.next_index
+            self._restore = None
 
-    def _begin(self, request: ShotRequest, epoch: int, decided_ns: int) -> ShotRun | None:
-        """Begin a shot; None when a restore came in between."""
-        crew = self._crew
+    def _begin(self, run: ShotRun, epoch: int, decided_ns: int) -> None:
+        crew, request = self._crew, run.request
         crew.decoder.wait_idle()
         with self._turn:
-            if epoch != self._epoch:
-                return None
-            if not (request.retake and self._playlist.run is not None):
+            if epoch == self._epoch and not run.replaces:
                 crew.selector.end_shot()
-            run = self._playlist.begin(request, crew.selector.past)
-            self._runs.append(run)
-            self._prompt = None
+            run.past = crew.selector.past
+            self._turn.notify_all()
         waited = not request.now and request.requested_ns < self._boundary_ns
         self._times = ShotTimes(
             shot=run.shot,
@@ -307,7 +309,6 @@ class Generator:
         )
         crew.stats.add("context_encode", begun_ns)
         _log.info("shot %d, take %d: %s", run.shot, request.take, request.text)
-        return run
 
     def _captions(self, caption: str) -> CaptionSet:
         """Return one row per past shot in the context, oldest first, and the shot's own last."""
@@ -345,10 +346,11 @@ class Generator:
             ready = torch.cuda.Event()
             ready.record()
 
-        def done(made: Chunk | None) -> None:
-            if made is not None and times is not None:
+        def done(made: Chunk) -> None:
+            if times is not None:
                 crew.stats.chunk_ready(times, len(made.pixels))
-            self._chunk_done(made, run, epoch)
+            if epoch == self._epoch:
+                crew.reader.put(Delivery(chunk=made, run=run, epoch=epoch))
 
         # Backends may reuse x0's memory for the next chunk.
         crew.decoder.submit(
@@ -359,6 +361,7 @@ class Generator:
                 deliver=chunk >= run.request.delivered_chunks,
                 ready=ready,
                 done=done,
+                settled=self._settled,
             )
         )
         with self._turn:
@@ -373,9 +376,7 @@ class Generator:
             # A viewer waits for the first frames: nothing competes with their decoding.
             crew.decoder.wait_idle()
 
-    def _chunk_done(self, made: Chunk | None, run: ShotRun | None, epoch: int) -> None:
-        if made is not None and run is not None and epoch == self._epoch:
-            self._crew.reader.put(Delivery(chunk=made, run=run, epoch=epoch))
+    def _settled(self) -> None:
         with self._turn:
             self._making -= 1
             self._turn.notify_all()

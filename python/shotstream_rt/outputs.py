@@ -1,7 +1,8 @@
 """Output files that are either whole or not there.
 
-Every file is written beside its target under a temporary name and renamed at the end. On any failure
-the temporary file is removed, and an ``OSError`` becomes an ``OutputError`` that names the target.
+Every file is written beside its target under a temporary name and renamed at the end. On any
+failure the temporary file is removed, and an ``OSError`` becomes an ``OutputError`` that names the
+target.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from .context import ShotMemory
 from .errors import ConfigError
 from .shots import AtEnd, ShotRequest, ShotRun
 
@@ -137,11 +136,12 @@ class Playlist:
         assert self._run is not None, "next_request without work"
         return self._run.request.again(requested_ns=now_ns)
 
-    def begin(self, request: ShotRequest, past: tuple[ShotMemory, ...]) -> ShotRun:
+    def begin(self, request: ShotRequest) -> ShotRun:
         """Make ``request`` the running shot and number it."""
+        replaces = request.retake and self._run is not None
         if self._run is not None:
             self._run.over = True
-        if not request.retake or self._run is None:
+        if not replaces:
             self._next_shot += 1
-        self._run = ShotRun(request=request, shot=self._next_shot - 1, past=past)
+        self._run = ShotRun(request=request, shot=self._next_shot - 1, replaces=replaces)
         return self._run

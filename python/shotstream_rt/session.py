@@ -2,6 +2,7 @@
 
 The public front of the runtime. It validates what callers say, owns the threads (text, generator,
 decode) and gives frames to whoever reads; the work is done in ``generator.py`` and ``frames.py``.
+Longer than other files because it is one class whose documentation is the manual.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class ContactSheet:
         pen.text((_MARGIN, _MARGIN), self._title, _INK, head)
         top = _MARGIN + 54
         for row, lines in zip(self._rows, texts, strict=True):
-            pen.text((_MARGIN, top), f"shot {row.shot}", _MARK, body)
+            pen.text((_MARGIN, top), f"shot {row.shot + 1}", _MARK, body)
             start = f"{row.first_index / FRAME_RATE_HZ:.1f} s"
             pen.text((_PAGE_WIDTH - _MARGIN, top), start, _FAINT, body, anchor="ra")
             for line in lines:

@@ -84,7 +84,8 @@ class ShotRun:
     Attributes:
         request: what was asked for.
         shot: number in the film.
-        past: the past shots it can see, as they were when it began.
+        replaces: it is another take of the shot before it, and takes its place.
+        past: the past shots it can see, as they were when it began; None until that is known.
         next_chunk: chunks computed so far.
         prompts: captions that replaced the first one, by the chunk from which they hold.
         over: no chunk will follow.
@@ -92,7 +93,8 @@ class ShotRun:
 
     request: ShotRequest
     shot: int
-    past: tuple[ShotMemory, ...]
+    replaces: bool = False
+    past: tuple[ShotMemory, ...] | None = None
     next_chunk: int = 0
     prompts: list[tuple[int, str]] = field(default_factory=list)
     over: bool = False

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.loading import ModelBundle
 from shotstream_rt.session import Session
-from torch import Tensor
 
 TEXT_LEN = 8
 

@@ -208,14 +208,11 @@ def _films(arguments: argparse.Namespace) -> list[_Film]:
         if arguments.story:
             raise ConfigError("got a STORY and --prompt, wanted one of them")
         prompts = tuple(check_text(text, "--prompt") for text in arguments.prompt)
-        prompts = (
-            Story(shots=prompts, name="--prompt")
-            .first(len(prompts) if arguments.shots is None else arguments.shots)
-            .shots
-        )
+        said = Story(shots=prompts, name="--prompt")
+        chosen = said.first(len(prompts) if arguments.shots is None else arguments.shots).shots
         return [
             _Film(
-                name="prompts", story=None, prompts=tuple(prompts), out=out, frames_dir=frames_dir,
+                name="prompts", story=None, prompts=tuple(chosen), out=out, frames_dir=frames_dir,
                 sheet=sheet,
             )
         ]  # fmt: skip

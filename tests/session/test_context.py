@@ -1,0 +1,152 @@
+"""The selector against a selector that forgets nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from shotstream_rt.context import ContextSelector
+
+LATENT = (2, 1, 1)
+
+
+class NumberCodec:
+    """A frame holds its own number; so does its latent."""
+
+    latent_channels, spatial_stride, temporal_stride = 2, 8, 4
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        self.batches.append(len(frames))
+        return frames[:, :2, :1, :1].clone()
+
+
+def selector(codec: NumberCodec, budget: int = 6, shot_limit: int = 81) -> ContextSelector:
+    return ContextSelector(
+        codec,  # type: ignore[arg-type]
+        budget=budget,
+        latent_shape=LATENT,
+        shot_limit=shot_limit,
+    )
+
+
+def play(chosen: ContextSelector, shot: int, frames: int, pieces: Sequence[int] = ()) -> None:
+    """Add a shot whose frame f holds the number 1000 * shot + f."""
+    chosen.begin_shot(shot, f"caption {shot}")
+    numbers = 1000 * shot + torch.arange(frames, dtype=torch.float32)
+    for piece in numbers.split(list(pieces) or frames):
+        chosen.add_frames(piece[:, None, None, None].expand(-1, 3, 8, 8))
+    chosen.end_shot()
+
+
+def picked(chosen: ContextSelector) -> list[int]:
+    return [int(x) for x in chosen.select().latents[0, :, 0, 0, 0]]
+
+
+def naive(counts: Sequence[int], budget: int) -> list[int]:
+    """Sample as the spec says, over all shots with every frame at hand."""
+    shots, first, out = len(counts), 0, []
+    base, rest = divmod(budget, shots)
+    for shot, count in enumerate(counts):
+        share = base + (1 if shot >= shots - rest else 0)
+        # Halves round to even numbers of the whole film, not of the shot.
+        line = torch.linspace(first, first + count - 1, share) if share > 1 else [first] * share
+        out += [1000 * shot + round(float(f)) - first for f in line]
+        first += count
+    return out
+
+
+def test_first_shot_sees_zero_latents_with_target_flag_one() -> None:
+    selection = selector(NumberCodec()).select()
+    assert selection.latents.shape == (1, 6, *LATENT)
+    assert not selection.latents.any()
+    assert selection.flags == (0,) * 6
+    assert selection.target_flag == 1
+    assert selection.frames == ()
+
+
+def test_full_shots_give_the_original_table() -> None:
+    chosen = selector(NumberCodec())
+    tables = [
+        [0, 16, 32, 48, 64, 80],
+        [0, 40, 80, 1000, 1040, 1080],
+        [0, 80, 1000, 1080, 2000, 2080],
+        [0, 1000, 2000, 2080, 3000, 3080],
+        [0, 1000, 2000, 3000, 4000, 4080],
+        [0, 1000, 2000, 3000, 4000, 5000],
+        [1000, 2000, 3000, 4000, 5000, 6000],
+    ]
+    for shot, table in enumerate(tables):
+        play(chosen, shot, 81, [9, *[12] * 6])
+        assert picked(chosen) == table
+        assert chosen.select().flags == tuple(number // 1000 for number in table)
+        assert chosen.select().target_flag == shot + 1
+        assert chosen.select().captions == {n // 1000: f"caption {n // 1000}" for n in table}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.sampled_from([1, 2, 5, 9, 21, 33, 80, 81]), min_size=1, max_size=10),
+    budget=st.integers(1, 8),
+)
+def test_nothing_needed_is_forgotten(counts: list[int], budget: int) -> None:
+    chosen = selector(NumberCodec(), budget)
+    for shot, count in enumerate(counts):
+        play(chosen, shot, count)
+        assert picked(chosen) == naive(counts[: shot + 1], budget)
+
+
+def test_frames_are_encoded_one_by_one_and_once() -> None:
+    codec = NumberCodec()
+    chosen = selector(codec)
+    play(chosen, 0, 81)
+    assert codec.batches == [1] * 6, "the frames a full shot will give are encoded as they come"
+    chosen.select()
+    chosen.select()
+    assert codec.batches == [1] * 6
+
+
+def test_memory_is_bounded_by_candidates() -> None:
+    chosen = selector(NumberCodec())
+    for shot in range(20):
+        play(chosen, shot, 81)
+    assert len(chosen.past) == 6
+    assert max(len(memory.frames) + len(memory.latents) for memory in chosen.past) <= 7
+
+
+def test_extended_shot_counts_with_its_last_frames() -> None:
+    chosen = selector(NumberCodec())
+    chosen.begin_shot(0, "long")
+    for first in range(0, 240, 12):
+        numbers = first + torch.arange(12, dtype=torch.float32)
+        chosen.add_frames(numbers[:, None, None, None].expand(-1, 3, 8, 8))
+        memory = chosen._open
+        assert memory is not None
+        assert len(memory.frames) + len(memory.latents) <= 81
+    chosen.end_shot()
+    assert picked(chosen) == [159 + f for f in (0, 16, 32, 48, 64, 80)]
+
+
+def test_abandoned_shot_leaves_nothing() -> None:
+    chosen = selector(NumberCodec())
+    play(chosen, 0, 81)
+    chosen.begin_shot(1, "first try")
+    chosen.add_frames(torch.full((9, 3, 8, 8), 5.0))
+    chosen.begin_shot(1, "second try")
+    chosen.end_shot()
+    assert picked(chosen) == [0, 16, 32, 48, 64, 80]
+
+
+def test_float_frames_are_kept_unrounded() -> None:
+    chosen = selector(NumberCodec())
+    chosen.begin_shot(0, "a")
+    chosen.add_frames(torch.full((1, 3, 8, 8), 0.123456))
+    chosen.end_shot()
+    assert chosen.select().latents[0, 0, 0, 0, 0].item() == pytest.approx(0.123456, abs=1e-8)
