@@ -1,9 +1,9 @@
 """Three-axis rotary embedding with a phase jump per shot.
 
 The ``c = D / 2`` feature pairs ``(2j, 2j + 1)`` of a head are split over time, height and width:
-``c - 2 * (c // 3)``, ``c // 3`` and ``c // 3`` of them. Pair ``i`` of an axis with ``n`` pairs turns by
-``position * 10000^(-i / n)``; every time pair turns by the shot phase on top, whatever its
-frequency.
+``c - 2 * (c // 3)``, ``c // 3`` and ``c // 3`` of them. Pair ``i`` of an axis with ``n`` pairs
+turns by ``position * 10000^(-i / n)``; every time pair turns by the shot phase on top, whatever
+its frequency.
 
 Source: ShotStream ``wan/modules/causal_model.py`` (``causal_rope_apply_dynamic``), spec 1.5.
 """

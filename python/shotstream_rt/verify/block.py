@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.kernel_set import REFERENCE, KernelSet
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from ..model.blocks import Block, BoundBlock
+from ..model.blocks import Attend, Block, BoundBlock
 from .check import Check, compare
 from .golden import GoldenCase
 
@@ -95,7 +95,16 @@ class _Runner:
             self._block("train", both, context_flags + target_flags, flags, masked, k, v),
         )
 
-    def _block(self, name, positions, frame_flags, flags, attend, k, v):  # type: ignore[no-untyped-def]
+    def _block(
+        self,
+        name: str,
+        positions: range,
+        frame_flags: list[int],
+        flags: bool,
+        attend: Attend,
+        k: Tensor,
+        v: Tensor,
+    ) -> Tensor:
         """One pass over ``NAME.x`` (training: context and target inputs in a row)."""
         parts = ("ctx", "tgt") if name == "train" else (name,)
         x = torch.cat([self.case[f"{part}.x"] for part in parts], 1).to(self.dtype)
