@@ -170,3 +170,16 @@ def open_session() -> Iterator[Callable[..., Session]]:
         session._model.pipeline.gate.set()  # type: ignore[attr-defined]
         session._model.codec.decode_gate.set()  # type: ignore[attr-defined]
         session.close()
+
+
+@pytest.fixture
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> list[ModelBundle]:
+    """Let every ``Session.open`` load the fake model; lists what was loaded."""
+    loaded: list[ModelBundle] = []
+
+    def load(*_: object, **__: object) -> ModelBundle:
+        loaded.append(fake_bundle())
+        return loaded[-1]
+
+    monkeypatch.setattr("shotstream_rt.model.loading.load_model", load)
+    return loaded
