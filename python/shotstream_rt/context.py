@@ -102,6 +102,7 @@ class ContextSelector:
         self._device = torch.device(device)
         self._past: deque[ShotMemory] = deque(maxlen=budget)
         self._open: ShotMemory | None = None
+        self._ring: Tensor | None = None
         self._expected: frozenset[int] = frozenset()
         self._lock = threading.RLock()
 
@@ -127,11 +128,18 @@ class ContextSelector:
         for frame in frames:
             number = memory.frame_count
             with self._lock:
-                memory.frames[number] = frame.clone()
-                memory.frame_count += 1
                 memory.forget(number - self._shot_limit)
+                memory.frames[number] = self._room_for(number, frame).copy_(frame)
+                memory.frame_count += 1
                 if number in self._expected:
                     memory.latent(number, self._codec)
+
+    def _room_for(self, number: int, frame: Tensor) -> Tensor:
+        """Return where a frame of the open shot is kept: one ring for all shots."""
+        wanted = (self._shot_limit, *frame.shape)
+        if self._ring is None or self._ring.shape != wanted or self._ring.dtype != frame.dtype:
+            self._ring = torch.empty(wanted, dtype=frame.dtype, device=frame.device)
+        return self._ring[number % self._shot_limit]
 
     def change_caption(self, caption: str) -> None:
         """Set the caption of the open shot."""
@@ -158,7 +166,11 @@ class ContextSelector:
                 shot=memory.shot,
                 caption=memory.caption,
                 frame_count=count,
-                frames={f: memory.frames[f + first] for f in wanted if f + first in memory.frames},
+                frames={
+                    f: memory.frames[f + first].clone()
+                    for f in wanted
+                    if f + first in memory.frames
+                },
                 latents={
                     f: memory.latents[f + first] for f in wanted if f + first in memory.latents
                 },

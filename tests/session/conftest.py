@@ -130,11 +130,11 @@ class FakePipeline:
         self._memory = float(self._x0.mean())
 
 
-def fake_bundle() -> ModelBundle:
+def fake_bundle(latent_height: int = 2, latent_width: int = 4) -> ModelBundle:
     config = StreamConfig(
         model=ModelConfig(
             dim=12, ffn_dim=8, num_heads=1, num_layers=1, text_dim=2, text_len=TEXT_LEN,
-            latent_height=2, latent_width=4,
+            latent_height=latent_height, latent_width=latent_width,
         ),
         cache=CacheConfig(),
         shot=ShotConfig(),
@@ -154,6 +154,12 @@ def fake_bundle() -> ModelBundle:
 @pytest.fixture
 def bundle() -> ModelBundle:
     return fake_bundle()
+
+
+@pytest.fixture
+def large_bundle() -> ModelBundle:
+    """The same with frames of 96x160, so that a leak would weigh something."""
+    return fake_bundle(12, 20)
 
 
 @pytest.fixture

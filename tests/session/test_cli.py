@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import pytest
+
 from shotstream_rt.cli import main
 from shotstream_rt.cli.progress import Progress
 from shotstream_rt.model.loading import ModelBundle
@@ -225,9 +226,7 @@ def test_info_tells_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["info", "--help"]])
-def test_help_teaches_with_examples(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_teaches_with_examples(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 0

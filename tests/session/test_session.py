@@ -471,6 +471,20 @@ def test_long_session_keeps_nothing_it_does_not_need(
     assert len(session.stats["shots"]) == 40
 
 
+def test_thirty_shots_do_not_grow_memory(open_session: Opener, large_bundle: ModelBundle) -> None:
+    session = open_session(large_bundle)
+    resident = {}
+    for number in range(30):
+        session.cut(f"text {number}")
+        for _ in session.stream():
+            pass
+        resident[number] = session.stats["memory_bytes"]
+    if resident[0] is None:
+        pytest.skip("this system does not tell resident memory")
+    # A shot's frames are 14 MiB; the allocator's own warm-up is allowed half of that.
+    assert resident[29] <= 1.05 * resident[3] + (7 << 20)
+
+
 def test_stats_are_plain_json(open_session: Opener) -> None:
     import json
 

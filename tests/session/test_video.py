@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
 from shotstream_rt import ConfigError, Frame, OutputError
 from shotstream_rt.outputs import atomic_file
 from shotstream_rt.sheet import ContactSheet
@@ -194,9 +195,7 @@ def test_sheet_has_a_row_per_shot_and_a_picture_per_chunk() -> None:
     for index in range(42):
         shot, within = divmod(index, 21)
         chunk = 0 if within < 9 else 1
-        frame = Frame(
-            pixels=picture(index), index=index, shot=shot, chunk=chunk, pts_s=index / 16
-        )
+        frame = Frame(pixels=picture(index), index=index, shot=shot, chunk=chunk, pts_s=index / 16)
         sheet.add(frame, "a caption that is long enough to need more than one line " * 4)
     assert [len(row.pictures) for row in sheet._rows] == [2, 2]
     page = sheet.draw()
