@@ -1,0 +1,196 @@
+"""The command line of the bench: ``python -m shotstream_rt.bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shotstream_rt.errors import ShotStreamError
+
+from . import report
+from .compare import compare_paths
+from .options import DTYPES, BenchOptions
+from .record import BenchRecord, write_record
+from .runner import run
+from .workloads import Workload, bundled_workloads, find_workload, student_workload
+
+_EPILOG = """\
+what is measured
+  student passes alone   --student CONFIG.json --random-weights --no-vae, or
+                         --workload student-256x4; CONFIG.json has dim, ffn_dim, num_heads,
+                         num_layers, text_dim, text_len, latent_height, latent_width
+  a whole film           --model NAME|DIR, or --workload nano-story (the default): prompts into a
+                         session, uint8 frames on the host out of it
+
+what comes out
+  Every run is checked against the float32 reference on the same weights, plan and noise; without
+  a pass there are no figures. shot_s: seconds of one shot's student passes (shot_cpu_s: what the
+  calling thread worked meanwhile). denoise_fps: frames per second of the student alone.
+  e2e_fps: to frames on the host. chunk_ms.N: denoising of a shot's N-th chunk. One row per metric
+  with n, min, p50, p95, p99 and max; the record (--json, --out) also tells machine, software,
+  commit and command.
+
+examples
+  python -m shotstream_rt.bench --threads 2
+  python -m shotstream_rt.bench --workload student-256x4 --threads 1 --dtype bfloat16 --json
+  python -m shotstream_rt.bench --model nano --shots 3 --out before.json --plots plots
+  python -m shotstream_rt.bench compare before.json after.json
+
+exit codes
+  0 measured; 1 not correct, out of memory, or worse than the baseline; 2 a mistake in the call
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of a measuring run."""
+    out = argparse.ArgumentParser(
+        prog="python -m shotstream_rt.bench",
+        description="Measure how fast a film streams, and check that it is the right film.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = out.add_argument_group("what to run").add_mutually_exclusive_group()
+    what.add_argument("--workload", metavar="ID", help="a declared workload; see --list")
+    what.add_argument("--model", metavar="NAME|DIR", help="a film with this model")
+    what.add_argument("--student", metavar="CONFIG.json", help="the student alone, of this shape")
+    out.add_argument(
+        "--random-weights", action="store_true", help="with --student: weights from a fixed seed"
+    )
+    out.add_argument(
+        "--no-vae", action="store_true", help="student passes alone (what --student measures)"
+    )
+    out.add_argument("--shots", type=int, metavar="N", help="shots of the film")
+    out.add_argument("--list", action="store_true", help="list the workloads and stop")
+    how = out.add_argument_group("how to run it")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    how.add_argument("--backend", default="auto", help="auto or a backend's name (default auto)")
+    how.add_argument("--profile", default="exact", help="exact (default)")
+    how.add_argument("--dtype", choices=tuple(DTYPES), help="default: the model's own choice")
+    how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    how.add_argument(
+        "--warmup", type=int, default=1, metavar="N", help="uncounted runs first (default 1)"
+    )
+    how.add_argument(
+        "--repeats", type=int, metavar="N", help="counted runs (default 5, of a film 2)"
+    )
+    how.add_argument(
+        "--full-check", action="store_true", help="check a whole shot, not its first two chunks"
+    )
+    how.add_argument(
+        "--baseline", action="store_true", help="time the plain reference kernels too (speedup)"
+    )
+    where = out.add_argument_group("where results go")
+    where.add_argument("--out", metavar="PATH", help="write the record to this file or folder")
+    where.add_argument("--json", action="store_true", help="print the record as one JSON line")
+    where.add_argument("--plots", metavar="DIR", help="draw plots (needs matplotlib)")
+    return out
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``compare``."""
+    out = argparse.ArgumentParser(
+        prog="python -m shotstream_rt.bench compare",
+        description="Compare two records, or two folders of records, metric by metric; exit code "
+        "1 when one got worse by more than the workload's tolerance.",
+    )
+    out.add_argument("base", help="the record before, or a folder")
+    out.add_argument("new", help="the record after, or a folder")
+    out.add_argument(
+        "--tolerance", type=float, metavar="RATIO",
+        help="accept up to this ratio for every metric, such as 1.1 (default: the workload's own)",
+    )  # fmt: skip
+    out.add_argument(
+        "--statistic", choices=("min", "p50", "p95", "p99", "max"), default="p50",
+        help="which statistic decides (default p50)",
+    )  # fmt: skip
+    out.add_argument("--json", action="store_true", help="print the verdicts as one JSON line")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("shotstream_rt.bench").setLevel(logging.INFO)
+    try:
+        if arguments[:1] == ["compare"]:
+            return _compare(arguments[1:])
+        return _measure(arguments)
+    except ShotStreamError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def _compare(arguments: list[str]) -> int:
+    asked = compare_parser().parse_args(arguments)
+    verdicts = compare_paths(
+        asked.base, asked.new, tolerance=asked.tolerance, statistic=asked.statistic
+    )
+    if asked.json:
+        print(json.dumps([verdict.to_dict() for verdict in verdicts]))  # noqa: T201
+    else:
+        print(report.verdict_table(verdicts))  # noqa: T201
+    return 0 if all(verdict.accepted for verdict in verdicts) else 1
+
+
+def _measure(arguments: list[str]) -> int:
+    cli = parser()
+    asked = cli.parse_args(arguments)
+    if asked.list:
+        for workload in bundled_workloads().values():
+            print(f"{workload.id:16} {workload.kind:8} {workload.title}")  # noqa: T201
+        return 0
+    workload = _workload(cli, asked)
+    if asked.plots is not None:
+        from .plots import require_matplotlib
+
+        require_matplotlib()
+    options = BenchOptions(
+        device=asked.device, backend=asked.backend, profile=asked.profile, dtype=asked.dtype,
+        threads=asked.threads, warmup=asked.warmup,
+        repeats=asked.repeats or (2 if workload.kind == "film" else 5),
+        full_check=asked.full_check, baseline=asked.baseline,
+    )  # fmt: skip
+    record, samples = run(workload, options, arguments)
+    if asked.out is not None:
+        path = write_record(record, asked.out)
+        logging.getLogger("shotstream_rt.bench").info("record: %s", path)
+    if asked.plots is not None and record.status == "ok":
+        from .plots import draw
+
+        draw(record, samples, Path(asked.plots))
+    if asked.json:
+        print(json.dumps({**record.to_dict(), **record.headline()}))  # noqa: T201
+    else:
+        print(report.record_table(record))  # noqa: T201
+    return _exit_code(record)
+
+
+def _exit_code(record: BenchRecord) -> int:
+    return {"ok": 0, "unsupported": 2}.get(record.status, 1)
+
+
+def _workload(cli: argparse.ArgumentParser, asked: argparse.Namespace) -> Workload:
+    if asked.shots is not None and not 1 <= asked.shots <= 1000:
+        cli.error(f"--shots: got {asked.shots}, wanted 1 to 1000")
+    if asked.student is not None:
+        if not asked.random_weights:
+            cli.error("--student describes a shape only: add --random-weights")
+        return student_workload(asked.student, shots=asked.shots or 1)
+    if asked.random_weights:
+        cli.error("--random-weights goes with --student CONFIG.json")
+    workload = find_workload(asked.workload or "nano-story")
+    if workload.kind == "kernels":
+        cli.error(f"--workload {workload.id}: kernels are measured by pytest; see bench/README.md")
+    if asked.no_vae and workload.kind == "film":
+        cli.error("--no-vae goes with --student, or with a workload of kind student")
+    changes = {"model": asked.model, "shots": asked.shots}
+    return workload.with_recipe(**{key: value for key, value in changes.items() if value})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Measures a whole film: prompts into a session, frames on the host out of it.
+
+The consumer takes every chunk at once, so the rates are those of the runtime.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from shotstream_rt.model.captions import CaptionSet
+from shotstream_rt.model.loading import ModelBundle, load_model
+from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.session import Session
+from shotstream_rt.story import Story
+from shotstream_rt.types import Chunk
+
+from .measurement import Measurement
+from .options import DTYPES, BenchOptions
+from .oracle import checked_chunks, compare_latents, reference_pipeline, student_of
+from .shot_inputs import ShotInputs, frames_of, run_shot
+from .stopwatch import Stopwatch, peak_memory_mib
+from .timed import TimedCodec, TimedPipeline
+from .workloads import Workload
+
+AHEAD = 3
+"""Chunks that may be done or at work when the consumer sees one: a change needs a running shot."""
+
+_log = logging.getLogger("shotstream_rt.bench")
+
+
+def measure_film(workload: Workload, options: BenchOptions) -> Measurement:
+    """Run a ``film`` workload.
+
+    Raises:
+        ConfigError: the recipe or an option is not usable.
+        WeightsError: a checkpoint file is missing or broken.
+        BackendUnavailableError: the backend asked for cannot run here.
+    """
+    watch = Stopwatch(options.torch_device())
+    begun = watch.now_ns()
+    bundle = load_model(
+        workload.recipe["model"],
+        device=options.device,
+        backend=options.backend,
+        profile=options.profile,
+        dtype=options.dtype,
+    )
+    return measure_bundle(bundle, workload, options, watch, load_s=(watch.now_ns() - begun) / 1e9)
+
+
+def measure_bundle(
+    bundle: ModelBundle,
+    workload: Workload,
+    options: BenchOptions,
+    watch: Stopwatch,
+    *,
+    load_s: float,
+) -> Measurement:
+    """Measure a loaded model, and close it.
+
+    Args:
+        bundle: the model.
+        workload: of kind ``film``.
+        options: how.
+        watch: takes the samples.
+        load_s: how long loading took.
+    """
+    recipe, config = workload.recipe, bundle.config
+    story = _story(recipe["story"]).first(recipe["shots"])
+    backend, noise = bundle.pipeline.backend, PhiloxNoise(recipe["seed"])
+    student, dtype = student_of(backend), DTYPES[backend.info.dtype]
+    checked = checked_chunks(config, full=options.full_check)
+    inputs = _first_shot(bundle, story)
+    measured = run_shot(bundle.pipeline, inputs, noise, chunks=checked)
+    watch.clear()
+
+    timed = TimedPipeline(bundle.pipeline, watch)
+    wrapped = replace(bundle, pipeline=timed, codec=TimedCodec(bundle.codec, watch))
+    samples = _measure_session(wrapped, timed, story, options, watch, seed=recipe["seed"])
+    samples["startup_s"] = [samples["startup_s"][0] + load_s]
+    frames = frames_of(config.shot.shot_frames)
+    samples["denoise_fps"] = [frames / seconds for seconds in samples["shot_s"]]
+
+    _log.info("comparing with the oracle")
+    wanted = run_shot(reference_pipeline(student, config), inputs, noise, chunks=checked)
+    return Measurement(
+        info=backend.info,
+        samples=samples,
+        correctness=compare_latents(measured, wanted, dtype),
+        timer=watch.timer,
+        consumer="fast",
+    )
+
+
+def _measure_session(
+    bundle: ModelBundle,
+    timed: TimedPipeline,
+    story: Story,
+    options: BenchOptions,
+    watch: Stopwatch,
+    *,
+    seed: int,
+) -> dict[str, list[float]]:
+    """Play the story ``repeats`` times in one session, then change captions of running shots."""
+    begun = watch.now_ns()
+    with Session(bundle, seed=seed, threads=options.threads) as session:
+        session.cut(story.shots[0])
+        next(session.chunks())
+        startup_s = (watch.now_ns() - begun) / 1e9
+        _drain(session, watch)
+        for _ in range(options.warmup):
+            session.cut(story.shots[0])
+            _drain(session, watch)
+        timed.forget()
+        for repeat in range(options.repeats):
+            _play(session, story, watch)
+            _log.info("film %d of %d", repeat + 1, options.repeats)
+        timed.finish_shot()
+        for shot in session.stats["shots"][-len(story.shots) * options.repeats :]:
+            watch.add("first_frame_ms", shot["first_frame_ms"])
+            watch.add("cut_ms", shot["cut_ms"])
+        watch.add("startup_s", startup_s)
+        watch.add("peak_memory_mib", peak_memory_mib(bundle.device))
+        samples = watch.samples()
+        # A changed caption slows its shot, so that is measured in shots of their own.
+        for _ in range(options.repeats):
+            samples.setdefault("prompt_ms", []).extend(_steer(session, timed, story, watch))
+    return samples
+
+
+def _play(session: Session, story: Story, watch: Stopwatch) -> None:
+    """Play the story once and note rates, frame intervals and waits."""
+    begun = last = watch.now_ns()
+    frames = later_frames = first_at = 0
+    session.story(story)
+    for chunk in _chunks(session, watch):
+        now = watch.now_ns()
+        count = len(chunk.pixels)
+        if frames:
+            later_frames += count
+            watch.add("frame_interval_ms", (now - last) / 1e6)
+        else:
+            first_at = now
+        for _ in range(count - 1):
+            watch.add("frame_interval_ms", 0.0)  # frames of a chunk arrive together
+        frames, last = frames + count, now
+    watch.add("e2e_fps", frames * 1e9 / (last - begun))
+    if later_frames:
+        watch.add("steady_fps", later_frames * 1e9 / (last - first_at))
+
+
+def _steer(session: Session, timed: TimedPipeline, story: Story, watch: Stopwatch) -> list[float]:
+    """Make one shot and change its caption while it runs.
+
+    Returns:
+        Milliseconds from each change to the first frame made under it.
+    """
+    took_ms: list[float] = []
+    asked: int | None = None
+    changes, chunks = len(timed.applied), timed.config.shot.chunks
+    session.cut(story.shots[0])
+    for chunk in session.chunks():
+        if asked is None and chunk.chunk < chunks - AHEAD:
+            asked = watch.now_ns()
+            session.prompt(story.shots[len(took_ms) % len(story.shots)])
+        elif (
+            asked is not None
+            and len(timed.applied) > changes
+            and (chunk.shot, chunk.chunk) >= timed.applied[-1]
+        ):
+            took_ms.append((watch.now_ns() - asked) / 1e6)
+            asked, changes = None, len(timed.applied)
+    return took_ms
+
+
+def _chunks(session: Session, watch: Stopwatch) -> Iterator[Chunk]:
+    """Yield the chunks that were asked for, noting how long the consumer waited for each."""
+    chunks = session.chunks()
+    while True:
+        with watch.time_ms("queue_wait_ms"):
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
+
+
+def _drain(session: Session, watch: Stopwatch) -> None:
+    for _ in _chunks(session, watch):
+        pass
+
+
+def _first_shot(bundle: ModelBundle, story: Story) -> ShotInputs:
+    """Return what the story's first shot begins with."""
+    config, model = bundle.config, bundle.config.model
+    budget = config.cache.context_frames
+    embeddings, lengths = bundle.text.encode([story.captions[0]])
+    shape = (1, budget, model.in_dim, model.latent_height, model.latent_width)
+    return ShotInputs(
+        shot=0,
+        context=torch.zeros(shape),
+        flags=[0] * budget,
+        captions=CaptionSet(embeddings=embeddings, lengths=tuple(lengths)),
+        target_flag=1,
+    )
+
+
+def _story(name: str) -> Story:
+    return Story.from_json(name) if name.endswith(".json") else Story.bundled(name)

@@ -1,0 +1,219 @@
+"""The record of one benchmark run: what was measured, on what, how, and whether it was right.
+
+Written by the runner and by ``bench/``, read by ``compare.py``, the plots and people. Plain data;
+it measures nothing itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from shotstream_rt.errors import ManifestError, OutputError
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "incorrect", "oom", "unsupported", "error"]
+STATUSES: tuple[Status, ...] = ("ok", "incorrect", "oom", "unsupported", "error")
+
+HEADLINE_STATISTICS = {
+    "shot_s": "min",
+    "denoise_fps": "max",
+    "e2e_fps": "p50",
+    "first_frame_ms": "p50",
+    "cut_ms": "p50",
+    "prompt_ms": "p50",
+}
+"""Metrics that are repeated flat beside a printed record, and which of their statistics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """Statistics of one measured quantity.
+
+    Attributes:
+        name: such as ``chunk_ms`` or, for the third chunk of a shot alone, ``chunk_ms.3``.
+        unit: ``s``, ``ms``, ``fps``, ``MiB``, ``GB/s``, ``TFLOP/s`` or ``x`` (a ratio).
+        n: number of samples.
+        min: smallest sample.
+        p50: median.
+        p95: 95th percentile, linearly interpolated.
+        p99: 99th percentile.
+        max: largest sample.
+    """
+
+    name: str
+    unit: str
+    n: int
+    min: float
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, name: str, unit: str, samples: Sequence[float]) -> Metric:
+        """Summarise at least one sample."""
+        low, p50, p95, p99, high = (
+            round(float(value), 6) for value in np.percentile(samples, (0, 50, 95, 99, 100))
+        )
+        return cls(
+            name=name, unit=unit, n=len(samples), min=low, p50=p50, p95=p95, p99=p99, max=high
+        )
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger value is the better one."""
+        return self.unit in ("fps", "GB/s", "TFLOP/s", "x")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correctness:
+    """Distance of what was measured to its oracle.
+
+    Attributes:
+        reference: what it was compared with.
+        rel_l2: norm of the difference over the norm of the reference.
+        max_abs_err: largest absolute difference.
+        psnr_db: peak signal-to-noise ratio over the reference's range.
+        tolerance: largest ``rel_l2`` that passes.
+        passed: whether it did.
+    """
+
+    reference: str
+    rel_l2: float
+    max_abs_err: float
+    psnr_db: float
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRecord:
+    """One run. Metrics are there only when the correctness check passed.
+
+    Attributes:
+        workload: ``id``, ``version`` and ``fingerprint`` of the declared recipe.
+        backend: ``requested``, ``resolved``, ``kernel_set``, ``dtype``, ``profile``, ``device``.
+        git: ``commit`` and ``dirty``; nulls outside a checkout.
+        hardware: see ``hardware.describe_hardware``.
+        software: versions, null where absent.
+        method: ``command``, ``timer``, ``warmup``, ``repeats``, ``l2``, ``consumer``, ``threads``
+            and the load of the machine before the run.
+        status: ``ok``, ``incorrect``, ``oom``, ``unsupported`` or ``error``.
+        message: one line when the status is not ``ok``, else empty.
+        correctness: null when the run did not get that far.
+        metrics: statistics by name.
+        schema_version: of this layout.
+    """
+
+    workload: Mapping[str, Any]
+    backend: Mapping[str, Any]
+    git: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+    software: Mapping[str, Any]
+    method: Mapping[str, Any]
+    status: Status
+    message: str = ""
+    correctness: Correctness | None = None
+    metrics: tuple[Metric, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ManifestError(f"status: got {self.status!r}, wanted {', '.join(STATUSES)}")
+        passed = self.correctness is not None and self.correctness.passed
+        if self.metrics and not (passed and self.status == "ok"):
+            raise ManifestError(
+                f"metrics: got {len(self.metrics)} with status {self.status!r} and correctness "
+                f"{'passed' if passed else 'not passed'}, wanted none: a figure without passed "
+                "correctness is no figure"
+            )
+
+    def metric(self, name: str) -> Metric | None:
+        """Return a metric by name, if the record has it."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def headline(self) -> dict[str, float]:
+        """Return the main figures flat: ``HEADLINE_STATISTICS`` of those that were measured."""
+        found = ((name, self.metric(name), how) for name, how in HEADLINE_STATISTICS.items())
+        return {name: getattr(metric, how) for name, metric, how in found if metric is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        data = dataclasses.asdict(self)
+        data["metrics"] = list(data["metrics"])
+        return {"schema_version": data.pop("schema_version"), **data}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BenchRecord:
+        """Build from a JSON object; flat headline figures beside the record are ignored.
+
+        Raises:
+            ManifestError: another version, or a key that is missing, unknown or of a wrong kind.
+        """
+        if not isinstance(data, Mapping):
+            raise ManifestError(f"bench record: got {type(data).__name__}, wanted a JSON object")
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ManifestError(
+                f"schema_version: got {version!r}, wanted {SCHEMA_VERSION}; run the bench again"
+            )
+        values = {key: value for key, value in data.items() if key not in HEADLINE_STATISTICS}
+        try:
+            metrics = tuple(Metric(**metric) for metric in values.pop("metrics", ()))
+            correctness = values.pop("correctness", None)
+            return cls(
+                **values,
+                metrics=metrics,
+                correctness=None if correctness is None else Correctness(**correctness),
+            )
+        except TypeError as error:
+            raise ManifestError(f"bench record: {error}") from error
+
+
+def read_record(path: str | Path) -> BenchRecord:
+    """Read a record: a JSON file, or saved output whose last line is one.
+
+    Raises:
+        ManifestError: not a record of this version.
+    """
+    try:
+        text = Path(path).read_text("utf-8").strip()
+        data = json.loads(text if text.startswith("{") else text.splitlines()[-1])
+    except (OSError, ValueError, IndexError) as error:
+        raise ManifestError(f"{path}: cannot be read as a bench record: {error}") from error
+    try:
+        return BenchRecord.from_dict(data)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from error
+
+
+def write_record(record: BenchRecord, path: str | Path) -> Path:
+    """Write a record atomically; a folder gets ``WORKLOAD--BACKEND.json``.
+
+    Raises:
+        OutputError: the file cannot be written; nothing half-written is left behind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        backend = record.backend
+        parts = (backend.get("resolved") or backend.get("requested"), backend.get("dtype"))
+        stem = "-".join(str(part) for part in parts if part)
+        path = path / f"{record.workload['id']}--{stem}.json"
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(record.to_dict(), indent=2) + "\n", "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot write the record: {error}") from error
+    return path

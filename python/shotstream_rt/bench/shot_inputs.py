@@ -1,0 +1,95 @@
+"""Made-up inputs of a student's shots: captions and context of the right shape, from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shotstream_rt import _native
+from shotstream_rt.config import StreamConfig
+from shotstream_rt.model.captions import CaptionSet
+from shotstream_rt.noise import NoiseSource
+from shotstream_rt.pipeline import Pipeline
+
+FRAMES_PER_LATENT = 4
+"""Frames that a latent frame after a shot's first one decodes to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShotInputs:
+    """What a shot begins with; the arguments of ``Pipeline.begin_shot``."""
+
+    shot: int
+    context: Tensor
+    flags: Sequence[int]
+    captions: CaptionSet
+    target_flag: int
+
+
+def frames_of(latents: int) -> int:
+    """Return the frames that a shot of so many latent frames decodes to."""
+    return 1 + FRAMES_PER_LATENT * (latents - 1)
+
+
+def random_inputs(
+    config: StreamConfig, *, shots: int, text_tokens: int, seed: int
+) -> list[ShotInputs]:
+    """Make up the inputs of a film's first shots.
+
+    The context of a later shot has the frame flags a session would choose, with random latents.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model, budget = config.model, config.cache.context_frames
+    latent_shape = (1, budget, model.in_dim, model.latent_height, model.latent_width)
+    rows = torch.zeros(shots, model.text_len, model.text_dim)
+    rows[:, :text_tokens] = torch.randn(shots, text_tokens, model.text_dim, generator=generator)
+    inputs = []
+    for shot in range(shots):
+        if shot == 0:
+            context, flags = torch.zeros(latent_shape), [0] * budget
+        else:
+            context = torch.randn(latent_shape, generator=generator)
+            lengths = [frames_of(config.shot.shot_frames)] * shot
+            flags = [past for past, _ in _native.sample_context(lengths, budget)]
+        past = sorted(set(flags)) if shot and config.shot.multi_caption else []
+        seen = [*past, shot]
+        captions = CaptionSet(embeddings=rows[seen], lengths=(text_tokens,) * len(seen))
+        inputs.append(
+            ShotInputs(
+                shot=shot,
+                context=context,
+                flags=flags,
+                captions=captions,
+                target_flag=flags[-1] + 1,
+            )
+        )
+    return inputs
+
+
+def run_shot(
+    pipeline: Pipeline, inputs: ShotInputs, noise: NoiseSource, *, chunks: int | None = None
+) -> list[Tensor]:
+    """Run a shot's student passes as a session does; the last chunk's clean pass is skipped.
+
+    Args:
+        pipeline: to run.
+        inputs: of the shot.
+        noise: of the film.
+        chunks: run only so many; default: all.
+
+    Returns:
+        Latents of each chunk, in new memory.
+    """
+    chunks = chunks or pipeline.config.shot.chunks
+    pipeline.begin_shot(
+        inputs.shot, inputs.context, inputs.flags, inputs.captions, inputs.target_flag
+    )
+    latents = []
+    for chunk in range(chunks):
+        latents.append(pipeline.run_chunk(chunk, noise).clone())
+        if chunk + 1 < chunks:
+            pipeline.commit()
+    return latents

@@ -1,0 +1,106 @@
+"""Measures the student's passes alone, on random weights: no text encoder, codec or session."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from shotstream_rt.backends import registry
+from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.config import StreamConfig
+from shotstream_rt.kernels.kernel_set import REFERENCE
+from shotstream_rt.model.student import Student
+from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.pipeline import Pipeline
+
+from .measurement import Measurement
+from .options import DTYPES, BenchOptions
+from .oracle import checked_chunks, compare_latents, reference_pipeline
+from .shot_inputs import ShotInputs, frames_of, random_inputs, run_shot
+from .stopwatch import Stopwatch, peak_memory_mib
+from .timed import TimedPipeline
+from .workloads import Workload
+
+_log = logging.getLogger("shotstream_rt.bench")
+
+
+def random_student(config: StreamConfig, *, seed: int) -> Student:
+    """Return a float32 student whose every part has a say in the result.
+
+    Torch's own initial weights, but the time modulation is redrawn at unit size: its gates would
+    else all but close every block, and an error inside one would not show.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = Student(config.model)
+        with torch.no_grad():
+            for block in student.layers:
+                nn.init.normal_(block.modulation, std=0.5)
+            nn.init.normal_(student.head.modulation, std=0.5)
+    return student.eval().requires_grad_(False)
+
+
+def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
+    """Run a ``student`` workload.
+
+    Raises:
+        ConfigError: the recipe does not describe a student.
+        BackendUnavailableError: the backend asked for cannot run here.
+    """
+    recipe, device = workload.recipe, options.torch_device()
+    config = StreamConfig.from_dict(recipe["stream"])
+    dtype = DTYPES[options.dtype or "float32"]
+    inputs = random_inputs(
+        config, shots=recipe["shots"], text_tokens=recipe["text_tokens"], seed=recipe["seed"]
+    )
+    noise = PhiloxNoise(recipe["seed"])
+    watch = Stopwatch(device)
+
+    begun = watch.now_ns()
+    student = random_student(config, seed=recipe["seed"]).to(device, dtype)
+    backend = registry.resolve(options.backend, student, config, device)
+    pipeline = TimedPipeline(Pipeline(config, backend), watch)
+    checked = checked_chunks(config, full=options.full_check)
+    # The last shot has the most context to get wrong.
+    measured = run_shot(pipeline, inputs[-1], noise, chunks=checked)
+    startup_s = (watch.now_ns() - begun) / 1e9
+
+    _run_films(pipeline, inputs, noise, options)
+    watch.add("peak_memory_mib", peak_memory_mib(device))
+    watch.add("startup_s", startup_s)
+    samples = watch.samples()
+
+    _log.info("comparing with the oracle")
+    wanted = run_shot(reference_pipeline(student, config), inputs[-1], noise, chunks=checked)
+    if options.baseline:
+        plain = Stopwatch(device)
+        kernels = EagerBackend(student, config, REFERENCE)
+        _run_films(TimedPipeline(Pipeline(config, kernels), plain), inputs, noise, options)
+        baseline = plain.samples()["shot_s"]
+        samples["baseline_shot_s"] = baseline
+        samples["speedup"] = [min(baseline) / min(samples["shot_s"])]
+
+    frames = frames_of(config.shot.shot_frames)
+    samples["denoise_fps"] = [frames / seconds for seconds in samples["shot_s"]]
+    return Measurement(
+        info=backend.info,
+        samples=samples,
+        correctness=compare_latents(measured, wanted, dtype),
+        timer=watch.timer,
+        consumer="none",
+    )
+
+
+def _run_films(
+    pipeline: TimedPipeline, inputs: list[ShotInputs], noise: PhiloxNoise, options: BenchOptions
+) -> None:
+    """Run the film ``warmup + repeats`` times; only the repeats stay in the stopwatch."""
+    for repeat in range(options.warmup + options.repeats):
+        if repeat == options.warmup:
+            pipeline.forget()
+        for shot in inputs:
+            run_shot(pipeline, shot, noise)
+            pipeline.finish_shot()
+        _log.info("film %d of %d", repeat + 1, options.warmup + options.repeats)
