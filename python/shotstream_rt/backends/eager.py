@@ -97,7 +97,10 @@ class EagerBackend:
         texts = [(self.student.embed_text(rows[None]), bias) for rows, bias in folded]
         self._captions = CaptionCache(
             [
-                [CaptionKV(*block.caption_kv(text), bias) for text, bias in texts]
+                [
+                    CaptionKV(*map(self._laid_out, block.caption_kv(text)), bias)
+                    for text, bias in texts
+                ]
                 for block in self._blocks
             ]
         )
@@ -190,6 +193,10 @@ class EagerBackend:
             x = bound(x, m, rotate, attend, self._cross(layer, planned.rows), rotate_key)
         patches = self.student.head(x, *times.head, kernels)
         return self.student.fold_patches(patches, latents.shape[1], self.config.model.grid)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """Put ``[1, T, N, D]`` in the memory order that the kernels' attention wants."""
+        return x.transpose(1, 2).contiguous().transpose(1, 2) if self.kernels.head_major else x
 
     def _cross(self, layer: int, rows: Sequence[int]) -> CrossAttend:
         """Cross-attention in which every run of frames attends to its own caption."""
