@@ -128,6 +128,7 @@ class Generator:
             self._runs.clear()
             self._taken = None
             self._restore = state
+            self._crew.reader.clear()  # makes room, so it must come before the wake-up
             self._turn.notify_all()
 
     def take(self, delivery: Delivery) -> bool:

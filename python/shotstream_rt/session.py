@@ -357,7 +357,6 @@ class Session:
         """
         self._reader.check()
         self._generator.restore(snapshots.unpack(data, self._model.config))
-        self._reader.clear()
 
     @property
     def stats(self) -> dict[str, Any]:
