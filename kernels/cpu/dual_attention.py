@@ -11,24 +11,33 @@ import torch
 from torch import Tensor
 
 
+_MAX_LOGITS = 1 << 19
+"""Logits of one block of queries."""
+
+
 def dual_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
     """Like ``kernels.reference.dual_attention.dual_attention``; logits are in the input type.
 
-    Batch 1 only; ``k`` and ``v`` that are not dense per head (``cache.KVArena`` lays them out so) are
-    copied.
+    Batch 1 only; ``bias`` is one number per key. Heads of ``k`` and ``v`` that are not dense
+    (``cache.KVArena`` lays them out so) are copied: a strided matrix would send oneDNN to its
+    reference loops, hundreds of times slower.
     """
     product = torch.ops.mkldnn._linear_pointwise
     _, queries, heads, width = q.shape
+    keys = k.shape[1]
+    blocks = -(-queries * keys // _MAX_LOGITS)
+    rows = -(-queries // blocks)
     out = q.new_empty(heads, queries, width)
-    scaled = q[0].transpose(0, 1).contiguous()
-    if scale != 1.0:
-        scaled = scaled * scale
+    scaled = (q[0] * scale).transpose(0, 1).contiguous()
     for head in range(heads):
-        logits = product(scaled[head], k[0, :, head].contiguous(), None, "none", [], "")
-        if bias is not None:
-            logits = (logits + bias).to(torch.float32)
-        weights = torch.softmax(logits, -1).to(q.dtype)
-        out[head] = product(weights, v[0, :, head].contiguous().t(), None, "none", [], "")
+        k_head, v_head = k[0, :, head].contiguous(), v[0, :, head].contiguous().t()
+        for start in range(0, queries, rows):
+            block = slice(start, start + rows)
+            logits = product(scaled[head, block], k_head, None, "none", [], "")
+            if bias is not None:
+                logits = logits + bias
+            weights = torch.softmax(logits, -1).to(q.dtype)
+            out[head, block] = product(weights, v_head, None, "none", [], "")
     return out.transpose(0, 1).unsqueeze(0)
