@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 _MAX_LOGITS = 1 << 19
 """Logits of one block of queries."""
 
