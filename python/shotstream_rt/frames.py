@@ -1,4 +1,4 @@
-"""From latents to frames: the decode thread and the packing into 8-bit pictures.
+"""From latents to frames: the decode thread.
 
 The generator thread hands over each chunk's latents and goes on; this thread decodes them with the
 shot's streaming decoder, lets the chunk out, and only then does what the next cut will need (the
@@ -17,26 +17,12 @@ import torch
 from torch import Tensor
 
 from .context import ContextSelector
+from .kernels.reference.frame_pack import frame_pack
 from .model.codec import LatentCodec
 from .nvtx import annotate
 from .types import FRAME_RATE_HZ, Chunk
 
 _log = logging.getLogger("shotstream_rt.frames")
-
-
-def pack_frames(frames: Tensor) -> Tensor:
-    """Turn decoder output into 8-bit pictures, ``floor(255 * clamp(x / 2 + 1 / 2, 0, 1))``.
-
-    Truncated, not rounded, as the original does.
-
-    Args:
-        frames: float ``[P, 3, H, W]`` in [-1, 1], any device.
-
-    Returns:
-        uint8 ``[P, H, W, 3]`` in new memory on the same device.
-    """
-    scaled = frames.float().mul(0.5).add_(0.5).clamp_(0, 1).mul_(255)
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,7 +126,7 @@ class DecodeWorker:
             frames = self._decoder.decode(job.latents)[0]  # [P, 3, H, W]
         if job.deliver:
             with annotate("frame.pack", job.chunk):
-                pixels = pack_frames(frames).cpu().numpy()
+                pixels = frame_pack(frames).cpu().numpy()
             index, self._next_index = self._next_index, self._next_index + len(pixels)
             _log.debug("shot %d chunk %d: frames from %d", job.shot, job.chunk, index)
             job.done(

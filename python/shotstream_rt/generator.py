@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import torch
@@ -25,7 +25,7 @@ from .crew import Crew
 from .errors import SessionClosedError
 from .frames import DecodeJob
 from .model.captions import CaptionSet
-from .noise import PhiloxNoise
+from .noise import NoiseSource
 from .nvtx import annotate
 from .playlist import Playlist
 from .shots import Delivery, FilmState, ShotRequest, ShotRun, take_seed
@@ -46,6 +46,7 @@ class Generator:
         playlist: the order of shots; from now on used under the generator's lock only.
         capacity: chunks that may be computed but not taken; None never waits for the consumer.
         threads: intra-op threads of this thread on a CPU.
+        noise: gives the noise of a seed.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Generator:
         *,
         capacity: int | None,
         threads: int,
+        noise: Callable[[int], NoiseSource],
     ) -> None:
         self._crew, self._playlist = crew, playlist
+        self._noise_of, self._noise = noise, noise(0)
         self._capacity, self._threads = capacity, threads
         self._turn = threading.Condition()
         self._prompt: str | None = None
@@ -70,7 +73,6 @@ class Generator:
         self._boundary_ns = 0
         self._committed = False
         self._context_captions: dict[int, str] = {}
-        self._noise = PhiloxNoise(0)
         self._times: ShotTimes | None = None
         self._thread = threading.Thread(target=self._main, name="shotstream-generate", daemon=True)
 
@@ -300,7 +302,7 @@ class Generator:
             selection = crew.selector.select()
             crew.selector.begin_shot(run.shot, request.caption)
         self._context_captions = selection.captions
-        self._noise = PhiloxNoise(take_seed(request.seed, request.take))
+        self._noise = self._noise_of(take_seed(request.seed, request.take))
         crew.pipeline.begin_shot(
             run.shot,
             selection.latents,

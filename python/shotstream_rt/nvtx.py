@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from . import env
 
@@ -19,6 +19,7 @@ RangeName = Literal[
     "frame.pack", "queue.put", "queue.wait",
 ]  # fmt: skip
 DetailName = Literal["layer", "attn", "ffn"]
+RANGE_NAMES: tuple[str, ...] = get_args(RangeName)
 
 _OFF: AbstractContextManager[Any] = nullcontext()
 

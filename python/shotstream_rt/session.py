@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from .checks import check_one_of, check_range, check_seed, check_text
 from .crew import Crew
 from .errors import ConfigError
 from .generator import Generator
+from .noise import NoiseSource, PhiloxNoise
 from .nvtx import annotate
 from .playlist import Playlist
 from .reader import QUEUE_POLICIES, FrameReader, QueuePolicy
@@ -58,6 +59,8 @@ class Session:
             is delivered. ``drop_oldest``, ``latest``: computing never pauses, and the oldest
             chunk, or all waiting chunks, are dropped.
         threads: CPU threads of the student (not of the process); default: torch's own choice.
+        noise: gives the noise of a seed; another source than the addressed one is for replaying
+            recorded noise.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -72,6 +75,7 @@ class Session:
         queue_chunks: int = 2,
         queue_policy: QueuePolicy = "block",
         threads: int | None = None,
+        noise: Callable[[int], NoiseSource] = PhiloxNoise,
     ) -> None:
         self._seed = check_seed(seed)
         check_one_of("at_end", at_end, AT_END)
@@ -93,6 +97,7 @@ class Session:
             Playlist(trained_chunks=model.config.shot.chunks, at_end=at_end),
             capacity=queue_chunks if queue_policy == "block" else None,
             threads=self._threads,
+            noise=noise,
         )
         self._generator.start()
         _open_sessions.add(self)

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shotstream_rt import ConfigError, env, nvtx
-from shotstream_rt.frames import pack_frames
+from shotstream_rt import ConfigError, build_info, env, nvtx
+from shotstream_rt.kernels.reference.frame_pack import frame_pack
 
 
 def test_packing_truncates_like_the_original() -> None:
     levels = torch.tensor([-2.0, -1.0, -0.9999, 0.0, 0.5, 0.9999, 1.0, 3.0])
-    packed = pack_frames(levels.view(1, 1, 1, 8).expand(1, 3, 1, 8))
+    packed = frame_pack(levels.view(1, 1, 1, 8).expand(1, 3, 1, 8))
     assert packed.shape == (1, 1, 8, 3)
     assert packed.dtype == torch.uint8
     assert packed[0, 0, :, 0].tolist() == [0, 0, 0, 127, 191, 254, 255, 255]
@@ -17,10 +17,14 @@ def test_packing_truncates_like_the_original() -> None:
 
 def test_packing_keeps_rows_columns_and_channels() -> None:
     frames = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).view(2, 3, 4, 5) / 60 - 1
-    packed = pack_frames(frames)
+    packed = frame_pack(frames)
     expected = ((frames / 2 + 0.5) * 255).floor().to(torch.uint8)
     assert torch.equal(packed.permute(0, 3, 1, 2), expected)
     assert packed.is_contiguous()
+
+
+def test_range_names_are_those_of_the_native_core() -> None:
+    assert tuple(build_info()["nvtx_ranges"]) == nvtx.RANGE_NAMES
 
 
 @pytest.fixture
