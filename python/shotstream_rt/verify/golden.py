@@ -57,6 +57,11 @@ class GoldenCase:
             raise WeightsError(f"{self.folder / self.name}.safetensors: no tensor {name!r}")
         return self.tensors[name]
 
+    def named(self, pattern: str) -> list[re.Match[str]]:
+        """Matches of a pattern with whole tensor names, in order."""
+        found = (re.fullmatch(pattern, name) for name in self.tensors)
+        return sorted((match for match in found if match), key=lambda match: match.string)
+
     @property
     def latent_size(self) -> tuple[int, int]:
         """Latent height and width."""

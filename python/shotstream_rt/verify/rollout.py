@@ -25,7 +25,7 @@ _FLOAT32_GREY_LEVELS = 0.01
 
 def check_default(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
     """Compare the full loop, VAE and context sampling included."""
-    config = _stream_config(case, case.meta["options"], {})
+    config = _stream_config(case, case.meta["options"], {}, case["shot0.noise_init"])
     pipeline = Pipeline(config, case.backend(config, dtype))
     codec = WanCodec.from_state(case.weights("vae"), dtype=dtype)
     steps = torch.tensor(Schedule.from_config(config.schedule).timesteps)
@@ -71,20 +71,20 @@ def check_default(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
         film = torch.cat([film, pixels]) if len(film) else pixels
         packed = frame_pack(pixels).permute(0, 3, 1, 2)
         yield _grey_levels(f"{name}.frames_u8", packed, case[f"{name}.frames_u8"], dtype)
-        picked = f"{name}.frames_f32_at_0_1_40_80"
-        if picked in case.tensors:
-            got = pixels[[0, 1, 40, 80]]
-            yield _grey_levels(picked, got, case[picked], dtype)
+        for match in case.named(rf"{name}\.frames_f32_at_([\d_]+)"):
+            got = pixels[[int(number) for number in match[1].split("_")]]
+            yield _grey_levels(match.string, got, case[match.string], dtype)
 
 
 def check_options(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
     """Compare rollouts under other options, on golden context latents."""
     for name, variant in case.meta["variants"].items():
         options = variant["options"]
-        config = _stream_config(case, options, variant)
+        own = f"{name}.noise.init" in case.tensors
+        initial = case[f"{name}.noise.init" if own else "noise.shot0.init"]
+        config = _stream_config(case, options, variant, initial)
         backend = case.backend(config, dtype)
         pipeline = Pipeline(config, backend)
-        own = f"{name}.noise.init" in case.tensors
         shots = int(variant["shots"])
         names = [f"{name}.noise.{{}}"] if own else [f"noise.shot{i}.{{}}" for i in range(shots)]
         noise = _noise(case, names, config)
@@ -106,9 +106,9 @@ def check_options(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
 
 
 def _stream_config(
-    case: GoldenCase, options: Mapping[str, Any], variant: Mapping[str, Any]
+    case: GoldenCase, options: Mapping[str, Any], variant: Mapping[str, Any], noise: Tensor
 ) -> StreamConfig:
-    """Translate the original's options.
+    """Translate the original's options; the noise tells how long a shot is.
 
     A window needs both of the original's switches; with only one it crashes or does nothing.
     """
@@ -116,7 +116,6 @@ def _stream_config(
     window = inner.get("local_attn_size", -1)
     unrotated = variant.get("use_wo_rope_cache", options.get("use_wo_rope_cache", False))
     chunk = int(options["num_frame_per_block"])
-    frames = int(options.get("num_training_frames", 21))
     return StreamConfig(
         model=case.model,
         cache=CacheConfig(
@@ -127,7 +126,7 @@ def _stream_config(
         ),
         shot=ShotConfig(
             chunk_frames=chunk,
-            shot_frames=frames - frames % chunk,
+            shot_frames=noise.shape[1],
             multi_caption=options["multi_caption"],
             shot_phase=options["change_rope"],
         ),

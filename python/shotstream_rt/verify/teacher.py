@@ -60,9 +60,17 @@ def _flow(
 
 def _sample(case: GoldenCase, teacher: Student, dtype: torch.dtype) -> Iterator[Check]:
     """Euler steps with classifier-free guidance, the condition in front at every step."""
-    steps = len(case["sample5.timesteps"])
+    for match in case.named(r"(sample\d+)\.timesteps"):
+        yield from _sampled(case, teacher, dtype, match[1])
+
+
+def _sampled(
+    case: GoldenCase, teacher: Student, dtype: torch.dtype, prefix: str
+) -> Iterator[Check]:
+    golden_times = case[f"{prefix}.timesteps"]
+    steps = len(golden_times)
     sigmas, times = euler_grid(steps, _SHIFT)
-    yield compare("sample5.timesteps", times, case["sample5.timesteps"], torch.float32, "")
+    yield compare(f"{prefix}.timesteps", times, golden_times, torch.float32, "")
     following = [*sigmas.tolist()[1:], 0.0]
     condition, x = case["condition_latents"].to(dtype), case["x"].to(dtype)
     flags, guidance = case["flags"].long(), float(case.meta["guidance"])
@@ -72,5 +80,5 @@ def _sample(case: GoldenCase, teacher: Student, dtype: torch.dtype) -> Iterator[
         plain = _flow(teacher, both, time, case["null_embeds"], None, flags)
         flow = (plain + guidance * (conditional - plain))[:, condition.shape[1] :]
         x = (x.float() + (following[step] - float(sigmas[step])) * flow.float()).to(dtype)
-        name = f"sample5.step{step}"
+        name = f"{prefix}.step{step}"
         yield compare(name, x, case[name], dtype, "rollout")
