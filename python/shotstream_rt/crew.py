@@ -46,6 +46,7 @@ class Crew:
         reader: FrameReader,
         *,
         threads: int,
+        keep_on_device: bool,
         on_error: Callable[[BaseException], None],
     ) -> Crew:
         """Start the text and decode threads for a model.
@@ -54,6 +55,7 @@ class Crew:
             model: the loaded model.
             reader: takes finished chunks.
             threads: CPU threads of the student; the decoder gets half as many.
+            keep_on_device: leave pixels where they are decoded.
             on_error: told, from a thread, what stopped it.
         """
         codec, config, device = model.codec, model.config, model.device
@@ -70,7 +72,12 @@ class Crew:
             selector=selector,
             book=CaptionBook(model.text, device=device),
             decoder=DecodeWorker(
-                codec, selector, on_error=on_error, threads=max(1, threads // 2), device=device
+                codec,
+                selector,
+                on_error=on_error,
+                threads=max(1, threads // 2),
+                device=device,
+                keep_on_device=keep_on_device,
             ),
             stats=SessionStats(),
             reader=reader,

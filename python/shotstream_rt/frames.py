@@ -57,6 +57,7 @@ class DecodeWorker:
         on_error: called once, from the thread, with what stopped it.
         threads: intra-op threads of this thread on a CPU.
         device: where latents arrive.
+        keep_on_device: leave pixels there, as torch tensors, instead of copying them to the host.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class DecodeWorker:
         on_error: Callable[[BaseException], None],
         threads: int = 1,
         device: torch.device | str = "cpu",
+        keep_on_device: bool = False,
     ) -> None:
+        self._keep_on_device = keep_on_device
         self._decoder = codec.decoder()
         self._selector = selector
         self._on_error = on_error
@@ -118,15 +121,20 @@ class DecodeWorker:
             self._on_error(error)
 
     def _decode(self, job: DecodeJob) -> None:
-        if job.ready is not None:
-            torch.cuda.current_stream().wait_event(job.ready)
+        stream = torch.cuda.current_stream(self._device) if job.ready is not None else None
+        if stream is not None and job.ready is not None:
+            stream.wait_event(job.ready)
+            job.latents.record_stream(stream)
         if job.chunk == 0:
             self._decoder.reset()
         with annotate("vae.decode", job.chunk):
             frames = self._decoder.decode(job.latents)[0]  # [P, 3, H, W]
         if job.deliver:
             with annotate("frame.pack", job.chunk):
-                pixels = frame_pack(frames).cpu().numpy()
+                packed = frame_pack(frames)
+                pixels = packed if self._keep_on_device else packed.cpu().numpy()
+                if stream is not None:
+                    stream.synchronize()
             index, self._next_index = self._next_index, self._next_index + len(pixels)
             _log.debug("shot %d chunk %d: frames from %d", job.shot, job.chunk, index)
             job.done(
@@ -140,4 +148,6 @@ class DecodeWorker:
             )
         with annotate("context.encode", job.shot):
             self._selector.add_frames(frames)
+            if stream is not None:
+                stream.synchronize()  # other threads read these frames on streams of their own
         job.settled()

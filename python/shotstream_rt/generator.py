@@ -344,6 +344,7 @@ class Generator:
         with annotate("chunk", chunk):
             x0 = crew.pipeline.run_chunk(chunk, self._noise)
         crew.stats.add("chunk", begun_ns)
+        latents = x0.clone()  # backends may reuse x0's memory for the next chunk
         ready = None
         if x0.is_cuda:
             ready = torch.cuda.Event()
@@ -355,10 +356,9 @@ class Generator:
             if epoch == self._epoch:
                 crew.reader.put(Delivery(chunk=made, run=run, epoch=epoch))
 
-        # Backends may reuse x0's memory for the next chunk.
         crew.decoder.submit(
             DecodeJob(
-                latents=x0.clone(),
+                latents=latents,
                 shot=run.shot,
                 chunk=chunk,
                 deliver=chunk >= run.request.delivered_chunks,

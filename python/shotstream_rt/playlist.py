@@ -10,8 +10,23 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from .config import StreamConfig
 from .errors import ConfigError
 from .shots import AtEnd, ShotRequest, ShotRun
+
+_ROTARY_POSITIONS = 1024
+"""Temporal positions the student can tell apart. Source: ShotStream's rotary table."""
+
+
+def longest_shot_chunks(config: StreamConfig) -> int | None:
+    """Return how many chunks a shot can have, None for any number.
+
+    Keys rotated when written carry their position in the shot, and positions end; keys rotated
+    when read are numbered anew in every pass.
+    """
+    if config.cache.key_rotation == "on_read":
+        return None
+    return (_ROTARY_POSITIONS - config.cache.context_frames) // config.shot.chunk_frames
 
 
 class Playlist:
@@ -21,10 +36,15 @@ class Playlist:
         trained_chunks: chunks of a shot of trained length.
         at_end: what such a shot does when nothing is queued: ``hold`` ends it, ``extend`` goes on
             making chunks of it, ``loop`` begins a new shot with the same caption.
+        longest_chunks: chunks of the longest shot there can be; an extended one that gets there
+            goes on as a new shot with the same caption. None: no limit.
     """
 
-    def __init__(self, *, trained_chunks: int, at_end: AtEnd) -> None:
+    def __init__(
+        self, *, trained_chunks: int, at_end: AtEnd, longest_chunks: int | None = None
+    ) -> None:
         self._trained_chunks = trained_chunks
+        self._longest_chunks = longest_chunks
         self._at_end = at_end
         self._pending: deque[ShotRequest] = deque()
         self._run: ShotRun | None = None
@@ -85,10 +105,7 @@ class Playlist:
             last = "none was begun" if run is None else f"the last one begun is shot {run.shot}"
             raise ConfigError(f"retake: got {'no shot' if shot is None else shot}, but {last}")
         take = max([run.request.take, *(r.take for r in self._pending if r.retake)]) + 1
-        request = run.request.again(requested_ns=requested_ns, take=take)
-        if not run.prompts:
-            return request
-        return replace(request, text=run.prompts[-1][1], prefix="")
+        return run.again(requested_ns=requested_ns, take=take)
 
     def can_go_on(self, run: ShotRun) -> bool:
         """Tell whether a shot may have another chunk, if nothing cuts it short."""
@@ -97,7 +114,10 @@ class Playlist:
             return run.next_chunk < limit
         if run.over:
             return False
-        return run.next_chunk < self._trained_chunks or self._at_end == "extend"
+        if run.next_chunk < self._trained_chunks:
+            return True
+        within = self._longest_chunks is None or run.next_chunk < self._longest_chunks
+        return self._at_end == "extend" and within
 
     def running(self) -> ShotRun | None:
         """Return the shot that may still have chunks to come."""
@@ -108,7 +128,7 @@ class Playlist:
         """Tell whether there is a chunk to make."""
         if self._pending or self.running() is not None:
             return True
-        return self._run is not None and self._at_end == "loop"
+        return self._run is not None and self._at_end != "hold"
 
     def will_go_on(self, ready: Callable[[ShotRequest], bool]) -> bool:
         """Tell whether the running shot has another chunk, given what is queued.
@@ -134,7 +154,7 @@ class Playlist:
         if self._pending:
             return self._pending.popleft()
         assert self._run is not None, "next_request without work"
-        return self._run.request.again(requested_ns=now_ns)
+        return self._run.again(requested_ns=now_ns)
 
     def begin(self, request: ShotRequest) -> ShotRun:
         """Make ``request`` the running shot and number it."""

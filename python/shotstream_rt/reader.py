@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+import numpy as np
+
 from ._native import FrameQueue
 from .errors import FrameTimeoutError, SessionClosedError, ShotStreamError
 from .nvtx import annotate
@@ -179,8 +181,9 @@ class FrameReader:
 
 
 def split(chunk: Chunk) -> list[Frame]:
-    """Return a host chunk's frames; they share its memory and are read-only."""
-    pixels = chunk.pixels.view()
+    """Return a chunk's frames on the host; they share its memory if it is there, read-only."""
+    on_host = isinstance(chunk.pixels, np.ndarray)
+    pixels = chunk.pixels.view() if on_host else chunk.pixels.cpu().numpy()
     pixels.flags.writeable = False
     return [
         Frame(
@@ -196,8 +199,6 @@ def split(chunk: Chunk) -> list[Frame]:
 
 def join(frames: list[Frame]) -> Chunk:
     """Return consecutive frames of one chunk as a chunk, in new memory."""
-    import numpy as np
-
     first = frames[0]
     return Chunk(
         pixels=np.stack([frame.pixels for frame in frames]),

@@ -27,7 +27,7 @@ from .errors import ConfigError
 from .generator import Generator
 from .noise import NoiseSource, PhiloxNoise
 from .nvtx import annotate
-from .playlist import Playlist
+from .playlist import Playlist, longest_shot_chunks
 from .reader import QUEUE_POLICIES, FrameReader, QueuePolicy
 from .shots import AT_END, AtEnd, ShotRequest
 from .story import Story, story_prefix
@@ -53,12 +53,16 @@ class Session:
         seed: noise seed of the film, 0 to 2**63 - 1.
         at_end: what a shot of trained length does when nothing is queued. ``hold``: it ends, and
             so does ``stream``, until the next ``cut``. ``extend``: it goes on with a rolling
-            cache until a cut. ``loop``: a new shot with the same caption begins.
+            cache until a cut (the student's positions end after 1018 latent frames, four minutes;
+            then it goes on as a new shot with the same caption). ``loop``: a new shot with the
+            same caption begins.
         queue_chunks: chunks that may wait for the reader, at least 1.
         queue_policy: what happens when they all wait. ``block``: computing pauses, every frame
             is delivered. ``drop_oldest``, ``latest``: computing never pauses, and the oldest
             chunk, or all waiting chunks, are dropped.
         threads: CPU threads of the student (not of the process); default: torch's own choice.
+        keep_on_device: chunks carry torch tensors on the model's device instead of NumPy arrays;
+            frames are on the host all the same.
         noise: gives the noise of a seed; another source than the addressed one is for replaying
             recorded noise.
 
@@ -75,6 +79,7 @@ class Session:
         queue_chunks: int = 2,
         queue_policy: QueuePolicy = "block",
         threads: int | None = None,
+        keep_on_device: bool = False,
         noise: Callable[[int], NoiseSource] = PhiloxNoise,
     ) -> None:
         self._seed = check_seed(seed)
@@ -90,11 +95,21 @@ class Session:
         self._closed = False
         self._close_lock = threading.Lock()
         self._reader = FrameReader(capacity=queue_chunks, policy=queue_policy)
-        self._crew = Crew.assemble(model, self._reader, threads=self._threads, on_error=self._fail)
+        self._crew = Crew.assemble(
+            model,
+            self._reader,
+            threads=self._threads,
+            keep_on_device=keep_on_device,
+            on_error=self._fail,
+        )
         self._stats = self._crew.stats
         self._generator = Generator(
             self._crew,
-            Playlist(trained_chunks=model.config.shot.chunks, at_end=at_end),
+            Playlist(
+                trained_chunks=model.config.shot.chunks,
+                at_end=at_end,
+                longest_chunks=longest_shot_chunks(model.config),
+            ),
             capacity=queue_chunks if queue_policy == "block" else None,
             threads=self._threads,
             noise=noise,
@@ -117,6 +132,7 @@ class Session:
         queue_chunks: int = 2,
         queue_policy: QueuePolicy = "block",
         threads: int | None = None,
+        keep_on_device: bool = False,
     ) -> Session:
         """Load a model and open a session on it.
 
@@ -134,6 +150,7 @@ class Session:
             queue_chunks: see ``Session``.
             queue_policy: see ``Session``.
             threads: see ``Session``.
+            keep_on_device: see ``Session``.
 
         Raises:
             ConfigError: an argument is not usable.
@@ -151,7 +168,7 @@ class Session:
             try:
                 session = cls(
                     bundle, seed=seed, at_end=at_end, queue_chunks=queue_chunks,
-                    queue_policy=queue_policy, threads=threads,
+                    queue_policy=queue_policy, threads=threads, keep_on_device=keep_on_device,
                 )  # fmt: skip
             except BaseException:
                 bundle.close()

@@ -63,19 +63,6 @@ class ShotRequest:
         """What the text encoder reads."""
         return self.prefix + self.text
 
-    def again(self, *, requested_ns: int, take: int | None = None) -> ShotRequest:
-        """Return a fresh request for the same caption; with ``take`` it replaces this shot."""
-        return replace(
-            self,
-            take=self.take if take is None else take,
-            requested_ns=requested_ns,
-            now=take is not None,
-            retake=take is not None,
-            prompts=(),
-            delivered_chunks=0,
-            chunk_limit=None,
-        )
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ShotRun:
@@ -98,6 +85,25 @@ class ShotRun:
     next_chunk: int = 0
     prompts: list[tuple[int, str]] = field(default_factory=list)
     over: bool = False
+
+    def again(self, *, requested_ns: int, take: int | None = None) -> ShotRequest:
+        """Return a request for a new shot with the last caption of this one.
+
+        Args:
+            requested_ns: host time.
+            take: with a number, the new shot takes this one's place at the next chunk boundary.
+        """
+        request = self.request
+        caption = self.prompts[-1][1] if self.prompts else request.caption
+        return ShotRequest(
+            text=caption.removeprefix(request.prefix),
+            prefix=request.prefix,
+            seed=request.seed,
+            take=request.take if take is None else take,
+            requested_ns=requested_ns,
+            now=take is not None,
+            retake=take is not None,
+        )
 
     def replayed(self, delivered_chunks: int, *, first: bool) -> ShotRequest:
         """Return the request that makes this very shot again, prompt changes included.

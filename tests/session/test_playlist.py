@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from shotstream_rt._native import Planner
+from shotstream_rt.config import CacheConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.playlist import Playlist
+from shotstream_rt.playlist import Playlist, longest_shot_chunks
 from shotstream_rt.shots import AtEnd, ShotRequest, take_seed
 
 
@@ -73,6 +75,35 @@ def test_extend_goes_on_until_a_cut() -> None:
 def test_loop_begins_the_same_caption_again() -> None:
     made = playlist("loop", "a")
     assert [advance(made) for _ in range(5)] == ["a0.0", "a0.1", "a1.0", "a1.1", "a2.0"]
+
+
+def test_extended_shot_goes_on_as_a_new_one_where_positions_end() -> None:
+    made = Playlist(trained_chunks=2, at_end="extend", longest_chunks=3)
+    made.add(ShotRequest(text="a"))
+    assert [advance(made) for _ in range(5)] == ["a0.0", "a0.1", "a0.2", "a1.0", "a1.1"]
+
+
+def test_longest_shot_is_what_the_native_planner_accepts() -> None:
+    config = StreamConfig()
+    limit = longest_shot_chunks(config)
+    assert limit == 339
+    planner = Planner(context_frames=6, chunk_frames=3, shot_frames=21)
+    planner.chunk(0, limit - 1, 1)
+    with pytest.raises(ConfigError, match="rotary positions"):
+        planner.chunk(0, limit, 1)
+    assert longest_shot_chunks(StreamConfig(cache=CacheConfig(key_rotation="on_read"))) is None
+
+
+def test_shot_begun_again_keeps_its_last_caption() -> None:
+    made = Playlist(trained_chunks=1, at_end="loop")
+    made.add(ShotRequest(text="a", prefix="all: ", prompts=((9, "all: z"),), delivered_chunks=1))
+    advance(made)
+    assert made.run is not None
+    made.run.prompts.append((0, "all: b"))
+    advance(made)
+    request = made.run.request
+    assert (request.prefix, request.text, request.caption) == ("all: ", "b", "all: b")
+    assert (request.prompts, request.delivered_chunks) == ((), 0)
 
 
 def test_retake_keeps_the_number_and_counts_takes() -> None:

@@ -100,6 +100,16 @@ def test_chunk_speaks_dlpack(open_session: Opener) -> None:
     assert torch.equal(torch.from_dlpack(chunk), torch.from_numpy(chunk.pixels))
 
 
+def test_chunks_may_stay_on_the_device(open_session: Opener) -> None:
+    host, device = open_session(), open_session(keep_on_device=True)
+    host.cut("a")
+    device.cut("a")
+    chunk = next(device.chunks())
+    assert isinstance(chunk.pixels, torch.Tensor)
+    assert np.array_equal(torch.from_dlpack(chunk).numpy(), next(host.chunks()).pixels)
+    assert np.array_equal(next(device.stream()).pixels, next(host.stream()).pixels)
+
+
 def test_frame_pixels_are_read_only(open_session: Opener) -> None:
     session = open_session()
     session.cut("a")
