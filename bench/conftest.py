@@ -153,9 +153,7 @@ def measure(
         folder.mkdir(parents=True, exist_ok=True)
         correctness, work = found[0]
         record = _record(request.node.name, workload, dtype, benchmark, correctness, work)
-        write_record(
-            record, folder / f"{record.workload['id']}--{dtype}.json".replace("torch.", "")
-        )
+        write_record(record, folder)
 
 
 def _compare(got: Tensor, wanted: Tensor, tolerance: float) -> Correctness:

@@ -149,10 +149,13 @@ def _measure(arguments: list[str]) -> int:
         from .plots import require_matplotlib
 
         require_matplotlib()
+    repeats = asked.repeats
+    if repeats is None:
+        repeats = 2 if workload.kind == "film" else 5
     options = BenchOptions(
         device=asked.device, backend=asked.backend, profile=asked.profile, dtype=asked.dtype,
         threads=asked.threads, warmup=asked.warmup,
-        repeats=asked.repeats or (2 if workload.kind == "film" else 5),
+        repeats=repeats,
         full_check=asked.full_check, baseline=asked.baseline,
     )  # fmt: skip
     record, samples = run(workload, options, arguments)
@@ -185,7 +188,7 @@ def _workload(cli: argparse.ArgumentParser, asked: argparse.Namespace) -> Worklo
         cli.error("--random-weights goes with --student CONFIG.json")
     workload = find_workload(asked.workload or "nano-story")
     if workload.kind == "kernels":
-        cli.error(f"--workload {workload.id}: kernels are measured by pytest; see bench/README.md")
+        cli.error(f"--workload {workload.id}: kernels are measured by: pytest bench --workload ID")
     if asked.no_vae and workload.kind == "film":
         cli.error("--no-vae goes with --student, or with a workload of kind student")
     changes = {"model": asked.model, "shots": asked.shots}

@@ -6,6 +6,7 @@ it measures nothing itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -214,6 +215,7 @@ def write_record(record: BenchRecord, path: str | Path) -> Path:
         partial.write_text(json.dumps(record.to_dict(), indent=2) + "\n", "utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputError(f"{path}: cannot write the record: {error}") from error
     return path

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shotstream_rt.bench.film_run import measure_bundle
+from shotstream_rt.bench.options import BenchOptions
+from shotstream_rt.bench.stopwatch import Stopwatch
+from shotstream_rt.bench.workloads import Workload
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.model.loading import ModelBundle
+
+
+@pytest.fixture
+def film() -> Workload:
+    return Workload(
+        id="film",
+        version=1,
+        kind="film",
+        title="two shots",
+        recipe={"model": "tiny", "story": "beach_friends", "seed": 7, "shots": 2},
+        tolerance={},
+    )
+
+
+@pytest.mark.timeout(60)
+def test_film_gives_every_metric(tiny_bundle: ModelBundle, film: Workload) -> None:
+    options = BenchOptions(device="cpu", threads=1, warmup=1, repeats=2, full_check=True)
+    watch = Stopwatch(torch.device("cpu"))
+    measured = measure_bundle(tiny_bundle, film, options, watch, load_s=0.5)
+    assert measured.correctness.passed
+    assert measured.consumer == "fast"
+    counts = {metric.name: metric.n for metric in measured.metrics()}
+    shots, chunks, frames = 4, 5, 17
+    assert counts["first_frame_ms"] == counts["cut_ms"] == shots
+    assert counts["shot_s"] == counts["denoise_fps"] == counts["context_encode_ms"] == shots
+    assert counts["chunk_ms"] == counts["vae_decode_ms"] == shots * chunks
+    assert all(counts[f"chunk_ms.{n + 1}"] == shots for n in range(chunks))
+    assert counts["step_ms"] == shots * chunks * 4
+    assert counts["frame_interval_ms"] == shots * frames - 2  # no interval before a film's first
+    assert counts["e2e_fps"] == counts["steady_fps"] == 2
+    assert counts["queue_wait_ms"] >= shots * chunks
+    assert counts["prompt_ms"] >= 2
+    assert counts["peak_memory_mib"] == counts["startup_s"] == 1
+    assert measured.samples["startup_s"][0] > 0.5
+    assert all(value >= 0 for values in measured.samples.values() for value in values)
+
+
+def test_missing_story_is_named(tiny_bundle: ModelBundle, film: Workload) -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    missing = film.with_recipe(story="nowhere.json")
+    with pytest.raises(ConfigError, match="nowhere"):
+        measure_bundle(tiny_bundle, missing, BenchOptions(device="cpu"), watch, load_s=0.0)
