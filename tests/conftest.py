@@ -6,9 +6,12 @@ import importlib.util
 import os
 import random
 
-import numpy as np
-import pytest
-from hypothesis import settings
+# Tests are many small calls: more threads only wait for each other. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 # A loaded machine is slow, not wrong; in CI a failure must come back the same on the next run.
 settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")))
