@@ -179,14 +179,14 @@ def _record(
     work: dict[str, float],
 ) -> BenchRecord:
     """Return the record of one benchmark; ``name`` is ``bench_WHAT[SET]``."""
-    stem = name.removeprefix("bench_").replace("[", "-").rstrip("]")
-    kernel_set = stem.rpartition("-")[2]
+    kernel, _, rest = name.removeprefix("bench_").partition("[")
+    kernel_set = rest.rstrip("]") or "reference"
     seconds = [float(value) for value in benchmark.stats.stats.data]
     device, type_name = torch.device("cpu"), str(dtype).removeprefix("torch.")
-    requested = {"device": "cpu", "kernel": stem, "dtype": type_name}
+    requested = {"device": "cpu", "kernel": kernel, "set": kernel_set, "dtype": type_name}
     return BenchRecord(
         workload={
-            "id": f"{workload.id}-{stem}",
+            "id": f"{workload.id}-{kernel}",
             "version": workload.version,
             "fingerprint": workload.fingerprint(requested),
         },
