@@ -34,8 +34,8 @@ def test_session_methods() -> None:
         name for name, _ in inspect.getmembers(shotstream_rt.Session) if not name.startswith("_")
     }
     assert methods == {
-        "astream", "check", "chunks", "close", "closed", "cut", "open", "prompt", "restore", "retake",
-        "shot_frames", "size", "snapshot", "stats", "story", "stream",
+        "astream", "check", "chunks", "close", "closed", "cut", "open", "prompt", "restore",
+        "retake", "shot_frames", "size", "snapshot", "stats", "story", "stream",
     }  # fmt: skip
 
 
