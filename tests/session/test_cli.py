@@ -15,7 +15,7 @@ import pytest
 
 from shotstream_rt.cli import main
 from shotstream_rt.cli.progress import Progress
-from shotstream_rt.model.loading import ModelBundle
+from shotstream_rt.model.loading import ModelBundle, available_models
 
 SHOT_FRAMES = 81
 
@@ -212,6 +212,20 @@ def test_interrupt_ends_with_code_130_and_nothing_left(
     monkeypatch.setattr(Progress, "frame", interrupt)
     assert main(["generate", "--out", str(tmp_path / "film.mp4")]) == 130
     assert "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_terminated_process_leaves_nothing(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "shotstream_rt", "generate", "--out", "film.mp4"]
+    if "nano" not in available_models():
+        pytest.skip("this checkout carries no nano weights")
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "chunk" not in process.stderr.readline():
+            assert process.poll() is None
+        process.terminate()
+        assert "unfinished files were removed" in process.stderr.read()
+    assert process.returncode == 130
     assert list(tmp_path.iterdir()) == []
 
 

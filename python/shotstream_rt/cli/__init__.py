@@ -10,7 +10,9 @@ import argparse
 import importlib
 import json
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +62,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from shotstream_rt import env
     from shotstream_rt.errors import DeviceError, ShotStreamError
 
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         logging.basicConfig(level=env.log_level(), format="%(levelname)s %(name)s: %(message)s")
         code: int = _module(arguments.command).run(arguments)
@@ -74,6 +78,11 @@ def _run(arguments: argparse.Namespace) -> int:
         _say("interrupted; unfinished files were removed")
         return 130
     return code
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End like Ctrl-C, so that unfinished files are removed."""
+    raise KeyboardInterrupt
 
 
 def _say(line: str) -> None:

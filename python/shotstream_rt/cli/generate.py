@@ -137,7 +137,7 @@ def _make(session: Session, film: _Film, *, quiet: bool) -> dict[str, Any]:
     for note in notes:
         progress.note(f"note: {note}")
     digest = hashlib.sha256()
-    sheet = ContactSheet(film.name)
+    sheet = ContactSheet(film.name.replace("_", " "))
     count = 0
     with ExitStack() as outputs:
         writers: list[VideoWriter | FrameFolder] = []
