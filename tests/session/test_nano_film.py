@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from shotstream_rt import Session, Story
 from shotstream_rt.model.loading import available_models
 

@@ -62,8 +62,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from shotstream_rt import env
     from shotstream_rt.errors import DeviceError, ShotStreamError
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    on_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if on_main else None
     try:
         logging.basicConfig(level=env.log_level(), format="%(levelname)s %(name)s: %(message)s")
         code: int = _module(arguments.command).run(arguments)
@@ -77,6 +77,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _say("interrupted; unfinished files were removed")
         return 130
+    finally:
+        if on_main:
+            signal.signal(signal.SIGTERM, before)
     return code
 
 
