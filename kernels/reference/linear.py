@@ -19,11 +19,10 @@ def fuse_linear(layers: Sequence[nn.Linear], gelu: bool = False) -> Callable[[Te
     Returns:
         ``[..., in] -> [..., sum(out)]``; differentiable with respect to the layers' parameters.
     """
-    if len(layers) == 1:
-        weight, bias = layers[0].weight, layers[0].bias
-    else:
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    biases: list[Tensor] = [layer.bias for layer in layers]
+    weight = torch.cat(weights) if len(layers) > 1 else weights[0]
+    bias = torch.cat(biases) if len(layers) > 1 else biases[0]
 
     def apply(x: Tensor) -> Tensor:
         y = F.linear(x, weight, bias)

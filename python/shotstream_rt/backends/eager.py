@@ -17,7 +17,7 @@ from torch import Tensor
 from ..cache import CaptionCache, CaptionKV, DualKVCache, KVArena, fold_padding
 from ..kernels.reference.renoise import renoise, to_x0
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from ..model.blocks import CrossAttend, Modulation
+from ..model.blocks import BoundBlock, CrossAttend, Modulation
 from ..schedule import Schedule
 from .base import BackendInfo
 
@@ -96,13 +96,7 @@ class EagerBackend:
         folded = fold_padding(embeddings, captions.lengths)
         texts = [(self.student.embed_text(rows[None]), bias) for rows, bias in folded]
         self._captions = CaptionCache(
-            [
-                [
-                    CaptionKV(*map(self._laid_out, block.caption_kv(text)), bias)
-                    for text, bias in texts
-                ]
-                for block in self._blocks
-            ]
+            [[self._caption_kv(block, *text) for text in texts] for block in self._blocks]
         )
 
     @torch.inference_mode()
@@ -194,9 +188,12 @@ class EagerBackend:
         patches = self.student.head(x, *times.head, kernels)
         return self.student.fold_patches(patches, latents.shape[1], self.config.model.grid)
 
-    def _laid_out(self, x: Tensor) -> Tensor:
-        """Put ``[1, T, N, D]`` in the memory order that the kernels' attention wants."""
-        return x.transpose(1, 2).contiguous().transpose(1, 2) if self.kernels.head_major else x
+    def _caption_kv(self, block: BoundBlock, text: Tensor, bias: Tensor) -> CaptionKV:
+        """One layer's caption keys, in the memory order that the kernels' attention wants."""
+        k, v = block.caption_kv(text)
+        if self.kernels.head_major:
+            k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
+        return CaptionKV(k, v, bias)
 
     def _cross(self, layer: int, rows: Sequence[int]) -> CrossAttend:
         """Cross-attention in which every run of frames attends to its own caption."""

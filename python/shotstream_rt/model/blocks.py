@@ -124,7 +124,8 @@ class BoundBlock:
     ffn_down: Callable[[Tensor], Tensor]
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.block.config.num_heads, -1))
+        heads: Tensor = x.unflatten(-1, (self.block.config.num_heads, -1))
+        return heads
 
     def caption_kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-attention keys and values of embedded captions.
@@ -180,7 +181,8 @@ class BoundBlock:
 
     @staticmethod
     def _per_frame(x: Tensor, m: Modulation) -> Tensor:
-        return x.unflatten(1, (m.attention_gate.shape[1], -1))
+        frames: Tensor = x.unflatten(1, (m.attention_gate.shape[1], -1))
+        return frames
 
     def _residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         frames = gate.shape[1]

@@ -144,7 +144,8 @@ class Student(nn.Module):
             def cross(q: Tensor, k: Tensor = k_text, v: Tensor = v_text) -> Tensor:
                 per_frame = q.unflatten(1, (frames, tokens)).flatten(0, 1)
                 out = kernels.attention(per_frame, k, v, scale, None)
-                return out.unflatten(0, (batch, frames)).flatten(1, 2)
+                grouped: Tensor = out.unflatten(0, (batch, frames))
+                return grouped.flatten(1, 2)
 
             x = bound(
                 x,

@@ -12,7 +12,7 @@ Source: Wan2.1 VAE as specified by its released weights (parameter names and sha
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812  the name everyone knows
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 PAST_FRAMES = 2
