@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.model.captions import CaptionSet, TextEncoder
 from shotstream_rt.model.text_encoder import UMT5TextEncoder
 from shotstream_rt.model.tokenizer import PromptTokenizer, clean_prompt
-from shotstream_rt.model.umt5 import UMT5Encoder
+from shotstream_rt.model.umt5 import umt5_from_state
 
 TEXT_LEN = 12
 TEXTS = [
@@ -21,6 +22,7 @@ TEXTS = [
 
 pytest.importorskip("tokenizers", reason="the text extra is not installed")
 pytest.importorskip("ftfy", reason="the text extra is not installed")
+pytest.importorskip("transformers", reason="the text extra is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +60,13 @@ def piece_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def network():
-    torch.manual_seed(1)
-    network = UMT5Encoder(vocab=80, dim=16, inner=16, ffn_dim=24, heads=2, layers=2)
-    return network.eval().requires_grad_(False)
+def state(random_umt5):
+    return random_umt5(vocab=80, dim=16, inner=16, ffn_dim=24, heads=2, layers=2)
+
+
+@pytest.fixture
+def network(state):
+    return umt5_from_state(state)
 
 
 @pytest.fixture
@@ -82,7 +87,8 @@ def test_prompts_are_cleaned_as_wan_does(text, cleaned):
 
 
 def test_tokens_are_those_of_transformers(fast_folder):
-    transformers = pytest.importorskip("transformers", reason="the peer is transformers")
+    import transformers
+
     peer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(fast_folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>"
     )
@@ -168,24 +174,53 @@ def test_wrong_prompts_are_refused(encoder, prompts):
         encoder.encode(prompts)
 
 
-def test_files_and_folders_load_alike(network, fast_folder, tmp_path):
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    torch.save(state, tmp_path / "t5.pth")
-    save_file(state, tmp_path / "t5.safetensors")
-    folder = tmp_path / "folder"
+def sharded(folder, state, suffix, write):
+    """Lay ``state`` out as a Hugging Face folder of two shards."""
     folder.mkdir()
     names = sorted(state)
-    save_file({name: state[name] for name in names[::2]}, folder / "a.safetensors")
-    save_file({name: state[name] for name in names[1::2]}, folder / "b.safetensors")
-    index = {name: "ab"[place % 2] + ".safetensors" for place, name in enumerate(names)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    for shard, part in (("a", names[::2]), ("b", names[1::2])):
+        write({name: state[name] for name in part}, folder / f"{shard}.{suffix}")
+    stem = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[suffix]
+    index = {name: f"{'ab'[place % 2]}.{suffix}" for place, name in enumerate(names)}
+    (folder / f"{stem}.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
+
+
+def test_files_and_folders_load_alike(state, network, fast_folder, tmp_path):
+    torch.save(state, tmp_path / "t5.pth")
+    save_file(state, tmp_path / "t5.safetensors")
+    theirs = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.save_pretrained(tmp_path / "saved")
     rows = [
         UMT5TextEncoder.from_files(path, fast_folder, text_len=TEXT_LEN).encode(TEXTS[:1])[0]
-        for path in (tmp_path / "t5.pth", tmp_path / "t5.safetensors", folder)
-    ]
+        for path in (
+            tmp_path / "t5.pth", tmp_path / "t5.safetensors", tmp_path / "saved",
+            sharded(tmp_path / "tensors", theirs, "safetensors", save_file),
+            sharded(tmp_path / "pickles", theirs, "bin", torch.save),
+        )
+    ]  # fmt: skip
     assert rows[0].dtype == torch.bfloat16
-    assert torch.equal(rows[0], rows[1])
-    assert torch.equal(rows[0], rows[2])
+    for row in rows[1:]:
+        assert torch.equal(row, rows[0])
+
+
+def test_damaged_indices_are_refused(fast_folder, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    for text in ("{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        index.write_text(text)
+        with pytest.raises(WeightsError, match=r"index\.json: not a readable index"):
+            UMT5TextEncoder.from_files(tmp_path, fast_folder)
+    index.write_text('{"weight_map": {"a": "../../secret.safetensors"}}')
+    with pytest.raises(WeightsError, match=rf"{tmp_path.name}/secret\.safetensors: is missing"):
+        UMT5TextEncoder.from_files(tmp_path, fast_folder)
+
+
+def test_a_missing_transformers_is_told_before_any_weights_are_read(
+    fast_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"transformers.*pip install 'shotstream_rt\[text\]'"):
+        UMT5TextEncoder.from_files(tmp_path / "nothing.pth", fast_folder)
 
 
 def test_missing_files_are_named(tmp_path, fast_folder):

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shotstream_rt.errors import ConfigError, WeightsError
 
-from .tokenizer import PromptTokenizer
-from .umt5 import UMT5Encoder, umt5_from_state
+from .tokenizer import PromptTokenizer, text_library
+from .umt5 import umt5_from_state
 from .weights import load_checkpoint
 
 _CACHED_PROMPTS = 32
@@ -28,7 +28,8 @@ class UMT5TextEncoder:
     """The ``TextEncoder`` of the released models. Not thread-safe; calls must not overlap.
 
     Args:
-        network: weights in place, on the device and in the dtype to compute with.
+        network: transformers' encoder, weights in place, on the device and in the dtype to
+            compute with.
         tokenizer: its ``text_len`` is this encoder's.
         output_device: where embeddings go; ``None`` leaves them where they are computed.
         output_dtype: what they are cast to; ``None`` keeps the network's.
@@ -36,18 +37,19 @@ class UMT5TextEncoder:
 
     def __init__(
         self,
-        network: UMT5Encoder,
+        network: nn.Module,
         tokenizer: PromptTokenizer,
         *,
         output_device: torch.device | str | None = None,
         output_dtype: torch.dtype | None = None,
     ) -> None:
-        weight = network.norm.weight
+        table = network.get_parameter("shared.weight")
         self._network = network
         self._tokenizer = tokenizer
-        self._device = weight.device
-        self._output_device = torch.device(output_device or weight.device)
-        self._output_dtype = output_dtype or weight.dtype
+        self._device = table.device
+        self._text_dim = table.shape[1]
+        self._output_device = torch.device(output_device or table.device)
+        self._output_dtype = output_dtype or table.dtype
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
@@ -75,9 +77,11 @@ class UMT5TextEncoder:
 
         Raises:
             WeightsError: a file is missing, damaged or not umT5's.
-            ConfigError: a tokenizer library is not installed.
+            ConfigError: a library of the ``text`` extra is not installed.
         """
-        opened = PromptTokenizer(tokenizer, text_len)  # first: a missing library is quick to tell
+        # First what fails quickly.
+        opened = PromptTokenizer(tokenizer, text_len)
+        text_library("transformers")
         path = Path(weights)
         state = _folder_state(path) if path.is_dir() else load_checkpoint(path)
         network = umt5_from_state(state, device=device, dtype=dtype, source=str(path))
@@ -86,7 +90,7 @@ class UMT5TextEncoder:
     @property
     def text_dim(self) -> int:
         """Width of an embedding."""
-        return self._network.dim
+        return self._text_dim
 
     @property
     def text_len(self) -> int:
@@ -137,8 +141,9 @@ class UMT5TextEncoder:
         """Return one prompt's embedding ``[T, text_dim]``, from the cache where possible."""
         row = self._cache.get(prompt)
         if row is None:
-            ids = torch.tensor(self._tokenizer(prompt).ids, device=self._device)
-            row = self._network(ids).to(self._output_device, self._output_dtype)
+            ids = torch.tensor([self._tokenizer(prompt).ids], device=self._device)
+            row = self._network(input_ids=ids).last_hidden_state[0]
+            row = row.to(self._output_device, self._output_dtype)
             self._cache[prompt] = row
             if len(self._cache) > _CACHED_PROMPTS:
                 self._cache.popitem(last=False)
@@ -149,23 +154,25 @@ class UMT5TextEncoder:
 
 def _folder_state(folder: Path) -> dict[str, Tensor]:
     """Read a Hugging Face folder: one file, or the shards its index lists."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-            files = [folder / Path(shard).name for shard in shards]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{index}: not a readable index of shards ({error})") from error
-        state: dict[str, Tensor] = {}
-        for file in files:
-            state.update(load_checkpoint(file))
-        return state
     for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            state: dict[str, Tensor] = {}
+            for file in _shards(index):
+                state.update(load_checkpoint(file))
+            return state
         if (folder / name).is_file():
             return load_checkpoint(folder / name)
     raise WeightsError(
-        f"{folder}: got no model.safetensors (or its index) or pytorch_model.bin, wanted a Hugging "
-        "Face umT5 folder"
+        f"{folder}: got no model.safetensors or pytorch_model.bin and no index of either, wanted a "
+        "Hugging Face umT5 folder"
     )
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        # Only names: an index must not lead out of its folder.
+        return [index.parent / Path(name).name for name in sorted(names)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: not a readable index of shards ({error})") from error

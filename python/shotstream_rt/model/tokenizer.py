@@ -40,13 +40,28 @@ class Tokens:
     unknown: int
 
 
+def text_library(name: str) -> Any:
+    """Import a library of the ``text`` extra.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"umT5 needs the Python package {name!r}, which is not installed or cannot be imported "
+            f"({error}): pip install 'shotstream_rt[text]'"
+        ) from error
+
+
 def clean_prompt(text: str) -> str:
     """Return ``text`` repaired (mojibake, HTML entities), with single blanks between words.
 
     Raises:
         ConfigError: ``ftfy`` is not installed (``pip install 'shotstream_rt[text]'``).
     """
-    repaired: str = _library("ftfy").fix_text(text)
+    repaired: str = text_library("ftfy").fix_text(text)
     repaired = html.unescape(html.unescape(repaired))
     return re.sub(r"\s+", " ", repaired).strip()
 
@@ -95,7 +110,7 @@ class PromptTokenizer:
         )
 
     def _open_fast(self, path: Path) -> tuple[int | None, int | None]:
-        library = _library("tokenizers")
+        library = text_library("tokenizers")
         try:
             tokenizer = library.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for a damaged file
@@ -107,7 +122,7 @@ class PromptTokenizer:
         return tokenizer.token_to_id(_END), tokenizer.token_to_id(_UNKNOWN)
 
     def _open_sentencepiece(self, path: Path) -> tuple[int | None, int | None]:
-        library = _library("sentencepiece")
+        library = text_library("sentencepiece")
         try:
             tokenizer = library.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
@@ -116,13 +131,3 @@ class PromptTokenizer:
         self._decode = tokenizer.decode
         end = tokenizer.eos_id()
         return (end if end >= 0 else None), tokenizer.unk_id()
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"umT5's tokenizer needs the Python package {name!r}, which is not installed: "
-            "pip install 'shotstream_rt[text]'"
-        ) from error

@@ -1,8 +1,7 @@
-"""The umT5 encoder: token numbers to caption embeddings.
+"""umT5's encoder: transformers' network with the released or a Hugging Face file's weights in it.
 
-The network under the names of Wan's released file, at any size; ``text_encoder.py`` puts a
-tokenizer and a cache around it. Captions come one at a time and without padding, which the original
-masks: it would cost time and change nothing.
+Called by ``text_encoder.py``, which puts a tokenizer and a cache around it. Captions come one at a
+time and without padding, which the original masks: it would cost time and change nothing.
 
 Source: umT5-xxl as packed with Wan2.1 (242 tensors, 24 layers, one bias table per layer).
 """
@@ -10,184 +9,42 @@ Source: umT5-xxl as packed with Wan2.1 (242 tensors, 24 layers, one bias table p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F  # noqa: N812  the name everyone knows
 from torch import Tensor, nn
 
 from shotstream_rt.errors import WeightsError
 
-from .weights import load_into
+from .tokenizer import text_library
+from .weights import check_tensors, load_into
 
-BUCKETS = 32
-_EXACT = 8  # distances with a bucket of their own, per direction
-_EPS = 1e-6
-
-_HF_NAMES = {
-    "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
-    "layer.0.SelfAttention": "attn",
-    "layer.0.layer_norm": "norm1",
-    "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
-    "layer.1.DenseReluDense.wi_1": "ffn.fc1",
-    "layer.1.DenseReluDense.wo": "ffn.fc2",
-    "layer.1.layer_norm": "norm2",
+_TABLE = "embed_tokens.weight"
+_LAYER_NAMES = {
+    "norm1": "layer.0.layer_norm",
+    "attn.q": "layer.0.SelfAttention.q",
+    "attn.k": "layer.0.SelfAttention.k",
+    "attn.v": "layer.0.SelfAttention.v",
+    "attn.o": "layer.0.SelfAttention.o",
+    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
+    "norm2": "layer.1.layer_norm",
+    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
+    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
+    "ffn.fc2": "layer.1.DenseReluDense.wo",
 }
 
 
-def position_buckets(length: int, device: torch.device | None = None) -> Tensor:
-    """Return the bias bucket of every (query, key) pair.
-
-    Buckets 0 to 7 are the distances 0 to 7, 8 to 15 grow by a factor of sqrt(2) up to 128; keys
-    after the query add 16.
-
-    Returns:
-        int64 ``[length, length]``, values 0 to 31.
-    """
-    index = torch.arange(length, device=device)
-    offset = index[None, :] - index[:, None]  # key - query
-    distance = offset.abs()
-    # 8 + floor(8 ln(a/8) / ln(16)) counts the k with a >= 8 sqrt(2)^k: exact in integers.
-    wide = sum((distance.square() >= _EXACT**2 << k).long() for k in range(1, _EXACT))
-    bucket = torch.where(distance < _EXACT, distance, _EXACT + wide)
-    return bucket + (offset > 0).long() * (BUCKETS // 2)
-
-
-class _Norm(nn.Module):
-    """Root-mean-square norm: statistics in float32, product rounded, then the weight."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + _EPS)
-        return wide.to(x.dtype) * self.weight
-
-
-class _Attention(nn.Module):
-    """Self-attention without scaling; the caller brings the position bias."""
-
-    def __init__(self, dim: int, inner: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(dim, inner, bias=False)
-        self.k = nn.Linear(dim, inner, bias=False)
-        self.v = nn.Linear(dim, inner, bias=False)
-        self.o = nn.Linear(inner, dim, bias=False)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = (
-            linear(x).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # [N, T, D]
-            for linear in (self.q, self.k, self.v)
-        )
-        weights = (q @ k.transpose(1, 2) + bias).float().softmax(-1).to(x.dtype)
-        out: Tensor = self.o((weights @ v).transpose(0, 1).flatten(1))
-        return out
-
-
-class _FeedForward(nn.Module):
-    """Gated feed-forward: ``fc2(fc1(x) * gelu(gate(x)))``."""
-
-    def __init__(self, dim: int, ffn_dim: int) -> None:
-        super().__init__()
-        # A list of one: the released names say gate.0, and the activation has no weights.
-        self.gate = nn.ModuleList([nn.Linear(dim, ffn_dim, bias=False)])
-        self.fc1 = nn.Linear(dim, ffn_dim, bias=False)
-        self.fc2 = nn.Linear(ffn_dim, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.fc1(x) * F.gelu(self.gate[0](x), approximate="tanh"))
-        return out
-
-
-class _PositionBias(nn.Module):
-    """A layer's bias per head and bucket."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(BUCKETS, heads)
-
-    def forward(self, buckets: Tensor) -> Tensor:
-        bias: Tensor = self.embedding(buckets)
-        return bias.permute(2, 0, 1)  # [N, T, T]
-
-
-class _Block(nn.Module):
-    def __init__(self, dim: int, inner: int, ffn_dim: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = _Norm(dim)
-        self.attn = _Attention(dim, inner, heads)
-        self.norm2 = _Norm(dim)
-        self.ffn = _FeedForward(dim, ffn_dim)
-        self.pos_embedding = _PositionBias(heads)
-
-    def forward(self, x: Tensor, buckets: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), self.pos_embedding(buckets))
-        out: Tensor = x + self.ffn(self.norm2(x))
-        return out
-
-
-class UMT5Encoder(nn.Module):
-    """The network; the defaults are umT5-xxl.
+def released_names(layers: int) -> dict[str, str]:
+    """Return every tensor's released name with its name in transformers' encoder.
 
     Args:
-        vocab: rows of the token table.
-        dim: width of an embedding.
-        inner: width of all attention heads together.
-        ffn_dim: width of the feed-forward layers.
-        heads: attention heads, a divisor of ``inner``.
-        layers: transformer blocks.
+        layers: transformer blocks; 24 give 242 names.
     """
-
-    def __init__(
-        self,
-        *,
-        vocab: int = 256384,
-        dim: int = 4096,
-        inner: int = 4096,
-        ffn_dim: int = 10240,
-        heads: int = 64,
-        layers: int = 24,
-    ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.token_embedding = nn.Embedding(vocab, dim)
-        self.blocks = nn.ModuleList(_Block(dim, inner, ffn_dim, heads) for _ in range(layers))
-        self.norm = _Norm(dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Embed one caption: int64 ``[T]`` token numbers to ``[T, dim]``."""
-        x: Tensor = self.token_embedding(tokens)
-        buckets = position_buckets(len(tokens), tokens.device)
-        for block in self.blocks:
-            x = block(x, buckets)
-        out: Tensor = self.norm(x)
-        return out
-
-
-def released_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a Hugging Face umT5 state dict under the released names; decoder and heads dropped.
-
-    A state that already has the released names is returned as it is.
-    """
-    if "token_embedding.weight" in state:
-        return dict(state)
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name in ("shared.weight", "encoder.embed_tokens.weight"):
-            renamed["token_embedding.weight"] = tensor
-        elif name == "encoder.final_layer_norm.weight":
-            renamed["norm.weight"] = tensor
-        elif match := re.match(r"encoder\.block\.(\d+)\.(.+)$", name):
-            rest = match[2]
-            for theirs, ours in _HF_NAMES.items():
-                if rest.startswith(theirs + "."):
-                    rest = ours + rest[len(theirs) :]
-                    break
-            renamed[f"blocks.{match[1]}.{rest}"] = tensor
-    return renamed
+    names = {"token_embedding.weight": _TABLE, "norm.weight": "final_layer_norm.weight"}
+    for layer in range(layers):
+        for ours, theirs in _LAYER_NAMES.items():
+            names[f"blocks.{layer}.{ours}.weight"] = f"block.{layer}.{theirs}.weight"
+    return names
 
 
 def umt5_from_state(
@@ -196,41 +53,79 @@ def umt5_from_state(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     source: str = "umT5 weights",
-) -> UMT5Encoder:
-    """Build the encoder from released or Hugging Face names; every size is read off the tensors.
+) -> nn.Module:
+    """Build transformers' ``UMT5EncoderModel``; every size is read off the tensors.
 
     Args:
-        state: all encoder tensors.
+        state: released names, or a Hugging Face state dict, whose decoder and heads are ignored.
         device: where to compute.
         dtype: to compute in; ``None`` keeps the file's.
         source: named in errors.
 
     Raises:
         WeightsError: not a umT5 encoder, or tensors missing, unexpected or mis-shaped.
+        ConfigError: transformers is not installed (``pip install 'shotstream_rt[text]'``).
     """
-    state = released_names(state)
+    state, names = _named(state, source)
+    files = {name: file for file, name in names.items()}
 
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in state or state[name].dim() != 2:
-            got = tuple(state[name].shape) if name in state else "nothing"
-            raise WeightsError(f"{source}: tensor {name!r}: got {got}, wanted a matrix; "
+    def matrix(name: str) -> tuple[int, int]:
+        tensor = state.get(files[name])
+        if tensor is None or tensor.dim() != 2 or not tensor.numel():
+            got = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
+            raise WeightsError(f"{source}: tensor {files[name]!r}: got {got}, wanted a matrix; "
                                "is this umT5's encoder?")  # fmt: skip
-        return tuple(state[name].shape)
+        return tensor.shape[0], tensor.shape[1]
 
-    vocab, dim = shape("token_embedding.weight")
-    inner = shape("blocks.0.attn.q.weight")[0]
-    heads = shape("blocks.0.pos_embedding.embedding.weight")[1]
-    if not heads or inner % heads:
+    vocab, dim = matrix(_TABLE)
+    inner = matrix("block.0.layer.0.SelfAttention.q.weight")[0]
+    heads = matrix("block.0.layer.0.SelfAttention.relative_attention_bias.weight")[1]
+    if inner % heads:
         raise WeightsError(f"{source}: got {heads} heads, wanted a divisor of {inner}")
+    library = text_library("transformers")
+    config = library.UMT5Config(
+        vocab_size=vocab, d_model=dim, d_kv=inner // heads, num_heads=heads,
+        d_ff=matrix("block.0.layer.1.DenseReluDense.wi_1.weight")[0],
+        num_layers=(len(names) - 2) // len(_LAYER_NAMES),
+        feed_forward_proj="gated-gelu", dropout_rate=0.0, layer_norm_epsilon=1e-6,
+        relative_attention_num_buckets=32, relative_attention_max_distance=128,
+        # The original's order of rounding; fused attention has another.
+        attn_implementation="eager",
+    )  # fmt: skip
     with torch.device("meta"):
-        network = UMT5Encoder(
-            vocab=vocab, dim=dim, inner=inner, heads=heads, layers=_layers(state),
-            ffn_dim=shape("blocks.0.ffn.fc1.weight")[0],
-        )  # fmt: skip
-    load_into(network, state, source=source, device=device, dtype=dtype)
+        network: nn.Module = library.UMT5EncoderModel(config)
+    encoder = network.get_submodule("encoder")
+    shapes = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+    # First under the file's own names, so that complaints can be looked up in it.
+    check_tensors(state, {file: shapes[name] for file, name in names.items()}, source)
+    renamed = {names[file]: tensor for file, tensor in state.items()}
+    load_into(encoder, renamed, source=source, device=device, dtype=dtype)
+    # The table is in the network twice, and only the encoder's was loaded.
+    network.add_module("shared", encoder.get_submodule("embed_tokens"))
     return network.eval().requires_grad_(False)
 
 
-def _layers(names: Iterable[str]) -> int:
-    numbers = (re.match(r"blocks\.(\d+)\.", name) for name in names)
-    return 1 + max(int(number[1]) for number in numbers if number)
+def _named(state: Mapping[str, Tensor], source: str) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    """Return the encoder's tensors, and for each name wanted of the file the encoder's own."""
+    if "token_embedding.weight" in state:
+        return state, released_names(_layers(state, r"blocks\.([0-9]+)\."))
+    kept = {k: v for k, v in state.items() if not k.startswith(("decoder.", "lm_head."))}
+    layers = _layers(kept, r"encoder\.block\.([0-9]+)\.")
+    names = {f"encoder.{name}": name for name in released_names(layers).values()}
+    inner, shared = f"encoder.{_TABLE}", kept.get("shared.weight")
+    if shared is not None:
+        names["shared.weight"] = names.pop(inner)
+        copy = kept.pop(inner, shared)
+        same = copy.dtype == shared.dtype and torch.equal(copy, shared)
+        if not same:
+            raise WeightsError(
+                f"{source}: tensors 'shared.weight' and {inner!r} differ, wanted one token table"
+            )
+    return kept, names
+
+
+def _layers(state: Mapping[str, Tensor], pattern: str) -> int:
+    # Counted, not the largest number: a gap then shows as a missing tensor. At least one, so that
+    # the first layer's absence is what a foreign file is told of.
+    numbers = {match[1] for match in (re.match(pattern, name) for name in state) if match}
+    return max(1, len(numbers))
