@@ -255,6 +255,8 @@ class Generator:
                 request = self._playlist.next_request(self._ready, now_ns=now_ns)
                 if request is not None:
                     self._runs.append(self._playlist.begin(request))
+                    if self._prompt is not None:
+                        _log.info("the shot ended before its new caption: %s", self._prompt)
                     self._prompt = None
             run = self._playlist.run
         if state is not None:
