@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-python test-native test-sanitize test-gpu test-interpret \
-	lint format bench bench-native wheel clean
+	lint format bench bench-kernels bench-compare wheel clean
 
 # Show the targets.
 help:
@@ -99,9 +99,13 @@ format: $(VENV)/.dev
 bench: $(VENV)/.base
 	$(PY) -m shotstream_rt.bench $(BENCH)
 
-# Micro-benchmarks of the native core.
-bench-native: $(VENV)/.dev
-	$(PY) -m pytest bench/bench_native.py
+# Micro-benchmarks of every kernel and of the native core; KERNELS="--dtype bfloat16" is passed on.
+bench-kernels: $(VENV)/.dev
+	$(PY) -m pytest bench $(KERNELS)
+
+# Compare two records, or two folders of them: make bench-compare BASE=before.json NEW=after.json
+bench-compare: $(VENV)/.base
+	$(PY) -m shotstream_rt.bench compare $(BASE) $(NEW)
 
 # A wheel and a source archive in dist/.
 wheel: $(VENV)/.dev

@@ -92,6 +92,6 @@ def test_other_files_are_no_records(tmp_path: Path, text: str) -> None:
 def test_failed_write_leaves_nothing(make_record: MakeRecord, tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.write_text("mine", "utf-8")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_record(make_record(), taken / "record.json")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -6,10 +6,8 @@ it measures nothing itself.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from shotstream_rt.errors import ManifestError, OutputError
+from shotstream_rt.errors import ManifestError
+from shotstream_rt.outputs import atomic_file
 
 SCHEMA_VERSION = 1
 
@@ -209,13 +208,6 @@ def write_record(record: BenchRecord, path: str | Path) -> Path:
         parts = (backend.get("resolved") or backend.get("requested"), backend.get("dtype"))
         stem = "-".join(str(part) for part in parts if part)
         path = path / f"{record.workload['id']}--{stem}.json"
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(record.to_dict(), indent=2) + "\n", "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OutputError(f"{path}: cannot write the record: {error}") from error
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(record.to_dict(), indent=2) + "\n", "utf-8")
     return path
