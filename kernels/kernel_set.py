@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .reference import adaln, dual_attention, kv_append, linear, qk_norm, rope_shot
+from .torch_ops import adaln as fused_adaln
+from .torch_ops import dual_attention as fused_attention
+from .torch_ops import qk_norm as fused_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class KernelSet:
     """Callables with the signatures of ``kernels/reference``.
 
     Attributes:
-        name: ``reference``, ``cpu`` or ``triton``.
+        name: ``reference``, ``torch``, ``cpu`` or ``triton``.
         head_major: whether attention wants the arena head by head in memory.
     """
 
@@ -45,6 +48,20 @@ REFERENCE = KernelSet(
 )
 
 
+TORCH_OPS = KernelSet(
+    name="torch",
+    head_major=False,
+    fuse_linear=linear.fuse_linear,
+    modulated_layer_norm=fused_adaln.modulated_layer_norm,
+    gated_residual=fused_adaln.gated_residual,
+    rms_norm=fused_norm.rms_norm,
+    rotate=rope_shot.rotate,
+    kv_append=kv_append.kv_append,
+    attention=fused_attention.dual_attention,
+)
+"""Torch's own fused calls: runs everywhere, is never the fastest."""
+
+
 def cpu_unavailable_reason() -> str | None:
     """Return why the ``cpu`` set cannot run here, or ``None``."""
     if not torch.backends.mkldnn.is_available():
@@ -57,18 +74,16 @@ def cpu_unavailable_reason() -> str | None:
 @cache
 def cpu_kernels() -> KernelSet:
     """Build the set for CPUs (oneDNN products, fused norms)."""
-    from .cpu import adaln as fast_adaln
     from .cpu import dual_attention as fast_attention
     from .cpu import linear as fast_linear
-    from .cpu import qk_norm as fast_norm
 
     return KernelSet(
         name="cpu",
         head_major=True,
         fuse_linear=fast_linear.fuse_linear,
-        modulated_layer_norm=fast_adaln.modulated_layer_norm,
-        gated_residual=fast_adaln.gated_residual,
-        rms_norm=fast_norm.rms_norm,
+        modulated_layer_norm=fused_adaln.modulated_layer_norm,
+        gated_residual=fused_adaln.gated_residual,
+        rms_norm=fused_norm.rms_norm,
         rotate=rope_shot.rotate,
         kv_append=kv_append.kv_append,
         attention=fast_attention.dual_attention,

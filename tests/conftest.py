@@ -9,9 +9,9 @@ import random
 # Tests are many small calls: more threads only wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import numpy as np
+import pytest
+from hypothesis import settings
 
 # A loaded machine is slow, not wrong; in CI a failure must come back the same on the next run.
 settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -9,7 +9,7 @@ from torch import Tensor
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.kernels.kernel_set import REFERENCE, KernelSet, cpu_kernels
+from shotstream_rt.kernels.kernel_set import REFERENCE, TORCH_OPS, KernelSet, cpu_kernels
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
 from shotstream_rt.noise import PhiloxNoise
@@ -19,7 +19,9 @@ MODEL = ModelConfig(
     dim=48, ffn_dim=80, num_heads=2, num_layers=2, text_dim=20, text_len=12, latent_height=4,
     latent_width=6,
 )  # fmt: skip
-KERNEL_SETS = pytest.mark.parametrize("kernels", [REFERENCE, cpu_kernels()], ids=lambda k: k.name)
+KERNEL_SETS = pytest.mark.parametrize(
+    "kernels", [REFERENCE, TORCH_OPS, cpu_kernels()], ids=lambda k: k.name
+)
 
 
 def make_student(model: ModelConfig = MODEL) -> Student:
@@ -124,7 +126,9 @@ def test_cached_passes_equal_the_masked_pass(kernels: KernelSet) -> None:
 )
 def test_kernel_sets_agree(cache: dict[str, object]) -> None:
     config = small(**cache)
-    assert error(shoot(config, cpu_kernels()), shoot(config, REFERENCE)) < 1e-5
+    oracle = shoot(config, REFERENCE)
+    assert error(shoot(config, cpu_kernels()), oracle) < 1e-5
+    assert error(shoot(config, TORCH_OPS), oracle) < 1e-5
 
 
 def test_rotate_on_read_changes_nothing_without_a_window() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shotstream_rt.kernels.kernel_set import (
     REFERENCE,
+    TORCH_OPS,
     KernelSet,
     cpu_kernels,
     cpu_unavailable_reason,
@@ -28,11 +29,13 @@ TOLERANCES = {
 }
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "torch", "cpu"])
 def kernels(request: pytest.FixtureRequest) -> KernelSet:
     """Each kernel set in turn."""
     if request.param == "reference":
         return REFERENCE
+    if request.param == "torch":
+        return TORCH_OPS
     reason = cpu_unavailable_reason()
     if reason is not None:
         pytest.skip(f"kernel set cpu: {reason}")

@@ -40,6 +40,7 @@ def test_no_partner_is_left_without_a_kernel(folder: str, pattern: str) -> None:
     "path",
     [
         *sorted((ROOT / "kernels/cpu").glob("*.py")),
+        *sorted((ROOT / "kernels/torch_ops").glob("*.py")),
         *sorted(p for p in (ROOT / "kernels").glob("*.py") if p.stem not in NOT_KERNELS),
     ],
     ids=lambda path: f"{path.parent.name}-{path.stem}",

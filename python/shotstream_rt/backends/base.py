@@ -20,7 +20,7 @@ class BackendInfo:
 
     Attributes:
         name: ``eager``, ``cuda_graph`` or ``tensorrt``.
-        kernel_set: ``reference``, ``cpu`` or ``triton``.
+        kernel_set: ``reference``, ``torch``, ``cpu`` or ``triton``.
         device: such as ``cpu`` or ``cuda:0``.
         dtype: type of weights, activations and caches, such as ``bfloat16``.
         cache_bytes: bytes of the dual cache.

@@ -43,15 +43,15 @@ def _eager_reason(device: torch.device) -> str | None:
 
 
 def _build_eager(student: Student, config: StreamConfig) -> StudentBackend:
-    from ..kernels.kernel_set import REFERENCE, cpu_kernels, cpu_unavailable_reason
+    from ..kernels.kernel_set import TORCH_OPS, cpu_kernels, cpu_unavailable_reason
     from .eager import EagerBackend
 
     if student.patch_embedding.weight.device.type != "cpu":
-        return EagerBackend(student, config, REFERENCE)
+        return EagerBackend(student, config, TORCH_OPS)
     reason = cpu_unavailable_reason()
     if reason is not None:
-        _log.warning("kernel set cpu is not usable (%s); taking reference", reason)
-        return EagerBackend(student, config, REFERENCE)
+        _log.warning("kernel set cpu is not usable (%s); taking torch", reason)
+        return EagerBackend(student, config, TORCH_OPS)
     return EagerBackend(student, config, cpu_kernels())
 
 

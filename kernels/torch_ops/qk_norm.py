@@ -1,4 +1,4 @@
-"""RMS norm on the CPU through torch's fused form."""
+"""RMS norm through torch's fused form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modulated layer norm and gated residual on the CPU: one pass over memory each."""
+"""Modulated layer norm and gated residual through torch: one pass over memory each."""
 
 from __future__ import annotations
 
