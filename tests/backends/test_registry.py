@@ -34,3 +34,8 @@ def test_unknown_name_lists_the_known_ones() -> None:
 def test_a_backend_that_cannot_run_gives_its_reason() -> None:
     with pytest.raises(BackendUnavailableError, match="no CUDA device"):
         registry.resolve("eager", Student(CONFIG.model), CONFIG, torch.device("cuda"))
+
+
+def test_a_backend_of_another_device_says_what_is_usable() -> None:
+    with pytest.raises(BackendUnavailableError, match="need a CUDA device.*usable here: eager"):
+        registry.resolve("cuda_graph", Student(CONFIG.model), CONFIG, CPU)

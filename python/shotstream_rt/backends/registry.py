@@ -55,8 +55,24 @@ def _build_eager(student: Student, config: StreamConfig) -> StudentBackend:
     return EagerBackend(student, config, cpu_kernels())
 
 
-_ENTRIES = (BackendEntry("eager", _eager_reason, _build_eager),)
-"""In the order in which ``auto`` prefers them."""
+def _cuda_graph_reason(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"CUDA graphs need a CUDA device, not {device.type}"
+    return _eager_reason(device)
+
+
+def _build_cuda_graph(student: Student, config: StreamConfig) -> StudentBackend:
+    from ..kernels.kernel_set import TORCH_OPS
+    from .cuda_graph import CudaGraphBackend
+
+    return CudaGraphBackend(student, config, TORCH_OPS)
+
+
+_ENTRIES = (
+    BackendEntry("eager", _eager_reason, _build_eager),
+    BackendEntry("cuda_graph", _cuda_graph_reason, _build_cuda_graph),
+)
+"""In the order in which ``auto`` prefers them: what no record vouches for yet comes last."""
 
 
 def names() -> list[str]:

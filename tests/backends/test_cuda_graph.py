@@ -1,0 +1,103 @@
+"""The captured backend: its static buffers on a CPU, its graphs where there is a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream_rt.backends.base import StudentBackend
+from shotstream_rt.backends.cuda_graph import CudaGraphBackend
+from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.config import CacheConfig, ModelConfig, ShotConfig, StreamConfig
+from shotstream_rt.kernels.kernel_set import REFERENCE, TORCH_OPS
+from shotstream_rt.model.captions import CaptionSet
+from shotstream_rt.model.student import Student
+from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.pipeline import Pipeline
+
+MODEL = ModelConfig(
+    dim=48, ffn_dim=80, num_heads=2, num_layers=2, text_dim=20, text_len=12, latent_height=4,
+    latent_width=6,
+)  # fmt: skip
+CACHES = [
+    {},
+    {"sink_frames": 2, "window_frames": 6},
+    {"window_frames": 5},
+    {"key_rotation": "on_read", "window_frames": 6},
+]
+
+
+def config(cache: dict[str, object]) -> StreamConfig:
+    return StreamConfig(
+        model=MODEL,
+        cache=CacheConfig(**{"context_frames": 4, **cache}),  # type: ignore[arg-type]
+        shot=ShotConfig(chunk_frames=2, shot_frames=8),
+    )
+
+
+def student(device: str = "cpu") -> Student:
+    torch.manual_seed(3)
+    made = Student(MODEL)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return made.requires_grad_(False).to(device)
+
+
+def film(made: StreamConfig, backend: StudentBackend, shots: int = 3, chunks: int = 6) -> Tensor:
+    """Latents of a film whose captions, flags and context change at every shot."""
+    backend.cache.poison()  # type: ignore[attr-defined]
+    pipeline, noise, parts = Pipeline(made, backend), PhiloxNoise(5), []
+    for shot in range(shots):
+        flags = [0, 0, 0, 0] if shot < 2 else [0, 0, 1, 1]
+        rows = 1 if shot == 0 else len(set(flags)) + 1
+        embeddings = PhiloxNoise(shot).draw(9, 0, 0, (rows, 12, 20))
+        lengths = tuple(12 - 3 * row for row in range(rows))
+        for row, length in zip(embeddings, lengths, strict=True):
+            row[length:] = 0
+        context = PhiloxNoise(77).draw(shot, 0, 0, (1, 4, 16, 4, 6))
+        captions = CaptionSet(embeddings=embeddings, lengths=lengths)
+        pipeline.begin_shot(shot, context, flags, captions, max(1, shot))
+        for chunk in range(chunks):
+            parts.append(pipeline.run_chunk(chunk, noise).clone().cpu())
+            pipeline.commit()
+    return torch.cat(parts, 1)
+
+
+def by_calling(function: Callable[[], None]) -> Callable[[], None]:
+    """Stand in for a graph: replay by calling again, after a run on the buffers as they are."""
+    with torch.inference_mode():
+        function()
+    return function
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_static_buffers_carry_everything_that_changes(cache: dict[str, object]) -> None:
+    made = config(cache)
+    want = film(made, EagerBackend(student(), made, REFERENCE))
+    got = film(made, CudaGraphBackend(student(), made, REFERENCE, capture=by_calling))
+    assert float((got - want).norm() / want.norm()) < 1e-5
+
+
+def test_nothing_is_captured_after_open() -> None:
+    made, captured = config({}), []
+
+    def capture(function: Callable[[], None]) -> Callable[[], None]:
+        captured.append(function)
+        return function
+
+    backend = CudaGraphBackend(student(), made, TORCH_OPS, capture=capture)
+    at_open = len(captured)
+    film(made, backend, shots=2, chunks=9)
+    assert len(captured) == at_open > 4 * 5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_replayed_graphs_equal_eager(cache: dict[str, object]) -> None:
+    made = config(cache)
+    want = film(made, EagerBackend(student("cuda"), made, TORCH_OPS))
+    got = film(made, CudaGraphBackend(student("cuda"), made, TORCH_OPS))
+    assert float((got - want).norm() / want.norm()) < 1e-5
