@@ -1,0 +1,1 @@
+"""Training of the student and everything measured on it; never imported by the runtime."""

@@ -1,0 +1,167 @@
+"""Command line of the training package.
+
+    make-bank      draw stories and encode them (may run beside training)
+    train-nano     flow matching of the student, resumable
+    distill-nano   distillation to four steps, resumable
+    ship-nano      write a checkpoint as a student folder
+    tune-codec     train the codec's decoder further (latents stay valid)
+    tune-detector  train the evaluation's detector further
+    evaluate       score a model on held-out stories
+
+Every command takes ``--json``: one JSON object as the last line of standard output. Exit code 2
+means a mistake in the arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from shotstream_rt.errors import ShotStreamError
+
+_RUN, _BANK = Path("runs/nano"), Path("runs/bank")
+_SCORE_NAMES = ("place", "framing", "color", "species", "accessory")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shotstream_distill",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.add_argument("--json", action="store_true", help="one JSON object as the last line")
+        return made
+
+    bank = command("make-bank", "draw stories and encode them into shards")
+    bank.add_argument("--bank", type=Path, default=_BANK, help="folder of shards")
+    bank.add_argument("--codec", type=Path, help="codec.safetensors (default: the shipped one)")
+    bank.add_argument("--shards", type=int, default=40, help="shards to write")
+    bank.add_argument("--stories", type=int, default=64, help="stories per shard")
+    bank.add_argument("--first-seed", type=int, default=0, help="seed of the first story")
+    bank.add_argument("--long", action="store_true", help="whole shots, not their beginnings")
+    for name, text in (
+        ("train-nano", "flow matching of the student"),
+        ("distill-nano", "distillation to four steps"),
+    ):
+        train = command(name, text)
+        train.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
+        train.add_argument("--bank", type=Path, default=_BANK, help="folder of shards")
+        train.add_argument("--minutes", type=float, required=True, help="wall time in total")
+    ship = command("ship-nano", "write a checkpoint as a student folder")
+    ship.add_argument("--checkpoint", type=Path, default=_RUN / "distilled.pt")
+    ship.add_argument("--codec", type=Path, help="codec.safetensors (default: the shipped one)")
+    ship.add_argument("--out", type=Path, required=True, help="folder to write")
+    ship.add_argument("--lineage", default="{}", help="JSON object kept in student.json")
+    for name, text in (
+        ("tune-codec", "train the codec's decoder further"),
+        ("tune-detector", "train the detector further"),
+    ):
+        tune = command(name, text)
+        tune.add_argument("--minutes", type=float, required=True, help="wall time")
+        tune.add_argument("--start", type=Path, help="weights to start from (default: shipped)")
+        tune.add_argument("--out", type=Path, required=True, help="file to write")
+    score = command("evaluate", "score a model on held-out stories")
+    score.add_argument("--model", default="nano", help="nano or a student folder")
+    score.add_argument("--stories", type=int, default=64, help="held-out stories")
+    score.add_argument("--shots", type=int, default=2, help="shots of each story")
+    score.add_argument("--seed", type=int, default=0, help="which held-out stories")
+    score.add_argument("--threads", type=int, default=1, help="CPU threads of the student")
+    score.add_argument("--ceilings", action="store_true", help="score drawn frames and codec too")
+    score.add_argument("--sheet", type=Path, help="PNG of the first stories")
+    return parser
+
+
+def _print_scores(title: str, table: dict[str, Any]) -> None:
+    print(title)  # noqa: T201 - a command's output
+    for name in _SCORE_NAMES:
+        row = table[name]
+        low, high = 100 * row["low"], 100 * row["high"]
+        text = f"  {name:10} {100 * row['value']:6.1f} %  [{low:.1f}, {high:.1f}]  n={row['n']}"
+        print(text)  # noqa: T201 - a command's output
+    if "motion" in table:
+        print(f"  {'motion':10} {table['motion']['value']:6.2f} x drawn")  # noqa: T201
+
+
+def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    from .evaluate import evaluate
+
+    report: dict[str, Any] = evaluate(
+        options.model, stories=options.stories, seed=options.seed, shots=options.shots,
+        threads=options.threads, ceilings=options.ceilings, sheet=options.sheet,
+    )  # fmt: skip
+    _print_scores(f"{options.model}, {options.stories} held-out stories", report["scores"])
+    tint = report["tint"]
+    print(  # noqa: T201 - a command's output
+        f"  tint r: given context {tint['given']:.2f}, own {tint['own']:.2f}, "
+        f"no context {tint['absent']:.2f}  n={tint['n']}"
+    )
+    for name, table in report.get("ceilings", {}).items():
+        _print_scores(f"ceiling: {name}", table)
+    return report
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    from shotstream_rt.model.loading import NANO_FOLDER
+
+    codec = getattr(options, "codec", None) or NANO_FOLDER / "codec.safetensors"
+    if options.command == "make-bank":
+        from .make_bank import make_bank
+
+        make_bank(
+            options.bank, codec, shards=options.shards, stories=options.stories,
+            first_seed=options.first_seed, long=options.long,
+        )  # fmt: skip
+        return {"bank": str(options.bank)}
+    if options.command == "train-nano":
+        from .flow import train_flow
+
+        train_flow(options.run, options.bank, options.minutes)
+        return {"checkpoint": str(options.run / "flow.pt")}
+    if options.command == "distill-nano":
+        from .trajectory import distill_nano
+
+        distill_nano(options.run, options.bank, options.minutes)
+        return {"checkpoint": str(options.run / "distilled.pt")}
+    if options.command == "ship-nano":
+        from .recipe import NANO_MODEL
+        from .ship import ship
+
+        ship(options.checkpoint, options.out, NANO_MODEL, codec, json.loads(options.lineage))
+        return {"out": str(options.out)}
+    if options.command == "tune-codec":
+        from .tune_codec import tune_codec
+
+        start = options.start or NANO_FOLDER / "codec.safetensors"
+        return tune_codec(start, options.out, options.minutes)
+    if options.command == "tune-detector":
+        from .detectors import DETECTOR_FILE
+        from .tune_detector import tune_detector
+
+        return tune_detector(options.start or DETECTOR_FILE, options.out, options.minutes)
+    return _evaluate(options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        report = _run(options)
+    except (ShotStreamError, OSError, ValueError) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)  # noqa: T201 - a command's output
+        return 2
+    if options.json:
+        print(json.dumps(report))  # noqa: T201 - a command's output
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

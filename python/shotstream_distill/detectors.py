@@ -1,0 +1,187 @@
+"""Reads pictures of the drawn world: place, framing, species, colours, accessories.
+
+Called by the evaluation. A small segmenter, supervised by the renderer's exact masks, finds the
+species per pixel; the rest is counted off the masks. Its own ceilings on drawn frames and on codec
+reconstructions are part of every report (``evaluate``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from shotstream_rt.errors import WeightsError
+from shotstream_rt.model.nano_vocabulary import COLORS, FRAMINGS, PLACES, SPECIES
+
+from .world.characters import PALETTE
+
+DETECTOR_FILE = Path(__file__).parent / "weights" / "detector.safetensors"
+_WIDTHS = (24, 40, 64)
+_MIN_AREA = 0.006
+_MIN_ACCESSORY = 0.04
+# Coat pixels come in full colour, darkened parts and shaded parts.
+_SHADES = (1.0, 0.88, 0.74)
+
+
+class _Conv(nn.Sequential):
+    def __init__(self, wide_in: int, wide_out: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(wide_in, wide_out, 3, stride, 1), nn.GroupNorm(4, wide_out), nn.SiLU()
+        )
+
+
+class Segmenter(nn.Module):
+    """U-net over half-resolution features (268 thousand parameters)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b, c = _WIDTHS
+        self.down0 = nn.Sequential(nn.Conv2d(12, a, 3, 1, 1), nn.SiLU(), _Conv(a, a))
+        self.down1 = nn.Sequential(_Conv(a, b, 2), _Conv(b, b))
+        self.down2 = nn.Sequential(_Conv(b, c, 2), _Conv(c, c), _Conv(c, c))
+        self.down3 = nn.Sequential(_Conv(c, c, 2), _Conv(c, c))
+        self.up2, self.up1, self.up0 = nn.Conv2d(c, c, 1), nn.Conv2d(c, b, 1), nn.Conv2d(b, a, 1)
+        self.mix2, self.mix1, self.mix0 = _Conv(c, c), _Conv(b, b), _Conv(a, a)
+        self.out = nn.Conv2d(a, 8, 1)
+        self.place = nn.Linear(c, len(PLACES))
+        self.framing = nn.Linear(2 * c, len(FRAMINGS))
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment and classify.
+
+        Args:
+            frames: ``[B, 3, 96, 160]`` in [0, 1].
+
+        Returns:
+            Logits ``[B, 8, 48, 80]`` (background, four species; coat, hat, scarf), place logits
+            and framing logits.
+        """
+        d0 = self.down0(F.pixel_unshuffle(frames, 2) - 0.5)
+        d1 = self.down1(d0)
+        d2 = self.down2(d1)
+        d3 = self.down3(d2)
+        u2 = self.mix2(d2 + _twice(self.up2(d3)))
+        u1 = self.mix1(d1 + _twice(self.up1(u2)))
+        u0 = self.mix0(d0 + _twice(self.up0(u1)))
+        pooled = d3.mean((2, 3))
+        both = torch.cat((pooled, d3.amax((2, 3))), 1)
+        return self.out(u0), self.place(pooled), self.framing(both)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One character found in a frame; positions and areas as shares of the frame."""
+
+    species: str
+    area: float
+    color: str
+    accessory: str | None
+    center_x: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a frame shows.
+
+    Attributes:
+        place: one of the world's places.
+        framing: one of its framings.
+        subjects: characters by falling area, one per species at most.
+        backdrop: mean RGB in [0, 1] outside the characters.
+    """
+
+    place: str
+    framing: str
+    subjects: tuple[Subject, ...]
+    backdrop: tuple[float, float, float]
+
+
+def name_color(pixels: Tensor) -> str:
+    """Let coat pixels ``[n, 3]`` vote for a palette colour."""
+    palette = torch.tensor([list(PALETTE[c]) for c in COLORS])
+    shaded = torch.cat([palette * shade for shade in _SHADES])
+    distance = (pixels[:, None] - shaded).square().sum(-1)
+    nearest, index = distance.min(1)
+    votes = torch.zeros(len(COLORS)).index_add_(0, index % len(COLORS), torch.exp(-nearest / 0.02))
+    return COLORS[int(votes.argmax())]
+
+
+class Detector:
+    """The segmenter and what is counted off its masks."""
+
+    def __init__(self, net: Segmenter) -> None:
+        self._net = net.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path = DETECTOR_FILE) -> Detector:
+        """Read the detector shipped with this package, or another.
+
+        Raises:
+            WeightsError: the file is missing or does not fit.
+        """
+        if not path.is_file():
+            raise WeightsError(f"detector: no file {path}; reinstall the package")
+        net = Segmenter()
+        try:
+            net.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
+        except RuntimeError as error:
+            raise WeightsError(f"detector: {path} does not fit this version: {error}") from error
+        return cls(net)
+
+    @torch.inference_mode()
+    def read(self, frames: Tensor) -> list[Reading]:
+        """Read frames ``[B, 3, 96, 160]`` in [0, 1]."""
+        logits, places, framings = self._net(frames)
+        small = F.avg_pool2d(frames, 2)
+        classes = logits[:, :5].argmax(1)
+        readings = []
+        for index in range(len(frames)):
+            found = classes[index]
+            outside = small[index][:, found == 0]
+            mean = outside.mean(1) if outside.numel() else torch.zeros(3)
+            readings.append(
+                Reading(
+                    place=PLACES[int(places[index].argmax())],
+                    framing=FRAMINGS[int(framings[index].argmax())],
+                    subjects=self._subjects(found, logits[index, 5:] > 0, small[index]),
+                    backdrop=(float(mean[0]), float(mean[1]), float(mean[2])),
+                )
+            )
+        return readings
+
+    def _subjects(self, found: Tensor, marks: Tensor, frame: Tensor) -> tuple[Subject, ...]:
+        subjects = []
+        for number, species in enumerate(SPECIES, start=1):
+            mask = found == number
+            area = float(mask.float().mean())
+            if area < _MIN_AREA:
+                continue
+            coat = mask & marks[0]
+            pixels = frame[:, coat if int(coat.sum()) > 12 else mask].T
+            hat, scarf = (float((mark & mask).float().sum() / mask.sum()) for mark in marks[1:])
+            accessory = None
+            if max(hat, scarf) > _MIN_ACCESSORY:
+                accessory = "hat" if hat >= scarf else "scarf"
+            subjects.append(
+                Subject(
+                    species=species, area=area, color=name_color(pixels[:600]),
+                    accessory=accessory,
+                    center_x=float(mask.nonzero()[:, 1].float().mean()) / mask.shape[1],
+                )
+            )  # fmt: skip
+        return tuple(sorted(subjects, key=lambda s: -s.area))
+
+
+def majority(values: Sequence[str]) -> str:
+    """Return the most frequent value, the earliest on ties."""
+    return max(values, key=lambda v: (values.count(v), -values.index(v)))

@@ -1,0 +1,163 @@
+"""Flow matching of the nano student: single frames, then chunks, causally from the start.
+
+Called by ``python -m shotstream_distill train-nano``. One loop for all stages of the recipe;
+checkpoints let a killed run go on. Few-step distillation follows in ``trajectory``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .bank import Batch, LatentBank, Layout
+from .fast_student import FastStudent
+from .nano_state import NanoState, TextSide
+from .recipe import NANO_MODEL, TrainConfig
+
+_log = logging.getLogger("shotstream_distill.flow")
+_REPORT_S = 30.0
+
+
+def expand(value: Tensor) -> Tensor:
+    """``[B, F]`` to ``[B, F, 1, 1, 1]``."""
+    return value[..., None, None, None]
+
+
+def auxiliary_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of species and coat colour per latent cell, subjects weighted up."""
+    area, coat = batch.maps[:, :, :, 0], batch.maps[:, :, :, 1]
+    size, frames = area.shape[:2]
+    species = torch.zeros(size, frames, 5, *area.shape[-2:])
+    color = torch.zeros(size, frames, 8, *area.shape[-2:])
+    for who in (0, 1):
+        for target, maps, label in (
+            (species, area[:, :, who], batch.labels[:, who] + 1),
+            (color, coat[:, :, who], batch.labels[:, 2 + who]),
+        ):
+            index = label.view(-1, 1, 1, 1, 1).expand(size, frames, 1, *area.shape[-2:])
+            target.scatter_add_(2, index, maps[:, :, None])
+    covered = species[:, :, 1:].sum(2).clamp(max=1)
+    species[:, :, 0] = 1 - covered
+    species = species / species.sum(2, keepdim=True).clamp(min=1e-3)
+    logits = logits.float()
+    weight = 1 + 4 * covered
+    by_species = (species * logits[:, :, :5].log_softmax(2)).sum(2) * weight
+    by_color = (color * logits[:, :, 5:].log_softmax(2)).sum(2)
+    return -by_species.mean() - 3 * by_color.mean()
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """Map uniform noise levels toward noise: ``shift u / (1 + (shift - 1) u)``."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def subject_weights(batch: Batch, amount: float) -> Tensor:
+    """Return loss weights ``[B, frames, 1, h, w]`` with mean 1, larger on characters."""
+    weight = 1 + amount * batch.maps[:, :, :, 0].amax(2).unsqueeze(2)
+    return weight / weight.mean()
+
+
+def roughen(batch: Batch, amount: float) -> Tensor:
+    """Add unlabelled noise to half of the shared frames, as generated history will have."""
+    shape = batch.shared.shape[:2]
+    level = torch.rand(shape) * amount * (torch.rand(shape[0], 1) < 0.5)
+    return (1 - expand(level)) * batch.shared + expand(level) * torch.randn_like(batch.shared)
+
+
+class FlowTrainer:
+    """The loop over stages."""
+
+    def __init__(self, config: TrainConfig, run: Path, bank: LatentBank) -> None:
+        self.config = config
+        self._run = run
+        self._bank = bank
+        self.model = FastStudent(NANO_MODEL)
+        self.text = TextSide()
+        self.state = NanoState(
+            NANO_MODEL, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
+        )
+        self._rng = random.Random(config.seed + 1)
+
+    def _layout(self, progress: float) -> Layout:
+        for stage in self.config.stages:
+            if progress < stage.share:
+                return self._rng.choice(stage.layouts)
+            progress -= stage.share
+        return self._rng.choice(self.config.stages[-1].layouts)
+
+    def loss(self, batch: Batch, group_frames: int) -> tuple[Tensor, Tensor]:
+        """Return the flow-matching loss and the auxiliary loss of a batch."""
+        config, target = self.config, batch.target
+        size, frames = target.shape[:2]
+        times = shifted(torch.rand(size, frames // group_frames), config.shift)
+        times = times.repeat_interleave(group_frames, 1)
+        noise = torch.randn_like(target)
+        noisy = (1 - expand(times)) * target + expand(times) * noise
+        captions = self.text(self.state.working, batch, torch.rand(size) >= config.text_drop)
+        sequence = batch.sequence(noisy, times, roughen(batch, config.history_noise))
+        flow, logits = self.model(self.state.working, sequence, captions)
+        weight = subject_weights(batch, config.subject_weight)
+        error = ((flow - (noise - target)).square() * weight).mean()
+        aux = torch.zeros(()) if logits is None else auxiliary_loss(logits, batch)
+        return error, aux
+
+    def train(self, duration_s: float) -> None:
+        """Train until ``duration_s`` of wall time is spent (time before a resume counts)."""
+        config, state = self.config, self.state
+        checkpoint = self._run / "flow.pt"
+        if checkpoint.is_file():
+            state.load(checkpoint)
+            _log.info("resumed at step %d, %.0f s", state.step, state.elapsed_s)
+        begun = time.monotonic() - state.elapsed_s
+        saved = logged = time.monotonic()
+        sums: dict[str, list[float]] = {}
+        while (progress := (time.monotonic() - begun) / duration_s) < 1:
+            layout = self._layout(progress)
+            batch = self._bank.sample(layout, self._rng)
+            flow, aux = self.loss(batch, layout.group_frames)
+            aux_weight = config.aux_weight * min(1.0, max(0.0, (1 - progress) / 0.34))
+            (flow + aux_weight * aux).backward()
+            scale = min(1.0, (state.step + 1) / config.warmup_steps)
+            if progress > config.decay_from:
+                scale *= 0.05 + 0.95 * (1 - progress) / (1 - config.decay_from)
+            state.apply(scale, config.average)
+            kind = f"{layout.context}+{layout.chunks}x{layout.group_frames}"
+            sums.setdefault(kind, []).append(flow.item())
+            sums.setdefault("aux", []).append(aux.item())
+            now = time.monotonic()
+            if now - logged > _REPORT_S:
+                logged = now
+                means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(sums.items()))
+                done = len(sums["aux"])
+                _log.info(
+                    "step %d, %.0f s, %.2f s/step, eta %.0f s: %s", state.step, now - begun,
+                    _REPORT_S / max(done, 1), duration_s - (now - begun), means,
+                )  # fmt: skip
+                sums = {}
+                self._bank.refresh()
+            if now - saved > config.checkpoint_s:
+                saved = now
+                state.elapsed_s = now - begun
+                state.save(checkpoint)
+        state.elapsed_s = duration_s
+        state.save(checkpoint)
+
+
+def train_flow(run: Path, bank: Path, minutes: float, config: TrainConfig | None = None) -> None:
+    """Run or resume the flow-matching part.
+
+    Args:
+        run: folder of checkpoints, made if missing.
+        bank: folder of latent shards.
+        minutes: wall time of this part in total.
+        config: the recipe.
+    """
+    torch.set_num_threads(1)
+    run.mkdir(parents=True, exist_ok=True)
+    trainer = FlowTrainer(config or TrainConfig(), run, LatentBank(bank))
+    trainer.train(minutes * 60)

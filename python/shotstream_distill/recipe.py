@@ -1,0 +1,104 @@
+"""The nano recipe: the student's shape, the stages and their settings.
+
+Read by the trainers and the commands; data only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shotstream_rt.config import ModelConfig, ScheduleConfig
+from shotstream_rt.model.nano_text import TEXT_DIM, TEXT_LEN
+
+from .bank import Layout
+
+AUX_CLASSES = 13
+"""Background and four species, then eight coat colours."""
+
+NANO_MODEL = ModelConfig(
+    dim=256, ffn_dim=1024, num_heads=4, num_layers=4, text_dim=TEXT_DIM, text_len=TEXT_LEN,
+    latent_height=12, latent_width=20,
+)  # fmt: skip
+
+NANO_SCHEDULE = ScheduleConfig(shift=3.0)
+"""Four steps on a grid shifted less than the full-size model's: small latents need less noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A share of the training time with its mix of layouts (equal chances)."""
+
+    share: float
+    layouts: tuple[Layout, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Recipe of the flow-matching part."""
+
+    stages: tuple[Stage, ...] = field(
+        default=(
+            Stage(share=0.40, layouts=(Layout(batch=16, context=2, group_frames=1, groups=4),)),
+            Stage(
+                share=0.25,
+                layouts=(
+                    Layout(batch=10, context=3, group_frames=3, groups=2),
+                    Layout(batch=8, context=3, group_frames=3, groups=2, chunks=2),
+                    Layout(batch=16, context=2, group_frames=1, groups=4),
+                ),
+            ),
+            Stage(
+                share=0.35,
+                layouts=(
+                    Layout(batch=8, context=6, group_frames=3, groups=2),
+                    Layout(batch=6, context=6, group_frames=3, groups=2, chunks=2),
+                    Layout(batch=4, context=6, group_frames=3, groups=3, chunks=7),
+                    Layout(batch=12, context=6, group_frames=1, groups=4),
+                ),
+            ),
+        )
+    )
+    muon_rate: float = 3e-3
+    adam_rate: float = 1.5e-3
+    warmup_steps: int = 40
+    decay_from: float = 0.7
+    average: float = 0.99
+    shift: float = NANO_SCHEDULE.shift
+    text_drop: float = 0.1
+    history_noise: float = 0.2
+    subject_weight: float = 3.0
+    aux_weight: float = 0.1
+    checkpoint_s: float = 180.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillConfig:
+    """Recipe of the few-step distillation.
+
+    Attributes:
+        layouts: shapes of the training sequences, equal chances.
+        guidance: weight of the text-guided direction in the teacher's steps.
+        muon_rate: learning rate of the block matrices.
+        adam_rate: learning rate of everything else.
+        warmup_steps: steps of linear warm-up.
+        average: of the weights that ship.
+        history_noise: see ``TrainConfig``.
+        checkpoint_s: seconds between checkpoints.
+        seed: of batches and noise.
+    """
+
+    layouts: tuple[Layout, ...] = (
+        Layout(batch=6, context=6, group_frames=3, groups=1),
+        Layout(batch=6, context=6, group_frames=3, groups=1),
+        Layout(batch=5, context=6, group_frames=3, groups=1, chunks=2),
+        Layout(batch=4, context=6, group_frames=3, groups=1, chunks=7),
+    )
+    guidance: float = 2.5
+    muon_rate: float = 2e-3
+    adam_rate: float = 1e-3
+    warmup_steps: int = 20
+    average: float = 0.97
+    history_noise: float = 0.2
+    checkpoint_s: float = 120.0
+    seed: int = 1

@@ -1,0 +1,224 @@
+"""Few-step distillation: the student learns where its teacher's guided path ends.
+
+Called by ``python -m shotstream_distill distill-nano``. The teacher, a finished flow-matching run,
+walks from noise to a picture at the student's own noise levels, with guidance on the text; from
+every state of the walk, and from one state the student itself would have reached by re-noising, the
+student must predict the end. Keys and values of context and history are computed once per walk.
+
+Source: the ODE initialisation of ShotStream (CausVid), with states of the student added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shotstream_rt.schedule import Schedule
+
+from .bank import CONTEXT_FRAMES, Batch, LatentBank
+from .fast_student import Captions, FastStudent, KeysValues, Parameters, Sequence
+from .flow import expand, roughen
+from .nano_state import NanoState, TextSide
+from .recipe import NANO_MODEL, NANO_SCHEDULE, DistillConfig
+
+_log = logging.getLogger("shotstream_distill.trajectory")
+_REPORT_S = 30.0
+
+
+def split_sequence(sequence: Sequence) -> tuple[Sequence, Sequence]:
+    """Split a sequence into its shared frames and its noisy ones."""
+    cut = sequence.shared
+    fields = ("latents", "times", "caption_index", "positions", "flags")
+    front = {name: getattr(sequence, name)[:, :cut] for name in fields}
+    back = {name: getattr(sequence, name)[:, cut:] for name in fields}
+    return (
+        dataclasses.replace(sequence, **front, groups=0),
+        dataclasses.replace(sequence, **back),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Walker:
+    """One network on one batch with its shared frames remembered."""
+
+    model: FastStudent
+    parameters: Parameters
+    captions: Captions
+    noisy: Sequence
+    memory: list[KeysValues]
+
+    def flow(self, x: Tensor, level: float) -> Tensor:
+        times = torch.full(x.shape[:2], level)
+        sequence = dataclasses.replace(self.noisy, latents=x, times=times)
+        return self.model(self.parameters, sequence, self.captions, self.memory)[0]
+
+
+class TrajectoryTrainer:
+    """The loop."""
+
+    def __init__(
+        self, config: DistillConfig, run: Path, bank: LatentBank, teacher: Parameters
+    ) -> None:
+        self.config = config
+        self._run = run
+        self._bank = bank
+        self._teacher = {name: value.bfloat16() for name, value in teacher.items()}
+        self._model = FastStudent(NANO_MODEL)
+        self._text = TextSide()
+        self.state = NanoState(
+            NANO_MODEL, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
+        )
+        self.state.start_from(teacher)
+        self._levels = [*Schedule.from_config(NANO_SCHEDULE).sigmas, 0.0]
+        self._rng = random.Random(config.seed)
+
+    def _walker(self, p: Parameters, batch: Batch, shared: Tensor, text: bool) -> _Walker:
+        size = len(shared)
+        captions = self._text(p, batch, torch.full((size,), text))
+        whole = batch.sequence(batch.target, torch.zeros(batch.target.shape[:2]), shared)
+        front, back = split_sequence(whole)
+        memory = self._model.remember(p, front, captions)
+        return _Walker(
+            model=self._model, parameters=p, captions=captions, noisy=back, memory=memory
+        )
+
+    def _walk(self, teachers: tuple[_Walker, _Walker], x: Tensor, first: int) -> list[Tensor]:
+        """Guided Euler steps from level ``first`` to the end; returns all states."""
+        states = [x]
+        for high, low in zip(self._levels[first:], self._levels[first + 1 :], strict=False):
+            guided, free = (walker.flow(x, high) for walker in teachers)
+            x = x + (low - high) * (free + self.config.guidance * (guided - free))
+            states.append(x)
+        return states
+
+    def _relived(self, batch: Batch, group_frames: int) -> Tensor:
+        """Redraw the history with the student, so that it carries the student's own errors."""
+        shared, level = batch.shared, self._levels[-2]
+        history = shared[:, CONTEXT_FRAMES:]
+        count = history.shape[1]
+        if count == 0 or self._rng.random() < 0.5:
+            return shared
+        noisy = (1 - level) * history + level * torch.randn_like(history)
+        own = slice(CONTEXT_FRAMES, CONTEXT_FRAMES + count)
+        assert batch.shared_mask is not None
+        # Each chunk sees the context and the chunks before it, not itself.
+        rows = batch.shared_mask[own][::group_frames].clone()
+        for chunk in range(len(rows)):
+            begin = CONTEXT_FRAMES + chunk * group_frames
+            rows[chunk, begin : begin + group_frames] = False
+        fields = {n: getattr(batch, n) for n in ("caption_index", "positions", "flags")}
+        redrawn = dataclasses.replace(
+            batch,
+            groups=count // group_frames,
+            group_mask=rows,
+            **{n: torch.cat((v[:, : own.stop], v[:, own]), 1) for n, v in fields.items()},
+        )
+        p = self.state.working
+        captions = self._text(p, batch, torch.ones(len(shared), dtype=torch.bool))
+        times = torch.full(noisy.shape[:2], level)
+        flow, _ = self._model(p, redrawn.sequence(noisy, times), captions)
+        return torch.cat((shared[:, :CONTEXT_FRAMES], noisy - level * flow), 1)
+
+    @torch.no_grad()
+    def _lessons(self, batch: Batch, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states ``[B, n, frames, ...]``, their levels ``[n]`` and ends, alike."""
+        teachers = (
+            self._walker(self._teacher, batch, shared, True),
+            self._walker(self._teacher, batch, shared, False),
+        )
+        walk = self._walk(teachers, torch.randn_like(batch.target), 0)
+        states, levels, ends = walk[:-1], list(self._levels[:-1]), [walk[-1]] * (len(walk) - 1)
+        # One more state: the student's answer a level earlier, re-noised as the runtime does.
+        index = self._rng.randrange(1, len(states))
+        before, level = self._levels[index - 1], self._levels[index]
+        student = self._walker(self.state.working, batch, shared, True)
+        answer = states[index - 1] - before * student.flow(states[index - 1], before)
+        own = (1 - level) * answer + level * torch.randn_like(answer)
+        states.append(own)
+        levels.append(level)
+        ends.append(self._walk(teachers, own, index)[-1])
+        return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
+
+    def loss(self, batch: Batch, group_frames: int) -> Tensor:
+        """Return the mean squared error of the predicted ends."""
+        with torch.no_grad():
+            relived = dataclasses.replace(batch, shared=self._relived(batch, group_frames))
+            shared = roughen(relived, self.config.history_noise)
+        states, levels, ends = self._lessons(batch, shared)
+        size, count, frames = states.shape[:3]
+        cut = shared.shape[1]
+        noisy = states.flatten(1, 2)
+        times = levels.repeat_interleave(frames).expand(size, -1)
+
+        def repeat(value: Tensor) -> Tensor:
+            return torch.cat((value[:, :cut], *[value[:, cut:]] * count), 1)
+
+        many = dataclasses.replace(
+            batch,
+            groups=batch.groups * count,
+            caption_index=repeat(batch.caption_index),
+            positions=repeat(batch.positions),
+            flags=repeat(batch.flags),
+            group_mask=None if batch.group_mask is None else batch.group_mask.repeat(count, 1),
+        )
+        p = self.state.working
+        captions = self._text(p, batch, torch.ones(size, dtype=torch.bool))
+        flow, _ = self._model(p, many.sequence(noisy, times, shared), captions)
+        return (noisy - expand(times) * flow - ends.flatten(1, 2)).square().mean()
+
+    def train(self, duration_s: float) -> None:
+        """Train until ``duration_s`` of wall time is spent (time before a resume counts)."""
+        config, state = self.config, self.state
+        checkpoint = self._run / "distilled.pt"
+        if checkpoint.is_file():
+            state.load(checkpoint)
+            _log.info("resumed at step %d, %.0f s", state.step, state.elapsed_s)
+        begun = time.monotonic() - state.elapsed_s
+        saved = logged = time.monotonic()
+        losses: list[float] = []
+        while (progress := (time.monotonic() - begun) / duration_s) < 1:
+            layout = self._rng.choice(config.layouts)
+            loss = self.loss(self._bank.sample(layout, self._rng), layout.group_frames)
+            loss.backward()
+            warm = min(1.0, (state.step + 1) / config.warmup_steps)
+            state.apply(warm * (1 - 0.95 * progress), config.average)
+            losses.append(loss.item())
+            now = time.monotonic()
+            if now - logged > _REPORT_S:
+                logged = now
+                _log.info(
+                    "step %d, %.2f s/step, eta %.0f s: loss %.4f", state.step,
+                    _REPORT_S / len(losses), duration_s - (now - begun), sum(losses) / len(losses),
+                )  # fmt: skip
+                losses = []
+            if now - saved > config.checkpoint_s:
+                saved = now
+                state.elapsed_s = now - begun
+                state.save(checkpoint)
+        state.elapsed_s = duration_s
+        state.save(checkpoint)
+
+
+def distill_nano(
+    run: Path, bank: Path, minutes: float, config: DistillConfig | None = None
+) -> None:
+    """Run or resume the distillation of ``flow.pt`` in the same run folder.
+
+    Args:
+        run: folder of checkpoints.
+        bank: folder of latent shards.
+        minutes: wall time of this part in total.
+        config: the recipe.
+    """
+    torch.set_num_threads(1)
+    data = torch.load(run / "flow.pt", weights_only=True)
+    teacher = dict(zip(data["names"], data["average"], strict=True))
+    trainer = TrajectoryTrainer(config or DistillConfig(), run, LatentBank(bank), teacher)
+    trainer.train(minutes * 60)

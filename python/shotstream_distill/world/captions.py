@@ -1,0 +1,85 @@
+"""Captions of the drawn world: the story form and free forms.
+
+Called by the latent bank and the evaluation. The story form is what a ``Story`` gives the runtime
+(a global caption and one text per shot); free forms are what a user types into ``Session.cut``.
+"""
+
+from __future__ import annotations
+
+import random
+
+from .story import BOTH, Character, WorldStory
+
+_PLACE_PHRASES = {
+    "beach": "on a beach",
+    "forest": "in a forest",
+    "snow-field": "in a snow field",
+    "night-city": "in a night city",
+    "desert": "in a desert",
+    "room": "in a room",
+}
+
+
+def _words(token: str) -> str:
+    return token if token == "close-up" else token.replace("-", " ")
+
+
+def _name(character: Character, dressed: bool) -> str:
+    name = f"{character.color} {character.species}"
+    if dressed and character.accessory:
+        name += f" with a {character.accessory_color} {character.accessory}"
+    return name
+
+
+def story_captions(story: WorldStory) -> tuple[str, list[str]]:
+    """Return the global caption and one text per shot.
+
+    Args:
+        story: the story.
+
+    Returns:
+        For example ``("A red cat and a blue bird with a pink hat on a beach. ",
+        ["Wide shot: the red cat jumps.", ...])``.
+    """
+    first, second = story.characters
+    place = _PLACE_PHRASES[story.setting.place]
+    texts = []
+    for shot in story.shots:
+        names = " and the ".join(_name(story.characters[i], False) for i in shot.cast)
+        action = _words(shot.action)
+        if shot.who == BOTH:
+            verb, _, rest = action.partition(" ")
+            action = f"{verb[:-1]} {rest}".strip()
+        texts.append(f"{_words(shot.framing).capitalize()}: the {names} {action}.")
+    return f"A {_name(first, True)} and a {_name(second, True)} {place}. ", texts
+
+
+def free_caption(story: WorldStory, shot_index: int, rng: random.Random) -> str:
+    """Describe one shot the way a user might, parts in any order, some left out.
+
+    Args:
+        story: the story.
+        shot_index: which shot, 0-based.
+        rng: draws the form.
+
+    Returns:
+        For example ``"wide shot of a red cat on a beach, jumps"``.
+    """
+    shot = story.shots[shot_index]
+    dressed = rng.random() < 0.7
+    subject = " and ".join(f"a {_name(story.characters[i], dressed)}" for i in shot.cast)
+    place = _PLACE_PHRASES[story.setting.place]
+    framing, action = _words(shot.framing), _words(shot.action)
+    # A later shot may leave out the place: the context shows it.
+    keep_place = shot_index == 0 or rng.random() < 0.85
+    keep_framing = rng.random() < 0.85
+    keep_action = rng.random() < 0.7
+    order = rng.choice(("FSAP", "FSPA", "SAPF", "PFSA", "SPA", "FSP"))
+    parts = {
+        "F": framing if keep_framing else "",
+        "S": subject,
+        "A": action if keep_action else "",
+        "P": place if keep_place else "",
+    }
+    separator = rng.choice((" ", " ", ". "))
+    return separator.join(parts[key] for key in order if parts[key])

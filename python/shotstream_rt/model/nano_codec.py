@@ -1,0 +1,204 @@
+"""The nano codec: a small causal video codec for the embedded model, stride 4 x 8 x 8.
+
+Implements ``LatentCodec``; called by the session, trained by ``shotstream_distill``. The four
+frames of a latent are stacked as channels and processed jointly at a quarter and an eighth of the
+resolution, so that a still background is coded once and a CPU sees few, wide convolutions. Memory
+of the previous latent exists at an eighth only. A clip's first frame is coded alone, as four copies
+of itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError, WeightsError
+
+LATENT_CHANNELS = 16
+_GROUP = 4  # frames of a latent
+_STACKED = 3 * _GROUP * 16  # channels of four frames unshuffled by four
+
+
+class CausalBlock(nn.Module):
+    """Residual block; with ``memory`` it also sees the previous latent's features.
+
+    Args:
+        channels: width.
+        memory: whether to look back.
+    """
+
+    def __init__(self, channels: int, memory: bool) -> None:
+        super().__init__()
+        self.memory = memory
+        self.mix = nn.Conv2d(channels * (2 if memory else 1), channels, 3, padding=1)
+        self.out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        if self.out.bias is not None:
+            nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Tensor, frames: int, before: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map ``[B * F, c, h, w]`` to the same shape.
+
+        Args:
+            x: features of ``frames`` consecutive latents of each of ``B`` streams.
+            frames: ``F``.
+            before: features ``[B, 1, c, h, w]`` of the latent before; ``None`` at a stream's start.
+
+        Returns:
+            The output and what the next call takes as ``before`` (``None`` without memory).
+        """
+        hidden = F.silu(x)
+        last = None
+        if self.memory:
+            stream = hidden.unflatten(0, (-1, frames))
+            last = stream[:, -1:]
+            start = torch.zeros_like(last) if before is None else before
+            earlier = torch.cat((start, stream[:, :-1]), 1).flatten(0, 1)
+            hidden = torch.cat((hidden, earlier), 1)
+        out: Tensor = x + self.out(F.silu(self.mix(hidden)))
+        return out, last
+
+
+def _run(
+    blocks: nn.ModuleList, x: Tensor, frames: int, state: list[Tensor | None] | None
+) -> tuple[Tensor, list[Tensor | None]]:
+    after: list[Tensor | None] = []
+    for index, block in enumerate(blocks):
+        x, last = block(x, frames, None if state is None else state[index])
+        after.append(last)
+    return x, after
+
+
+class NanoCodecNet(nn.Module):
+    """Both networks and the latents' statistics (1.9 million parameters)."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        quarter, eighth, decoded = 64, 96, 96
+        self.encoder_in = nn.Conv2d(_STACKED, quarter, 3, padding=1)
+        self.encoder_quarter = nn.ModuleList(CausalBlock(quarter, False) for _ in range(2))
+        self.encoder_down = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
+        self.encoder_eighth = nn.ModuleList(CausalBlock(eighth, i == 0) for i in range(2))
+        self.encoder_out = nn.Conv2d(eighth, LATENT_CHANNELS, 1)
+        self.decoder_in = nn.Conv2d(LATENT_CHANNELS, eighth, 3, padding=1)
+        self.decoder_eighth = nn.ModuleList(CausalBlock(eighth, i < 2) for i in range(3))
+        self.decoder_up = nn.Conv2d(eighth, 4 * decoded, 1)
+        self.decoder_quarter = nn.ModuleList(CausalBlock(decoded, False) for _ in range(2))
+        self.decoder_out = nn.Conv2d(decoded, _STACKED, 3, padding=1)
+        self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
+        self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Encode ``[B, 1 + 4k, 3, H, W]`` in [-1, 1] to normalised ``[B, 1 + k, C, h, w]``."""
+        clips = torch.cat((clips[:, :1].expand(-1, _GROUP - 1, -1, -1, -1), clips), 1)
+        batch, frames = clips.shape[0], clips.shape[1] // _GROUP
+        x = F.pixel_unshuffle(clips.flatten(0, 1), 4)
+        x = x.reshape(batch * frames, _STACKED, *x.shape[-2:])
+        x, _ = _run(self.encoder_quarter, self.encoder_in(x), frames, None)
+        x, _ = _run(self.encoder_eighth, self.encoder_down(F.silu(x)), frames, None)
+        x = self.encoder_out(x)
+        x = (x - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
+        return x.unflatten(0, (batch, frames))
+
+    def decode(
+        self, latents: Tensor, state: list[Tensor | None] | None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Decode ``[B, F, C, h, w]`` to ``[B, P, 3, H, W]`` and the state of the next call.
+
+        ``state`` is ``None`` at a stream's start, where the first latent gives one frame.
+        """
+        batch, frames = latents.shape[:2]
+        x = latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
+        x, after = _run(self.decoder_eighth, self.decoder_in(x.flatten(0, 1)), frames, state)
+        x = F.pixel_shuffle(self.decoder_up(F.silu(x)), 2)
+        x, _ = _run(self.decoder_quarter, x, frames, None)
+        x = self.decoder_out(F.silu(x))
+        x = x.reshape(batch * frames * _GROUP, _STACKED // _GROUP, *x.shape[-2:])
+        pixels = F.pixel_shuffle(x, 4).unflatten(0, (batch, frames * _GROUP))
+        return (pixels[:, _GROUP - 1 :] if state is None else pixels), after
+
+
+class NanoStreamDecoder:
+    """Decodes one stream; see ``StreamDecoder``."""
+
+    def __init__(self, net: NanoCodecNet) -> None:
+        self._net = net
+        self._state: list[Tensor | None] | None = None
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode the next latents ``[1, F, C, h, w]`` to float32 ``[1, P, 3, H, W]``."""
+        latents = latents.to(self._net.latent_mean)
+        pixels, self._state = self._net.decode(latents, self._state)
+        return pixels.float().clamp(-1, 1)
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._state = None
+
+
+class NanoCodec:
+    """The codec behind the ``LatentCodec`` protocol."""
+
+    latent_channels = LATENT_CHANNELS
+    spatial_stride = 8
+    temporal_stride = _GROUP
+
+    def __init__(self, net: NanoCodecNet) -> None:
+        self._net = net.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> NanoCodec:
+        """Read ``codec.safetensors``; computes in float32.
+
+        Raises:
+            WeightsError: the file is missing, or its tensors do not fit this codec.
+        """
+        from safetensors.torch import load_file
+
+        if not path.is_file():
+            raise WeightsError(f"nano codec: no file {path}; reinstall the package")
+        net = NanoCodecNet()
+        try:
+            net.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
+        except RuntimeError as error:
+            raise WeightsError(
+                f"nano codec: {path} does not fit this version; retrain or reinstall: {error}"
+            ) from error
+        return cls(net.to(device))
+
+    def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
+        """Return frame height and width in pixels of a latent size."""
+        return latent_height * self.spatial_stride, latent_width * self.spatial_stride
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Encode ``[N, 3, H, W]`` in [-1, 1] one by one to ``[N, C, h, w]``."""
+        return self._net.encode(frames.to(self._net.latent_mean)[:, None])[:, 0]
+
+    @torch.inference_mode()
+    def encode_clip(self, clip: Tensor) -> Tensor:
+        """Encode ``[1, 3, 1 + 4k, H, W]`` in [-1, 1] to ``[1, 1 + k, C, h, w]``.
+
+        Raises:
+            ConfigError: the number of frames is not ``1 + 4k``.
+        """
+        if clip.shape[2] % _GROUP != 1:
+            raise ConfigError(f"encode_clip: got {clip.shape[2]} frames, wanted 1 + 4k")
+        return self._net.encode(clip.transpose(1, 2).to(self._net.latent_mean))
+
+    def decoder(self) -> NanoStreamDecoder:
+        """Return a new streaming decoder."""
+        return NanoStreamDecoder(self._net)
+
+    def decode_full(self, latents: Tensor) -> Tensor:
+        """Decode ``[1, F, C, h, w]`` to float32 ``[1, P, 3, H, W]``."""
+        return self.decoder().decode(latents)

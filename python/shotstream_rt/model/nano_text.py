@@ -1,0 +1,149 @@
+"""Text encoder of the embedded nano model: canonical tokens through a two-layer transformer.
+
+Implements ``TextEncoder``; called by the session, trained by ``shotstream_distill``. Knows a closed
+vocabulary (``nano_vocabulary``): what it cannot draw it drops, and ``check`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+from .nano_vocabulary import TOKEN_IDS, TOKENS, canonical
+
+TEXT_DIM = 128
+TEXT_LEN = 64
+_HEADS = 4
+_LAYERS = 2
+
+
+class _Layer(nn.Module):
+    """Pre-norm transformer layer with a key padding bias."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, 2 * dim)
+        self.down = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map ``[N, L, dim]`` to the same shape; ``bias`` is ``[N, 1, 1, L]``."""
+        count, length, dim = x.shape
+        qkv = self.qkv(self.norm1(x)).view(count, length, 3, _HEADS, dim // _HEADS)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [N, heads, L, D]
+        weights = (q @ k.transpose(-1, -2) * (dim // _HEADS) ** -0.5 + bias).softmax(-1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(count, length, dim))
+        hidden: Tensor = F.gelu(self.up(self.norm2(x)))
+        return x + torch.as_tensor(self.down(hidden))
+
+
+class NanoTextNet(nn.Module):
+    """Token ids to embeddings; rows at and past each length come out as zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(len(TOKENS), TEXT_DIM)
+        self.positions = nn.Parameter(torch.randn(TEXT_LEN, TEXT_DIM) * 0.02)
+        self.layers = nn.ModuleList([_Layer(TEXT_DIM) for _ in range(_LAYERS)])
+        self.norm = nn.LayerNorm(TEXT_DIM)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed captions.
+
+        Args:
+            ids: int64 ``[N, L]``, ``L <= 64``, padded at the end with 0.
+
+        Returns:
+            ``[N, L, 128]`` in the weights' dtype.
+        """
+        x = self.embedding(ids) + self.positions[: ids.shape[1]]
+        padded = ids == 0
+        # A caption without any token keeps its (zeroed) rows finite.
+        hidden_key = (padded & ~padded.all(1, keepdim=True))[:, None, None]
+        bias = torch.zeros_like(hidden_key, dtype=x.dtype).masked_fill(hidden_key, -1e4)
+        for layer in self.layers:
+            x = layer(x, bias)
+        embedded: Tensor = self.norm(x)
+        return embedded.masked_fill(padded[..., None], 0.0)
+
+
+class NanoTextEncoder:
+    """The frozen encoder behind the ``TextEncoder`` protocol."""
+
+    def __init__(self, net: NanoTextNet) -> None:
+        self._net = net.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> NanoTextEncoder:
+        """Read ``text.safetensors``; computes in float32.
+
+        Raises:
+            WeightsError: the file is missing, or its tensors do not fit this encoder.
+        """
+        from safetensors.torch import load_file
+
+        if not path.is_file():
+            raise WeightsError(f"nano text encoder: no file {path}; reinstall the package")
+        net = NanoTextNet()
+        try:
+            net.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
+        except RuntimeError as error:
+            raise WeightsError(
+                f"nano text encoder: {path} does not fit this version's vocabulary of "
+                f"{len(TOKENS)} tokens and {_LAYERS} layers; retrain or reinstall: {error}"
+            ) from error
+        return cls(net.to(device))
+
+    @property
+    def text_dim(self) -> int:
+        """Width of an embedding."""
+        return TEXT_DIM
+
+    @property
+    def text_len(self) -> int:
+        """Positions of every caption, padding included."""
+        return TEXT_LEN
+
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Encode prompts; see ``TextEncoder.encode``.
+
+        Returns:
+            float32 ``[N, 64, 128]`` and the lengths in canonical tokens.
+        """
+        device = self._net.positions.device
+        ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
+        lengths = []
+        for row, prompt in enumerate(prompts):
+            tokens = canonical(prompt)[0][:TEXT_LEN]
+            ids[row, : len(tokens)] = torch.tensor([TOKEN_IDS[t] for t in tokens])
+            lengths.append(len(tokens))
+        with torch.inference_mode():
+            # Only occupied columns are computed; the rest is zero by definition.
+            width = max([*lengths, 1])
+            embedded = self._net(ids[:, :width].to(device))
+            full = torch.zeros(len(prompts), TEXT_LEN, TEXT_DIM, device=device)
+            full[:, :width] = embedded
+        return full, lengths
+
+    def check(self, prompt: str) -> list[str]:
+        """Name what the nano model will not draw."""
+        tokens, unknown = canonical(prompt)
+        notes = []
+        if unknown:
+            notes.append(
+                "the nano model does not know: " + ", ".join(dict.fromkeys(unknown))
+                + " (dropped; see docs for its vocabulary)"
+            )  # fmt: skip
+        if len(tokens) > TEXT_LEN:
+            notes.append(f"prompt cut after {TEXT_LEN} of {len(tokens)} words")
+        if not tokens:
+            notes.append("no known word in the prompt: the model draws what it likes")
+        return notes

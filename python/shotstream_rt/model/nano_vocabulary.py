@@ -1,0 +1,119 @@
+"""The closed vocabulary of the embedded nano model: words, synonyms and canonical tokens.
+
+Called by ``nano_text`` at run time and by the world that draws the training films. A prompt is
+reduced to a handful of canonical tokens before the network sees it, so that synonyms, articles,
+plural verbs and punctuation cost no capacity. Pure data and regular expressions: no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
+SPECIES = ("cat", "robot", "bunny", "bird")
+ACCESSORIES = ("hat", "scarf")
+PLACES = ("beach", "forest", "snow-field", "night-city", "desert", "room")
+ACTIONS = ("walks-left", "walks-right", "jumps", "dances", "stands-still")
+FRAMINGS = ("wide-shot", "medium-shot", "close-up")
+JOINTS = ("and", "with", ".")
+
+PAD = "<pad>"
+TOKENS = (PAD, *COLORS, *SPECIES, *ACCESSORIES, *PLACES, *ACTIONS, *FRAMINGS, *JOINTS)
+TOKEN_IDS = MappingProxyType({token: index for index, token in enumerate(TOKENS)})
+
+# Phrases a user may write for a token; the token's own spelling (hyphens as blanks) always counts.
+_PHRASES = {
+    "red": "crimson|scarlet|ruby",
+    "orange": "tangerine|ginger",
+    "yellow": "golden|gold|lemon",
+    "green": "emerald|lime",
+    "blue": "azure|navy",
+    "purple": "violet|lilac",
+    "pink": "rose|magenta",
+    "white": "snowy|ivory|silver",
+    "cat": "cats|kitty|kitten|kittens|feline",
+    "robot": "robots|droid|android|bot",
+    "bunny": "bunnies|rabbit|rabbits|hare",
+    "bird": "birds|birdie|chick|parrot|duckling",
+    "hat": "hats|cap|tophat|top hat",
+    "scarf": "scarves|shawl",
+    "beach": "seaside|shore|coast|sea|ocean",
+    "forest": "woods|wood|jungle|trees",
+    "snow-field": "snow|snowfield|winter field|winter|snowy field",
+    "night-city": "city|town|street|city at night|street at night|city by night",
+    "desert": "dunes|sahara",
+    "room": "bedroom|house|living room|home|indoors",
+    "walks-left": (
+        "walk left|walking left|walks to the left|walk to the left|walking to the left|goes left|"
+        "go left|moves left|move left|runs left|run left|running left|runs to the left|"
+        "run to the left|running to the left"
+    ),
+    "walks-right": (
+        "walk right|walking right|walks to the right|walk to the right|walking to the right|"
+        "goes right|go right|moves right|move right|runs right|run right|running right|"
+        "runs to the right|run to the right|running to the right|walks|walk|walking|runs|run|"
+        "running"
+    ),
+    "jumps": "jump|jumping|hops|hop|hopping|leaps|leap|leaping|bounces|bounce|bouncing",
+    "dances": "dance|dancing|sways|sway|swaying|wiggles|wiggle",
+    "stands-still": (
+        "stand still|stands|stand|standing|standing still|waits|wait|waiting|sits|sit|sitting|"
+        "rests|rest|resting|looks around|look around"
+    ),
+    "wide-shot": "long shot|establishing shot|full shot|wide view|wide",
+    "medium-shot": "mid shot|mid-shot|medium view|medium",
+    "close-up": "close up|closeup|close-up shot|close up shot|close shot|portrait",
+    "with": "wearing|wears|wear",
+}
+
+# Words that carry nothing the model could draw; dropped without a note.
+_STOP_TEXT = (
+    "a|an|the|one|of|on|in|at|to|into|is|are|its|his|her|their|by|while|there|same|again|now|then|"
+    "this|that|very|scene|shows|show|showing|view|shot|shots|frame|camera"
+)
+STOP_WORDS = frozenset(_STOP_TEXT.split("|"))
+
+_TOKEN_OF_PHRASE = {
+    phrase: token for token, phrases in _PHRASES.items() for phrase in phrases.split("|")
+}
+for _token in TOKENS[1:-1]:
+    _TOKEN_OF_PHRASE[_token] = _token
+    _TOKEN_OF_PHRASE[_token.replace("-", " ")] = _token
+
+_SHOT_PREFIX = re.compile(r"shot\s*\d+\s*:")
+_NOT_TEXT = re.compile(r"[^a-z. -]+")
+_PHRASE = re.compile(
+    r"(?<![\w-])("
+    + "|".join(sorted(map(re.escape, _TOKEN_OF_PHRASE), key=len, reverse=True))
+    + r")(?![\w-])"
+)
+
+
+def canonical(prompt: str) -> tuple[list[str], list[str]]:
+    """Reduce free text to canonical tokens.
+
+    ``shotN:`` prefixes become a sentence break, phrases are replaced longest first, articles and
+    fillers are dropped, repeated and outer sentence breaks are removed.
+
+    Args:
+        prompt: any text.
+
+    Returns:
+        The canonical tokens, and the words that are not in the vocabulary (dropped), in order.
+    """
+    text = _SHOT_PREFIX.sub(" . ", prompt.lower())
+    text = re.sub(r"[;!?]", ".", text).replace(".", " . ")
+    text = " ".join(_NOT_TEXT.sub(" ", text).split())
+    text = _PHRASE.sub(lambda match: _TOKEN_OF_PHRASE[match.group(1)], text)
+    tokens: list[str] = []
+    unknown: list[str] = []
+    for word in text.split():
+        if word in TOKEN_IDS:
+            if word != "." or (tokens and tokens[-1] != "."):
+                tokens.append(word)
+        elif word not in STOP_WORDS:
+            unknown.append(word)
+    while tokens and tokens[-1] == ".":
+        tokens.pop()
+    return tokens, unknown

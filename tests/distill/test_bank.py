@@ -1,0 +1,100 @@
+"""The latent bank: what is written, and how samples are laid out."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream_distill.bank import CANDIDATE_FRAMES, LatentBank, Layout, context_frames
+from shotstream_distill.make_bank import class_maps, encode_shot
+from shotstream_distill.world.render import SHOT_FRAMES, render_shot
+from shotstream_distill.world.story import make_story
+from shotstream_rt import _native
+from shotstream_rt.model.nano_codec import NanoCodec
+
+
+@pytest.mark.parametrize("earlier", range(1, 7))
+def test_context_is_sampled_as_the_runtime_samples(earlier: int) -> None:
+    wanted = [tuple(pick) for pick in _native.sample_context([SHOT_FRAMES] * earlier, 6)]
+    got = [(shot, CANDIDATE_FRAMES[column]) for shot, column in context_frames(earlier)]
+    assert got == wanted
+
+
+def test_maps_are_shares_of_cells() -> None:
+    _, masks = render_shot(make_story(3), 0, [10])
+    maps = class_maps(masks)
+    assert maps.shape == (1, 2, 3, 12, 20)
+    area = maps[:, :, 0].sum() * 64
+    assert int(area.round()) == int(((masks & 15) > 0).sum())
+    assert (maps[:, :, 1] <= maps[:, :, 0]).all()
+
+
+def test_leading_latents_do_not_depend_on_their_number(codec_file: Path) -> None:
+    codec, story = NanoCodec.load(codec_file), make_story(10)
+    few, many = (encode_shot(codec, story, 0, count) for count in (2, 4))
+    torch.testing.assert_close(few["lat"], many["lat"][:2])
+    assert torch.equal(few["cand"], many["cand"])
+    assert torch.equal(few["maps"], many["maps"][:2])
+
+
+def test_new_shards_are_picked_up(bank_folder: Path, tmp_path: Path) -> None:
+    bank = LatentBank(tmp_path)
+    assert bank.refresh() == 0
+    for path in bank_folder.glob("S_*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert bank.refresh() > 0
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(batch=3, context=2, group_frames=1, groups=4),
+        Layout(batch=2, context=6, group_frames=3, groups=2),
+        Layout(batch=2, context=6, group_frames=3, groups=2, chunks=2),
+        Layout(batch=2, context=3, group_frames=3, groups=3, chunks=7),
+    ],
+    ids=["frames", "first-chunk", "two-chunks", "whole-shot"],
+)
+def test_samples_have_the_layout(bank_folder: Path, layout: Layout) -> None:
+    bank, rng = LatentBank(bank_folder), random.Random(0)
+    for _ in range(5):
+        batch = bank.sample(layout, rng)
+        noisy = layout.groups * layout.group_frames
+        shared = batch.shared.shape[1]
+        assert batch.target.shape == (layout.batch, noisy, 16, 12, 20)
+        assert batch.maps.shape == (layout.batch, noisy, 2, 3, 12, 20)
+        assert (shared - layout.context) % layout.group_frames == 0
+        for rows in (batch.caption_index, batch.positions, batch.flags):
+            assert rows.shape == (layout.batch, shared + noisy)
+        assert (batch.positions[:, layout.context :] >= 6).all()
+        assert (batch.positions[:, : layout.context] < 6).all()
+        # All frames of the running shot carry one flag: the last of six context flags + 1.
+        own, last = batch.flags[:, layout.context :], batch.flags[:, layout.context - 1]
+        assert (own == own[:, :1]).all()
+        assert (own[:, 0] == last + 1 if layout.context == 6 else own[:, 0] > last).all()
+        picked = batch.lengths.gather(1, batch.caption_index)
+        assert (picked > 0).all()
+
+
+def test_a_first_shot_has_zero_context_and_flag_one(bank_folder: Path) -> None:
+    bank, rng = LatentBank(bank_folder), random.Random(1)
+    layout = Layout(batch=16, context=6, group_frames=3, groups=1)
+    batch = bank.sample(layout, rng)
+    empty = (batch.shared == 0).flatten(1).all(1)
+    assert 0 < int(empty.sum()) < 16
+    assert (batch.flags[empty][:, :6] == 0).all()
+    assert (batch.flags[empty][:, 6:] == 1).all()
+    assert (batch.caption_index[empty] == 0).all()
+
+
+def test_masks_are_chunk_causal(bank_folder: Path) -> None:
+    bank, rng = LatentBank(bank_folder), random.Random(2)
+    layout = Layout(batch=1, context=2, group_frames=3, groups=2, chunks=2)
+    batch = bank.sample(layout, rng)
+    assert batch.shared_mask is not None
+    assert batch.group_mask is not None
+    assert batch.shared_mask.tolist() == [[True] * 2 + [False] * 3] * 2 + [[True] * 5] * 3
+    assert batch.group_mask.tolist() == [[True, True] + [False] * 3, [True] * 5]

@@ -1,0 +1,153 @@
+"""The loops: they learn, stop in time, resume, and their product loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream_distill.__main__ import main
+from shotstream_distill.bank import LatentBank, Layout
+from shotstream_distill.flow import FlowTrainer, auxiliary_loss, roughen, subject_weights
+from shotstream_distill.recipe import NANO_MODEL, DistillConfig, Stage, TrainConfig
+from shotstream_distill.ship import ship
+from shotstream_distill.trajectory import TrajectoryTrainer
+from shotstream_rt.model.loading import load_model
+
+FRAMES = Layout(batch=2, context=2, group_frames=1, groups=2)
+CHUNKS = Layout(batch=1, context=6, group_frames=3, groups=1, chunks=2)
+QUICK = TrainConfig(stages=(Stage(share=1.0, layouts=(FRAMES,)),), warmup_steps=2)
+
+
+@pytest.fixture
+def bank(bank_folder: Path) -> LatentBank:
+    return LatentBank(bank_folder)
+
+
+def test_the_loss_falls_on_one_batch(bank: LatentBank, tmp_path: Path, seeded: int) -> None:
+    trainer = FlowTrainer(QUICK, tmp_path, bank)
+    batch = bank.sample(FRAMES, random.Random(0))
+    losses = []
+    for _ in range(8):
+        torch.manual_seed(0)
+        flow, aux = trainer.loss(batch, 1)
+        (flow + 0.1 * aux).backward()
+        trainer.state.apply(1.0, 0.9)
+        losses.append(flow.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_killed_run_goes_on(bank: LatentBank, tmp_path: Path) -> None:
+    first = FlowTrainer(QUICK, tmp_path, bank)
+    first.train(1.0)
+    assert first.state.step > 0
+    second = FlowTrainer(QUICK, tmp_path, bank)
+    second.train(1.5)
+    assert second.state.step > first.state.step
+    done = FlowTrainer(QUICK, tmp_path, bank)
+    done.train(1.0)
+    assert done.state.step == second.state.step
+
+
+def test_the_auxiliary_loss_prefers_the_truth(bank: LatentBank) -> None:
+    batch = bank.sample(FRAMES, random.Random(3))
+    size, frames = batch.target.shape[:2]
+    blank = torch.zeros(size, frames, 13, 12, 20)
+    told = blank.clone()
+    for who in (0, 1):
+        for row in range(size):
+            label = int(batch.labels[row, who])
+            told[row, :, 1 + label] += 8 * batch.maps[row, :, who, 0]
+    told[:, :, 0] += 8 * (1 - batch.maps[:, :, :, 0].amax(2))
+    assert auxiliary_loss(told, batch) < auxiliary_loss(blank, batch)
+
+
+def test_weights_average_one_and_favour_characters(bank: LatentBank) -> None:
+    batch = bank.sample(FRAMES, random.Random(4))
+    weights = subject_weights(batch, 3.0)
+    covered = batch.maps[:, :, :, 0].amax(2).unsqueeze(2)
+    assert torch.isclose(weights.mean(), torch.tensor(1.0))
+    assert weights[covered > 0.9].min() > weights[covered == 0].max()
+
+
+def test_roughening_spares_half(bank: LatentBank, seeded: int) -> None:
+    batch = bank.sample(dataclasses.replace(FRAMES, batch=16), random.Random(5))
+    changed = (roughen(batch, 0.2) != batch.shared).flatten(1).any(1)
+    assert 0 < int(changed.sum()) < 16
+
+
+def test_distillation_learns_where_the_walk_ends(
+    bank: LatentBank, tmp_path: Path, seeded: int
+) -> None:
+    teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
+    # A head that answers: at the start it is zero and every walk would stand still.
+    teacher["head.head.weight"] = torch.randn_like(teacher["head.head.weight"]) * 0.02
+    trainer = TrajectoryTrainer(DistillConfig(), tmp_path, bank, teacher)
+    batch = bank.sample(CHUNKS, random.Random(6))
+    losses = []
+    for _ in range(4):
+        torch.manual_seed(1)
+        trainer._rng.seed(1)
+        loss = trainer.loss(batch, 3)
+        loss.backward()
+        trainer.state.apply(0.3, 0.5)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_the_product_loads(bank: LatentBank, tmp_path: Path, codec_file: Path) -> None:
+    trainer = FlowTrainer(QUICK, tmp_path, bank)
+    trainer.state.save(tmp_path / "flow.pt")
+    folder = tmp_path / "student"
+    ship(tmp_path / "flow.pt", folder, NANO_MODEL, codec_file, {"note": "test"})
+    assert {p.name for p in folder.iterdir()} == {
+        "student.json", "student.safetensors", "text.safetensors", "codec.safetensors",
+    }  # fmt: skip
+    bundle = load_model(folder, device="cpu")
+    assert bundle.config.model == NANO_MODEL
+    assert bundle.text.text_dim == NANO_MODEL.text_dim
+    bundle.close()
+    assert json.loads((folder / "student.json").read_text())["lineage"]["note"] == "test"
+
+
+def test_commands_report_and_refuse(
+    tmp_path: Path, codec_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["make-bank", "--bank", str(tmp_path / "bank"), "--codec", str(codec_file),
+                 "--shards", "1", "--stories", "1", "--json"]  # fmt: skip
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bank"]
+    missing = ["ship-nano", "--checkpoint", str(tmp_path / "none.pt"), "--out", str(tmp_path)]
+    assert main(missing) == 2
+    assert "none.pt" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["no-such-command"])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["tune-codec", "tune-detector"])
+def test_tuning_writes_a_file_that_loads(
+    command: str,
+    tmp_path: Path,
+    codec_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from shotstream_distill import tune_codec, tune_detector
+    from shotstream_distill.detectors import Detector
+    from shotstream_rt.model.nano_codec import NanoCodec
+
+    monkeypatch.setattr(tune_codec, "JUDGED_CLIPS", 2)
+    monkeypatch.setattr(tune_detector, "JUDGED_SHOTS", 4)
+    out = tmp_path / "tuned.safetensors"
+    start = ["--start", str(codec_file)] if command == "tune-codec" else []
+    assert main([command, "--minutes", "0.02", "--out", str(out), *start, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] >= 1
+    if command == "tune-codec":
+        NanoCodec.load(out)
+    else:
+        Detector.load(out)
