@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -87,4 +89,35 @@ def cpu_kernels() -> KernelSet:
         rotate=rope_shot.rotate,
         kv_append=kv_append.kv_append,
         attention=fast_attention.dual_attention,
+    )
+
+
+def triton_unavailable_reason() -> str | None:
+    """Return why the ``triton`` set cannot run here, or ``None``; its interpreter counts."""
+    if find_spec("triton") is None:
+        return "triton is not installed; pip install shotstream_rt[gpu]"
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "no NVIDIA GPU that torch can use, and TRITON_INTERPRET is not 1"
+    return None
+
+
+@cache
+def triton_kernels() -> KernelSet:
+    """Build the set for GPUs: Triton kernels, matrix products by cuBLAS."""
+    from . import adaln as gpu_adaln
+    from . import dual_attention as gpu_attention
+    from . import kv_append as gpu_append
+    from . import qk_norm as gpu_norm
+    from . import rope_shot as gpu_rope
+
+    return KernelSet(
+        name="triton",
+        head_major=False,
+        fuse_linear=linear.fuse_linear,
+        modulated_layer_norm=gpu_adaln.modulated_layer_norm,
+        gated_residual=gpu_adaln.gated_residual,
+        rms_norm=gpu_norm.rms_norm,
+        rotate=gpu_rope.rotate,
+        kv_append=gpu_append.kv_append,
+        attention=gpu_attention.dual_attention,
     )

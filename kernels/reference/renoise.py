@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .noise import addressed_normal
+
 
 def to_x0(x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
     """Clean estimate of a noisy latent; any shape, the type of ``flow``."""
@@ -28,3 +30,23 @@ def renoise(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     """Mix noise into a clean latent; any shape, the type of ``noise``."""
     sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x0.device)
     return ((1 - sigma) * x0.float() + sigma * noise.float()).to(noise.dtype)
+
+
+def advance(
+    x_t: Tensor, flow: Tensor, sigmas: Tensor, step: int, address: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Finish one denoising step and start the next with addressed noise.
+
+    Args:
+        x_t: noisy latents, any shape.
+        flow: like ``x_t``.
+        sigmas: float64 ``[S]``, noise level of every step.
+        step: the step just run, below ``S - 1``.
+        address: of ``noise.noise_address``.
+
+    Returns:
+        The clean estimate, and that estimate at the level of step ``step + 1``; like ``x_t``.
+    """
+    x0 = to_x0(x_t, flow, sigmas[step])
+    noise = addressed_normal(address, step + 1, x0.numel()).view(x0.shape).to(x0.dtype)
+    return x0, renoise(x0, noise, sigmas[step + 1])

@@ -1,0 +1,135 @@
+"""Layer norm with adaptive modulation and the gated residual, one program per token.
+
+    modulated_layer_norm(x)      = LN(x) * (1 + scale) + shift
+    gated_residual(x, y)         = x + y * gate
+    gated_residual_norm(x, y)    = z, LN(z) * factor + offset    with z = x + y * gate
+
+x, y ``[B, F, S, dim]`` dense; modulation rows are shared by a frame's ``S`` tokens. Float32 inside,
+one rounding at each store. Bound by memory: 2, 3 and 4 numbers moved per element; a row stays in
+registers between its mean, its variance and its store.
+"""
+
+from __future__ import annotations
+
+from typing import Any, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .tuning import block_of, row_warps
+
+
+@triton.jit
+@no_type_check
+def _normalise(x, inside, eps, WIDTH: tl.constexpr):
+    mean = tl.sum(x, 0) / WIDTH
+    centred = tl.where(inside, x - mean, 0.0)
+    return centred * tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + eps)
+
+
+@triton.jit
+@no_type_check
+def _modulated_layer_norm_kernel(
+    X, SHIFT, SCALE, OUT, frames, frame_tokens,
+    shift_batch, shift_frame, scale_batch, scale_frame, eps,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    frame = token // frame_tokens
+    batch, frame = frame // frames, frame % frames
+    column = tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    shift_row = SHIFT + batch * shift_batch + frame * shift_frame
+    scale_row = SCALE + batch * scale_batch + frame * scale_frame
+    shift = tl.load(shift_row + column, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(scale_row + column, mask=inside, other=0.0).to(tl.float32)
+    h = _normalise(x, inside, eps, WIDTH) * (1.0 + scale) + shift
+    tl.store(OUT + token * WIDTH + column, h.to(OUT.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+@no_type_check
+def _gated_residual_kernel(
+    X, Y, GATE, FACTOR, OFFSET, SUM, OUT, frames, frame_tokens,
+    gate_batch, gate_frame, factor_batch, factor_frame, offset_batch, offset_frame, eps,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, HAS_GATE: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    frame = token // frame_tokens
+    batch, frame = frame // frames, frame % frames
+    column = tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(Y + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_GATE:
+        gate_row = GATE + batch * gate_batch + frame * gate_frame
+        y = y * tl.load(gate_row + column, mask=inside, other=0.0).to(tl.float32)
+    # What later layers read is the stored sum, so the norm sees its rounding too.
+    z = (x + y).to(SUM.dtype.element_ty)
+    tl.store(SUM + token * WIDTH + column, z, mask=inside)
+    if NORM:
+        factor_row = FACTOR + batch * factor_batch + frame * factor_frame
+        offset_row = OFFSET + batch * offset_batch + frame * offset_frame
+        factor = tl.load(factor_row + column, mask=inside, other=0.0).to(tl.float32)
+        offset = tl.load(offset_row + column, mask=inside, other=0.0).to(tl.float32)
+        h = _normalise(z.to(tl.float32), inside, eps, WIDTH) * factor + offset
+        tl.store(OUT + token * WIDTH + column, h.to(OUT.dtype.element_ty), mask=inside)
+
+
+def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Like ``kernels.reference.adaln.modulated_layer_norm``; rounded once."""
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    shift, scale = _row(shift), _row(scale)
+    _modulated_layer_norm_kernel[(x.shape[:-1].numel(),)](
+        x, shift, scale, out, x.shape[1], x.shape[2], *_strides(shift), *_strides(scale), eps,
+        **_shape(x),
+    )  # fmt: skip
+    return out
+
+
+def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """Like ``kernels.reference.adaln.gated_residual``; rounded once."""
+    return _residual(x, y, gate, None, None, 0.0)[0]
+
+
+def gated_residual_norm(
+    x: Tensor, y: Tensor, gate: Tensor | None, factor: Tensor, offset: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Like ``kernels.reference.adaln.gated_residual_norm``; each result is rounded once."""
+    return _residual(x, y, gate, factor, offset, eps)
+
+
+def _residual(
+    x: Tensor, y: Tensor, gate: Tensor | None, factor: Tensor | None, offset: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Launch the residual kernel; without ``factor`` both results are the sum."""
+    x, y = x.contiguous(), y.contiguous()
+    total = torch.empty_like(x)
+    normed = total if factor is None else torch.empty_like(x)
+    # An absent row is never read; any pointer stands in for it.
+    rows = [x[:1, :1, :1] if row is None else _row(row) for row in (gate, factor, offset)]
+    _gated_residual_kernel[(x.shape[:-1].numel(),)](
+        x, y, *rows, total, normed, x.shape[1], x.shape[2],
+        *(stride for row in rows for stride in _strides(row)), eps,
+        HAS_GATE=gate is not None, NORM=factor is not None, **_shape(x),
+    )  # fmt: skip
+    return total, normed
+
+
+def _row(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _strides(row: Tensor) -> tuple[int, int]:
+    """Steps to the next batch entry and the next frame; zero where one row serves all."""
+    batch, frame = (row.stride(axis) if row.shape[axis] > 1 else 0 for axis in (0, 1))
+    return batch, frame
+
+
+def _shape(x: Tensor) -> dict[str, Any]:
+    width = x.shape[-1]
+    return {"WIDTH": width, "BLOCK": block_of(width), "num_warps": row_warps(width)}

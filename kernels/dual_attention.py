@@ -1,0 +1,240 @@
+"""Attention of one chunk's queries over the valid prefix of the dual cache: online softmax.
+
+    out = softmax(scale * q k^T + key_bias) v
+
+q, out ``[B, Tq, N, D]``; k, v ``[B, Tk, N, D]``, all at any token and head stride with dense
+features. One program per (block of queries, head, batch entry) walks the keys block by block with a
+running maximum and sum; only the last, partial block is masked. 4 Tq Tk N D FLOP; bound by the
+matrix units, so K and V blocks are loaded ahead of their use: through tensor descriptors on chips
+that have them, through pointers elsewhere. ``scale`` is folded with log2(e) into the exponent.
+
+Sources: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao,
+"FlashAttention-2", 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .tuning import AttentionLaunch, attention_launch, block_of, capability_of
+
+_LOG2_E = 1 / math.log(2)
+_NEVER = tl.constexpr(-1e30)
+"""Start of the running maximum: finite, so that blocks of hidden keys alone give no NaN."""
+
+
+@triton.jit
+@no_type_check
+def _attend_block(
+    q, k, v, bias, hidden, peak, total, acc, scale,
+    HAS_BIAS: tl.constexpr, MASKED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Fold one block of keys ``k [D, K]``, values ``v [K, D]`` into the running softmax."""
+    if WIDE:
+        k, v = k.to(tl.float32), v.to(tl.float32)
+    logits = tl.dot(q, k, input_precision=PRECISION)
+    if HAS_BIAS:
+        # Loaded biases are in units of log2 already.
+        logits = logits * scale + bias[None, :]
+    if MASKED:
+        logits = tl.where(hidden[None, :], float("-inf"), logits)
+    if HAS_BIAS:
+        new_peak = tl.maximum(peak, tl.max(logits, 1))
+        weights = tl.math.exp2(logits - new_peak[:, None])
+    else:
+        new_peak = tl.maximum(peak, tl.max(logits, 1) * scale)
+        weights = tl.math.exp2(logits * scale - new_peak[:, None])
+    shrink = tl.math.exp2(peak - new_peak)
+    total = total * shrink + tl.sum(weights, 1)
+    acc = acc * shrink[:, None]
+    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION)
+    return new_peak, total, acc
+
+
+@triton.jit
+@no_type_check
+def _attention_kernel(
+    Q, K, V, BIAS, OUT, queries, keys, scale,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
+    out_batch, out_token, out_head,
+    WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr, HAS_BIAS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    row = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    feature = tl.arange(0, BLOCK_D)
+    place = tl.arange(0, BLOCK_K)
+    q_row, q_inside = row.to(tl.int64)[:, None] * q_token, row[:, None] < queries
+    k_place = K + batch * k_batch + head * k_head + place[None, :] * k_token + feature[:, None]
+    v_place = V + batch * v_batch + head * v_head + place[:, None] * v_token + feature[None, :]
+    if BLOCK_D != WIDTH:
+        q_inside = q_inside & (feature[None, :] < WIDTH)
+    q = tl.load(
+        Q + batch * q_batch + head * q_head + q_row + feature[None, :], mask=q_inside, other=0.0
+    )
+    if WIDE:
+        q = q.to(tl.float32)
+    peak, total = tl.full([BLOCK_Q], _NEVER, tl.float32), tl.zeros([BLOCK_Q], tl.float32)
+    acc = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+    bias = tl.zeros([BLOCK_K], tl.float32)
+
+    whole = keys // BLOCK_K
+    for index in tl.range(0, whole, num_stages=STAGES):
+        if BLOCK_D == WIDTH:
+            k, v = tl.load(k_place), tl.load(v_place)
+        else:
+            k = tl.load(k_place, mask=feature[:, None] < WIDTH, other=0.0)
+            v = tl.load(v_place, mask=feature[None, :] < WIDTH, other=0.0)
+        if HAS_BIAS:
+            bias = tl.load(BIAS + index * BLOCK_K + place)
+        peak, total, acc = _attend_block(
+            q, k, v, bias, place < 0, peak, total, acc, scale, HAS_BIAS, False, WIDE, PRECISION
+        )
+        k_place += BLOCK_K * k_token
+        v_place += BLOCK_K * v_token
+    if whole * BLOCK_K < keys:
+        # Slots behind the prefix may hold anything, NaN included: they are not loaded at all.
+        shown = place < keys - whole * BLOCK_K
+        k_inside, v_inside = shown[None, :], shown[:, None]
+        if BLOCK_D != WIDTH:
+            k_inside = k_inside & (feature[:, None] < WIDTH)
+            v_inside = v_inside & (feature[None, :] < WIDTH)
+        k = tl.load(k_place, mask=k_inside, other=0.0)
+        v = tl.load(v_place, mask=v_inside, other=0.0)
+        if HAS_BIAS:
+            bias = tl.load(BIAS + whole * BLOCK_K + place, mask=shown, other=0.0)
+        peak, total, acc = _attend_block(
+            q, k, v, bias, ~shown, peak, total, acc, scale, HAS_BIAS, True, WIDE, PRECISION
+        )
+    out_row = row.to(tl.int64)[:, None] * out_token
+    tl.store(
+        OUT + batch * out_batch + head * out_head + out_row + feature[None, :],
+        (acc / total[:, None]).to(OUT.dtype.element_ty),
+        mask=q_inside,
+    )
+
+
+@triton.jit
+@no_type_check
+def _attention_tma_kernel(
+    Q_BLOCKS, K_BLOCKS, V_BLOCKS, BIAS, OUT, queries, keys, scale, out_token, out_head,
+    BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr, HAS_BIAS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The same with q, k, v as ``[tokens, N * D]`` descriptors, which give zeros past their end."""
+    head, first = tl.program_id(1), tl.program_id(0) * BLOCK_Q
+    column = head * BLOCK_D
+    place = tl.arange(0, BLOCK_K)
+    q = Q_BLOCKS.load([first, column])
+    if WIDE:
+        q = q.to(tl.float32)
+    peak, total = tl.full([BLOCK_Q], _NEVER, tl.float32), tl.zeros([BLOCK_Q], tl.float32)
+    acc = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+    bias = tl.zeros([BLOCK_K], tl.float32)
+
+    whole = keys // BLOCK_K
+    for index in tl.range(0, whole, num_stages=STAGES):
+        k, v = K_BLOCKS.load([index * BLOCK_K, column]), V_BLOCKS.load([index * BLOCK_K, column])
+        if HAS_BIAS:
+            bias = tl.load(BIAS + index * BLOCK_K + place)
+        peak, total, acc = _attend_block(
+            q, k.T, v, bias, place < 0, peak, total, acc, scale, HAS_BIAS, False, WIDE, PRECISION
+        )
+    if whole * BLOCK_K < keys:
+        shown = place < keys - whole * BLOCK_K
+        k, v = K_BLOCKS.load([whole * BLOCK_K, column]), V_BLOCKS.load([whole * BLOCK_K, column])
+        if HAS_BIAS:
+            bias = tl.load(BIAS + whole * BLOCK_K + place, mask=shown, other=0.0)
+        peak, total, acc = _attend_block(
+            q, k.T, v, bias, ~shown, peak, total, acc, scale, HAS_BIAS, True, WIDE, PRECISION
+        )
+    row, feature = first + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
+    out_row = row.to(tl.int64)[:, None] * out_token
+    tl.store(
+        OUT + head * out_head + out_row + feature[None, :],
+        (acc / total[:, None]).to(OUT.dtype.element_ty),
+        mask=row[:, None] < queries,
+    )
+
+
+def dual_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """Like ``kernels.reference.dual_attention.dual_attention``; ``bias`` is one number per key.
+
+    Raises:
+        ValueError: a scale that is not positive, or a bias of another shape.
+    """
+    if scale <= 0:
+        raise ValueError(f"scale: got {scale}, wanted a positive number")
+    if bias is not None and bias.shape != (k.shape[1],):
+        raise ValueError(f"bias: got {tuple(bias.shape)}, wanted one number per key {k.shape[1]}")
+    launch = attention_launch(capability_of(q), q.shape[-1], k.shape[1])
+    return _launch(q, k, v, scale * _LOG2_E, bias, launch)
+
+
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, launch: AttentionLaunch
+) -> Tensor:
+    """Run one kernel; ``scale`` in units of log2."""
+    batch, queries, heads, width = q.shape
+    keys = k.shape[1]
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    # Without a bias any pointer stands in for it.
+    biases = out if bias is None else (bias.float() * _LOG2_E).contiguous()
+    grid = (triton.cdiv(queries, launch.block_q), heads, batch)
+    options: dict[str, Any] = {
+        "BLOCK_D": max(16, block_of(width)),
+        "BLOCK_Q": launch.block_q,
+        "BLOCK_K": launch.block_k,
+        "STAGES": launch.num_stages,
+        "HAS_BIAS": bias is not None,
+        # The interpreter multiplies bfloat16 bit patterns; float32 holds the same numbers.
+        "WIDE": not isinstance(_attention_kernel, triton.runtime.JITFunction),
+        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+        "num_warps": launch.num_warps,
+        "num_stages": launch.num_stages,
+    }
+    if launch.tma and _fits_descriptors(q, k, v):
+        _attention_tma_kernel[grid](
+            _descriptor(q, launch.block_q), _descriptor(k, launch.block_k),
+            _descriptor(v, launch.block_k), biases, out, queries, keys, scale,
+            out.stride(1), out.stride(2), **options,
+        )  # fmt: skip
+    else:
+        _attention_kernel[grid](
+            q, k, v, biases, out, queries, keys, scale, *q.stride()[:3], *k.stride()[:3],
+            *v.stride()[:3], *out.stride()[:3], WIDTH=width, **options,
+        )  # fmt: skip
+    return out
+
+
+def _fits_descriptors(*tensors: Tensor) -> bool:
+    """Whether each is one batch entry of dense tokens at addresses the hardware accepts."""
+    width = tensors[0].shape[-1]
+    return (
+        width >= 16
+        and width == block_of(width)
+        and all(
+            x.shape[0] == 1
+            and x.stride(2) == width
+            and x.data_ptr() % 16 == 0
+            and x.stride(1) * x.element_size() % 16 == 0
+            for x in tensors
+        )
+    )
+
+
+def _descriptor(x: Tensor, rows: int) -> Any:
+    """Describe ``[1, T, N, D]`` as ``[T, N * D]`` in blocks of ``rows`` tokens of one head."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    tokens, heads, width = x.shape[1:]
+    return TensorDescriptor(x, [tokens, heads * width], [x.stride(1), 1], [rows, width])

@@ -1,0 +1,118 @@
+"""How kernels are launched: block sizes, warps and stages as data, and the few helpers around them.
+
+The tables are what an architecture can hold (registers, shared memory) at the product's shapes;
+``compile_check`` proves it without a GPU. Imports torch alone; the Triton files read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionLaunch:
+    """Launch of ``dual_attention``.
+
+    Attributes:
+        block_q: queries of one program.
+        block_k: keys of one loop turn.
+        num_warps: warps of one program.
+        num_stages: key blocks in flight.
+        tma: load through tensor descriptors where shapes and strides allow it.
+    """
+
+    block_q: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    tma: bool = False
+
+
+LONG_KEYS = 1024
+"""Keys from which a call counts as long: the arena is, a caption is not."""
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+"""Compute capabilities with a row in the table below."""
+
+_SHORT = AttentionLaunch(block_q=64, block_k=32, num_warps=4, num_stages=2)
+_SMALL = AttentionLaunch(block_q=128, block_k=64, num_warps=4, num_stages=2)
+_NARROW = AttentionLaunch(block_q=128, block_k=32, num_warps=8, num_stages=2)
+
+ATTENTION: dict[int, dict[tuple[int, bool], AttentionLaunch]] = {
+    80: {
+        (64, True): _SMALL,
+        (128, True): AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=3),
+    },
+    86: {(64, True): _SMALL, (128, True): _NARROW},
+    89: {(64, True): _SMALL, (128, True): _NARROW},
+    90: {
+        (64, True): AttentionLaunch(block_q=128, block_k=128, num_warps=8, num_stages=2, tma=True),
+        (128, True): AttentionLaunch(block_q=128, block_k=128, num_warps=8, num_stages=2, tma=True),
+    },
+    100: {
+        (64, True): AttentionLaunch(block_q=128, block_k=64, num_warps=4, num_stages=3, tma=True),
+        (128, True): AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=3, tma=True),
+    },
+    120: {(64, True): _SMALL, (128, True): _NARROW},
+}
+"""By compute capability, then by (largest head dim, long)."""
+
+
+def attention_launch(capability: int, head_dim: int, keys: int) -> AttentionLaunch:
+    """Look up the launch of one attention call.
+
+    Args:
+        capability: 90 for sm_90; an unknown one takes the row of the nearest below it.
+        head_dim: features per head.
+        keys: number of keys.
+    """
+    known = max((arch for arch in ATTENTION if arch <= capability), default=min(ATTENTION))
+    rows = ATTENTION[known]
+    fitting = [row for row in rows if row[0] >= head_dim and row[1] == (keys >= LONG_KEYS)]
+    return rows[min(fitting)] if fitting else _SHORT
+
+
+def row_warps(width: int) -> int:
+    """Warps of a program that holds one row of ``width`` numbers, eight to a thread at most."""
+    return min(8, max(1, block_of(width) // 256))
+
+
+def block_of(size: int) -> int:
+    """Smallest power of two that holds ``size``."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def capability_of(tensor: Tensor) -> int:
+    """Compute capability of a tensor's device; 80 for the interpreter's host tensors."""
+    if tensor.device.type != "cuda":
+        return min(ARCHITECTURES)
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    return 10 * major + minor
+
+
+def device_slots(slots: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """Slots as int32 on the device; a tensor that is there already costs nothing."""
+    return torch.as_tensor(slots, dtype=torch.int32, device=device)
+
+
+def arena_row_stride(arena_k: Tensor, arena_v: Tensor) -> int:
+    """Elements from one token of a token-major arena to the next.
+
+    Args:
+        arena_k: ``[tokens, N, D]``.
+        arena_v: like ``arena_k``.
+
+    Raises:
+        ValueError: heads of a token are apart, or the two differ.
+    """
+    row, heads, features = arena_k.stride()
+    if arena_v.stride() != (row, heads, features) or (heads, features) != (arena_k.shape[2], 1):
+        raise ValueError(
+            f"arena: got strides {arena_k.stride()} and {arena_v.stride()}, wanted equal ones with "
+            f"all heads of a token side by side; allocate it with head_major=False"
+        )
+    return int(row)
