@@ -16,7 +16,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-python test-native test-sanitize test-gpu test-interpret \
+.PHONY: help setup build demo test test-python test-native test-sanitize test-gpu gpu-check test-interpret \
 	lint format bench bench-kernels bench-compare wheel clean
 
 # Show the targets.
@@ -77,6 +77,11 @@ test-sanitize: $(VENV)/.torch
 # The tests that need an NVIDIA GPU.
 test-gpu: $(VENV)/.dev
 	$(PY) -m pytest -m "gpu or tensorrt"
+
+# Everything a GPU has to settle, in under nine minutes and without network: make gpu-check OUT=DIR
+# Such machines bring their own torch, so it runs with their python3, or GPU_PYTHON=PATH.
+gpu-check:
+	$(or $(GPU_PYTHON),python3) bench/gpu_check.py $(or $(OUT),out/gpu-check)
 
 # The kernel tests with Triton interpreted, so that a machine without a GPU executes the kernels.
 test-interpret: $(VENV)/.dev
