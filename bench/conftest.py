@@ -28,6 +28,7 @@ from shotstream_rt.bench.record import BenchRecord, Correctness, Metric, write_r
 from shotstream_rt.bench.workloads import Workload, find_workload
 from shotstream_rt.kernels.kernel_set import (
     REFERENCE,
+    TORCH_OPS,
     KernelSet,
     cpu_kernels,
     cpu_unavailable_reason,
@@ -102,11 +103,11 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return chosen
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "torch", "cpu"])
 def kernels(request: pytest.FixtureRequest) -> KernelSet:
-    """Each kernel set in turn."""
-    if request.param == "reference":
-        return REFERENCE
+    """Each kernel set of the CPU in turn."""
+    if request.param in ("reference", "torch"):
+        return REFERENCE if request.param == "reference" else TORCH_OPS
     reason = cpu_unavailable_reason()
     if reason is not None:
         pytest.skip(f"kernel set cpu: {reason}")

@@ -8,12 +8,13 @@ import torch
 
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.bench.options import BenchOptions
-from shotstream_rt.bench.oracle import compare_latents, reference_pipeline
+from shotstream_rt.bench.oracle import compare_latents, reference_pipeline, student_of
 from shotstream_rt.bench.runner import run
 from shotstream_rt.bench.shot_inputs import random_inputs, run_shot
 from shotstream_rt.bench.student_run import random_student
 from shotstream_rt.bench.workloads import Workload
 from shotstream_rt.config import StreamConfig
+from shotstream_rt.errors import BackendUnavailableError
 from shotstream_rt.kernels.kernel_set import REFERENCE, cpu_kernels
 from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.pipeline import Pipeline
@@ -135,3 +136,11 @@ def test_not_a_number_never_passes() -> None:
     broken = [latents[0] * torch.nan]
     verdict = compare_latents(broken, latents, torch.bfloat16)
     assert not verdict.passed
+
+
+def test_backend_without_weights_cannot_be_checked(tiny_config: StreamConfig) -> None:
+    backend = EagerBackend(random_student(tiny_config, seed=0), tiny_config, REFERENCE)
+    assert student_of(backend) is backend.student
+    backend.student = None  # type: ignore[assignment]
+    with pytest.raises(BackendUnavailableError, match="use eager"):
+        student_of(backend)

@@ -26,13 +26,17 @@ from .workloads import Workload
 _log = logging.getLogger("shotstream_rt.bench")
 
 
-def random_student(config: StreamConfig, *, seed: int) -> Student:
-    """Return a float32 student whose every part has a say in the result.
+def random_student(
+    config: StreamConfig, *, seed: int, device: torch.device | None = None
+) -> Student:
+    """Return a float32 student whose every part has a say in the result; default: on the CPU.
 
     Torch's own initial weights, but the time modulation is redrawn at unit size: its gates would
     else all but close every block, and an error inside one would not show.
     """
-    with torch.random.fork_rng(devices=[]):
+    device = device or torch.device("cpu")
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), device:
         torch.manual_seed(seed)
         student = Student(config.model)
         with torch.no_grad():
@@ -59,7 +63,7 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
     watch = Stopwatch(device)
 
     begun = watch.now_ns()
-    student = random_student(config, seed=recipe["seed"]).to(device, dtype)
+    student = random_student(config, seed=recipe["seed"], device=device).to(dtype)
     backend = registry.resolve(options.backend, student, config, device)
     pipeline = TimedPipeline(Pipeline(config, backend), watch)
     checked = checked_chunks(config, full=options.full_check)
