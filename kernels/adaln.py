@@ -36,9 +36,9 @@ def _modulated_layer_norm_kernel(
     shift_batch, shift_frame, scale_batch, scale_frame, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(0)
     frame = token // frame_tokens
-    batch, frame = frame // frames, frame % frames
+    batch, frame, token = frame // frames, frame % frames, token.to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
@@ -57,9 +57,9 @@ def _gated_residual_kernel(
     gate_batch, gate_frame, factor_batch, factor_frame, offset_batch, offset_frame, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, HAS_GATE: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(0)
     frame = token // frame_tokens
-    batch, frame = frame // frames, frame % frames
+    batch, frame, token = frame // frames, frame % frames, token.to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 4096
+BLOCK = 4096
 """Output bytes of one program."""
 
 
@@ -40,7 +40,7 @@ def frame_pack(pixels: Tensor) -> Tensor:
     frames, planes, rows, columns = pixels.shape
     out = torch.empty((frames, rows, columns, planes), dtype=torch.uint8, device=pixels.device)
     size = rows * columns * planes
-    _frame_pack_kernel[(triton.cdiv(size, _BLOCK), frames)](
-        pixels, out, columns, size, *pixels.stride(), BLOCK=_BLOCK, num_warps=8
+    _frame_pack_kernel[(triton.cdiv(size, BLOCK), frames)](
+        pixels, out, columns, size, *pixels.stride(), BLOCK=BLOCK, num_warps=8
     )
     return out

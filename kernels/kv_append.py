@@ -31,8 +31,8 @@ def _kv_append_kernel(
     K, V, ARENA_K, ARENA_V, SLOTS, frame_tokens, k_stride, v_stride, arena_stride,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    row = slot_row(SLOTS, token, frame_tokens)
+    token = tl.program_id(0)
+    row, token = slot_row(SLOTS, token, frame_tokens), token.to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     k = tl.load(K + token * k_stride + column, mask=inside)

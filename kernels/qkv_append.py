@@ -33,8 +33,8 @@ def _qkv_append_kernel(
     frame_tokens, qkv_stride, arena_stride, eps,
     WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, ROTATE_KEY: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    row = slot_row(SLOTS, token, frame_tokens)
+    token = tl.program_id(0)
+    row, token = slot_row(SLOTS, token, frame_tokens), token.to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     table_row = TABLE + token * HEAD_DIM

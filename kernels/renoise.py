@@ -32,7 +32,7 @@ def _clean(X, FLOW, sigma, element, inside):
 @triton.jit
 @no_type_check
 def _to_x0_kernel(X, FLOW, SIGMAS, X0, count, group, BLOCK: tl.constexpr):
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = element < count
     sigma = tl.load(SIGMAS + element // group, mask=inside, other=0.0)
     tl.store(X0 + element, _clean(X, FLOW, sigma, element, inside), mask=inside)
@@ -48,7 +48,7 @@ def _mix(x0, noise, sigma):
 @triton.jit
 @no_type_check
 def _renoise_kernel(X0, NOISE, SIGMAS, OUT, count, group, BLOCK: tl.constexpr):
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = element < count
     sigma = tl.load(SIGMAS + element // group, mask=inside, other=0.0)
     x0 = tl.load(X0 + element, mask=inside, other=0.0)
@@ -59,13 +59,13 @@ def _renoise_kernel(X0, NOISE, SIGMAS, OUT, count, group, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["step"])
 @no_type_check
 def _advance_kernel(X, FLOW, SIGMAS, ADDRESS, X0, OUT, step, count, BLOCKS: tl.constexpr):
-    first = tl.program_id(0).to(tl.int64) * BLOCKS
+    first = tl.program_id(0) * BLOCKS
     element = first * 4 + tl.arange(0, 4 * BLOCKS)
     inside = element < count
     x0 = _clean(X, FLOW, tl.load(SIGMAS + step), element, inside)
     tl.store(X0 + element, x0, mask=inside)
-    noise = draw_normal(ADDRESS, step + 1, first + tl.arange(0, BLOCKS)).to(x0.dtype)
-    mixed = _mix(x0, noise, tl.load(SIGMAS + step + 1))
+    noise = draw_normal(ADDRESS, step + 1, (first + tl.arange(0, BLOCKS)).to(tl.int64))
+    mixed = _mix(x0, noise.to(x0.dtype), tl.load(SIGMAS + step + 1))
     tl.store(OUT + element, mixed.to(OUT.dtype.element_ty), mask=inside)
 
 

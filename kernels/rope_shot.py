@@ -33,11 +33,12 @@ def _rotate_kernel(
     X, TABLE, OUT, token_stride, table_tokens,
     WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(0)
+    table_row = TABLE + token % table_tokens * HEAD_DIM
+    token = token.to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     x = tl.load(X + token * token_stride + column, mask=inside, other=0.0).to(tl.float32)
-    table_row = TABLE + token % table_tokens * HEAD_DIM
     table = tl.load(table_row + column % HEAD_DIM, mask=inside, other=0.0)
     y = turn_pairs(x, table, BLOCK)
     tl.store(OUT + token * WIDTH + column, y.to(OUT.dtype.element_ty), mask=inside)

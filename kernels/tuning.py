@@ -38,26 +38,22 @@ LONG_KEYS = 1024
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities with a row in the table below."""
 
-_SHORT = AttentionLaunch(block_q=64, block_k=32, num_warps=4, num_stages=2)
-_SMALL = AttentionLaunch(block_q=128, block_k=64, num_warps=4, num_stages=2)
-_NARROW = AttentionLaunch(block_q=128, block_k=32, num_warps=8, num_stages=2)
+_FALLBACK = AttentionLaunch(block_q=64, block_k=32, num_warps=8, num_stages=2)
+"""For heads wider than the table's, and the same for every chip."""
+
+_MMA_SHORT = AttentionLaunch(block_q=128, block_k=32, num_warps=8, num_stages=2)
+_MMA_LONG = AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=2)
+_MMA_LONG_DEEP = AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=3)
+_GROUP_SHORT = AttentionLaunch(block_q=64, block_k=64, num_warps=4, num_stages=2)
+_GROUP_LONG = AttentionLaunch(block_q=128, block_k=128, num_warps=8, num_stages=2, tma=True)
 
 ATTENTION: dict[int, dict[tuple[int, bool], AttentionLaunch]] = {
-    80: {
-        (64, True): _SMALL,
-        (128, True): AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=3),
-    },
-    86: {(64, True): _SMALL, (128, True): _NARROW},
-    89: {(64, True): _SMALL, (128, True): _NARROW},
-    90: {
-        (64, True): AttentionLaunch(block_q=128, block_k=128, num_warps=8, num_stages=2, tma=True),
-        (128, True): AttentionLaunch(block_q=128, block_k=128, num_warps=8, num_stages=2, tma=True),
-    },
-    100: {
-        (64, True): AttentionLaunch(block_q=128, block_k=64, num_warps=4, num_stages=3, tma=True),
-        (128, True): AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=3, tma=True),
-    },
-    120: {(64, True): _SMALL, (128, True): _NARROW},
+    80: {(128, False): _MMA_SHORT, (64, True): _MMA_LONG, (128, True): _MMA_LONG_DEEP},
+    86: {(128, False): _MMA_SHORT, (128, True): _MMA_LONG},
+    89: {(128, False): _MMA_SHORT, (128, True): _MMA_LONG},
+    90: {(128, False): _GROUP_SHORT, (128, True): _GROUP_LONG},
+    100: {(128, False): _GROUP_SHORT, (128, True): _GROUP_LONG},
+    120: {(128, False): _MMA_SHORT, (128, True): _MMA_LONG},
 }
 """By compute capability, then by (largest head dim, long)."""
 
@@ -73,7 +69,7 @@ def attention_launch(capability: int, head_dim: int, keys: int) -> AttentionLaun
     known = max((arch for arch in ATTENTION if arch <= capability), default=min(ATTENTION))
     rows = ATTENTION[known]
     fitting = [row for row in rows if row[0] >= head_dim and row[1] == (keys >= LONG_KEYS)]
-    return rows[min(fitting)] if fitting else _SHORT
+    return rows[min(fitting)] if fitting else _FALLBACK
 
 
 def row_warps(width: int) -> int:

@@ -1,0 +1,261 @@
+"""What ``compile_check`` compiles: every Triton kernel at the product's shapes, as data.
+
+The shapes are those of the 1.3B student at 480x832: 12 heads of 128, 3 latent frames of 1560 tokens
+in a chunk, 27 in the arena, 512 caption tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from . import (
+    adaln,
+    dual_attention,
+    frame_pack,
+    kv_append,
+    noise,
+    qk_norm,
+    qkv_append,
+    renoise,
+    rope_shot,
+)
+from .tuning import attention_launch, block_of, row_warps
+
+DIM, HEADS, HEAD_DIM, FRAME_TOKENS, CHUNK_FRAMES = 1536, 12, 128, 1560, 3
+QUERIES, KEYS, CAPTION_KEYS = 4680, 42120, 512
+LATENTS = 3 * 16 * 60 * 104
+
+Argument = str | int | float
+"""A pointer (``*bf16``) or descriptor type, or a sample value of a number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileCase:
+    """One specialisation of one kernel.
+
+    Attributes:
+        name: unique among the cases.
+        kernel: a ``triton.jit`` function.
+        arguments: by name; what is missing is a compile-time constant.
+        constants: compile-time constants by name.
+        options: warps, stages and the like.
+        registers: most registers that a thread may take.
+        instructions: machine instructions that must occur.
+    """
+
+    name: str
+    kernel: Any
+    arguments: dict[str, Argument]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+    registers: int = 255
+    instructions: tuple[str, ...] = ()
+
+
+_MATRIX_INSTRUCTION = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
+"""What a matrix product becomes; on sm_90 and sm_100 anything else would be half the rate."""
+
+
+def compile_cases(capability: int) -> list[CompileCase]:
+    """Return every case for one architecture."""
+    return [
+        *_row_cases(),
+        *_latent_cases(),
+        _attention_case("dual_attention", capability, keys=KEYS, head_dim=HEAD_DIM),
+        _attention_case("dual_attention_d64", capability, keys=KEYS, head_dim=64),
+        _attention_case("cross_attention", capability, keys=CAPTION_KEYS, head_dim=HEAD_DIM),
+    ]
+
+
+def _row_cases() -> list[CompileCase]:
+    """Kernels that hold one token's row."""
+    block = {"WIDTH": DIM, "BLOCK": block_of(DIM)}
+    heads = {**block, "HEAD_DIM": HEAD_DIM}
+    options = {"num_warps": row_warps(DIM)}
+    residual_strides = {
+        f"{row}_{axis}": stride
+        for row in ("gate", "factor", "offset")
+        for axis, stride in (("batch", 0), ("frame", 6 * DIM))
+    }
+    residual: dict[str, Argument] = {
+        **dict.fromkeys(("X", "Y", "GATE", "FACTOR", "OFFSET", "SUM", "OUT"), "*bf16"),
+        "frames": CHUNK_FRAMES,
+        "frame_tokens": FRAME_TOKENS,
+        **residual_strides,
+        "eps": 1e-6,
+    }
+    arena: dict[str, Argument] = {
+        "ARENA_K": "*bf16",
+        "ARENA_V": "*bf16",
+        "SLOTS": "*i32",
+        "frame_tokens": FRAME_TOKENS,
+        "arena_stride": DIM,
+    }
+    rows: list[tuple[str, Any, dict[str, Argument], dict[str, Any]]] = [
+        (
+            "modulated_layer_norm", adaln._modulated_layer_norm_kernel,
+            {
+                **dict.fromkeys(("X", "SHIFT", "SCALE", "OUT"), "*bf16"),
+                "frames": 1, "frame_tokens": QUERIES,
+                **dict.fromkeys(("shift_batch", "shift_frame", "scale_batch", "scale_frame"), 0),
+                "eps": 1e-6,
+            },
+            block,
+        ),
+        (
+            "gated_residual", adaln._gated_residual_kernel, residual,
+            {**block, "HAS_GATE": True, "NORM": False},
+        ),
+        (
+            "gated_residual_norm", adaln._gated_residual_kernel, residual,
+            {**block, "HAS_GATE": True, "NORM": True},
+        ),
+        (
+            "rms_norm", qk_norm._rms_norm_kernel,
+            {"X": "*bf16", "WEIGHT": "*bf16", "OUT": "*bf16", "row_stride": DIM, "eps": 1e-6},
+            block,
+        ),
+        (
+            "rotate", rope_shot._rotate_kernel,
+            {
+                "X": "*bf16", "TABLE": "*fp32", "OUT": "*bf16",
+                "token_stride": DIM, "table_tokens": QUERIES,
+            },
+            heads,
+        ),
+        (
+            "kv_append", kv_append._kv_append_kernel,
+            {"K": "*bf16", "V": "*bf16", "k_stride": DIM, "v_stride": 3 * DIM, **arena},
+            block,
+        ),
+        *(
+            (
+                f"qkv_append_{mode}", qkv_append._qkv_append_kernel,
+                {
+                    **dict.fromkeys(("QKV", "WEIGHT_Q", "WEIGHT_K", "OUT"), "*bf16"),
+                    "TABLE": "*fp32", "qkv_stride": 3 * DIM, "eps": 1e-6, **arena,
+                },
+                {**heads, "ROTATE_KEY": rotate_key},
+            )
+            for mode, rotate_key in (("rotated", True), ("plain", False))
+        ),
+    ]  # fmt: skip
+    return [
+        CompileCase(
+            name=name,
+            kernel=kernel,
+            arguments=arguments,
+            constants=constants,
+            options=options,
+            registers=64,
+            instructions=("LDG.128", "STG.128"),
+        )
+        for name, kernel, arguments, constants in rows
+    ]
+
+
+def _latent_cases() -> list[CompileCase]:
+    """Kernels that run over a chunk's latents or pixels."""
+    exact = {"num_warps": 4, "enable_fp_fusion": False}
+    numbers = {"count": LATENTS, "group": LATENTS}
+    block = {"BLOCK": 4 * noise.BLOCKS}
+    rows: list[tuple[str, Any, dict[str, Argument], dict[str, Any], dict[str, Any]]] = [
+        (
+            "addressed_normal", noise._normal_kernel,
+            {"ADDRESS": "*i64", "OUT": "*fp32", "step": 3, "count": LATENTS},
+            {"BLOCKS": noise.BLOCKS}, exact,
+        ),
+        (
+            "to_x0", renoise._to_x0_kernel,
+            {"X": "*bf16", "FLOW": "*bf16", "SIGMAS": "*fp64", "X0": "*bf16", **numbers},
+            block, exact,
+        ),
+        (
+            "renoise", renoise._renoise_kernel,
+            {"X0": "*bf16", "NOISE": "*bf16", "SIGMAS": "*fp64", "OUT": "*bf16", **numbers},
+            block, exact,
+        ),
+        (
+            "advance", renoise._advance_kernel,
+            {
+                "X": "*bf16", "FLOW": "*bf16", "SIGMAS": "*fp64", "ADDRESS": "*i64",
+                "X0": "*bf16", "OUT": "*bf16", "step": 3, "count": LATENTS,
+            },
+            {"BLOCKS": noise.BLOCKS}, exact,
+        ),
+        (
+            "frame_pack", frame_pack._frame_pack_kernel,
+            {
+                "PIXELS": "*fp32", "OUT": "*u8", "columns": 832, "frame_bytes": 480 * 832 * 3,
+                "frame_stride": 480 * 832 * 3, "plane_stride": 480 * 832, "row_stride": 832,
+                "column_stride": 1,
+            },
+            {"BLOCK": frame_pack.BLOCK}, {"num_warps": 8},
+        ),
+    ]  # fmt: skip
+    return [
+        CompileCase(
+            name=name,
+            kernel=kernel,
+            arguments=arguments,
+            constants=constants,
+            options=options,
+            registers=96,
+            instructions=("STG.128",),
+        )
+        for name, kernel, arguments, constants, options in rows
+    ]
+
+
+def _attention_case(name: str, capability: int, *, keys: int, head_dim: int) -> CompileCase:
+    """Attention as the tuning table launches it; a caption has a bias per key."""
+    launch = attention_launch(capability, head_dim, keys)
+    token = HEADS * head_dim
+    constants: dict[str, Any] = {
+        "BLOCK_D": head_dim,
+        "BLOCK_Q": launch.block_q,
+        "BLOCK_K": launch.block_k,
+        "STAGES": launch.num_stages,
+        "HAS_BIAS": keys == CAPTION_KEYS,
+        "WIDE": False,
+        "PRECISION": "tf32",
+    }
+    common: dict[str, Argument] = {
+        "BIAS": "*fp32" if keys == CAPTION_KEYS else "*bf16",
+        "OUT": "*bf16",
+        "queries": QUERIES,
+        # A caption's length is arbitrary, a fill level a multiple of a frame's tokens.
+        "keys": keys - 1 if keys == CAPTION_KEYS else keys,
+        "scale": 0.5,
+    }
+    arguments: dict[str, Argument]
+    if launch.tma:
+        kernel: Any = dual_attention._attention_tma_kernel
+        arguments = {
+            "Q_BLOCKS": f"tensordesc<bf16[{launch.block_q}, {head_dim}]>",
+            "K_BLOCKS": f"tensordesc<bf16[{launch.block_k}, {head_dim}]>",
+            "V_BLOCKS": f"tensordesc<bf16[{launch.block_k}, {head_dim}]>",
+            **common,
+            "out_token": token,
+            "out_head": head_dim,
+        }
+    else:
+        kernel = dual_attention._attention_kernel
+        constants["WIDTH"] = head_dim
+        arguments = {"Q": "*bf16", "K": "*bf16", "V": "*bf16", **common}
+        for tensor in ("q", "k", "v", "out"):
+            arguments[f"{tensor}_batch"] = token * QUERIES
+            arguments[f"{tensor}_token"] = token
+            arguments[f"{tensor}_head"] = head_dim
+    return CompileCase(
+        name=name,
+        kernel=kernel,
+        arguments=arguments,
+        constants=constants,
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+        instructions=(
+            _MATRIX_INSTRUCTION[capability],
+            "UTMALDG" if launch.tma else "LDGSTS",
+        ),
+    )
