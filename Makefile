@@ -53,8 +53,8 @@ demo: $(VENV)/.base
 	@mkdir -p out
 	$(PY) -m shotstream_rt generate --out out/story.mp4 --sheet out/story.png
 
-# Everything that a machine without a GPU can check: C++ tests, then Python tests.
-test: test-native test-python
+# Everything that a machine without a GPU can check: C++ tests, Python tests, interpreted kernels.
+test: test-native test-python test-interpret
 
 # The Python tests.
 test-python: $(VENV)/.dev
@@ -85,7 +85,7 @@ gpu-check:
 
 # The kernel tests with Triton interpreted, so that a machine without a GPU executes the kernels.
 test-interpret: $(VENV)/.dev
-	TRITON_INTERPRET=1 $(PY) -m pytest tests/kernels
+	TRITON_INTERPRET=1 $(PY) -m pytest -m interpret tests/kernels
 
 # Lint, formatting and types; nothing is changed.
 lint: $(VENV)/.dev
