@@ -60,6 +60,7 @@ def test_plots_are_drawn(student_file: Path, tmp_path: Path) -> None:
         ["--student", "{file}", "--random-weights", "--backend", "abacus"],
         ["--student", "{file}", "--random-weights", "--device", "tpu"],
         ["--student", "{file}", "--random-weights", "--profile", "fast"],
+        ["--student", "{file}", "--random-weights", "--profile", "tiny"],
         ["compare", "/no/such.json", "/no/such.json"],
     ],
     ids=lambda arguments: " ".join(arguments),
@@ -87,7 +88,9 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_workloads_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert "nano-story" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "nano-story" in listed
+    assert any(line.startswith("tiny") and "lossy" in line for line in listed.splitlines())
 
 
 def test_compare_tells_by_exit_code(

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from shotstream_rt.bench.film_run import measure_bundle
 from shotstream_rt.bench.options import BenchOptions
+from shotstream_rt.bench.runner import run
 from shotstream_rt.bench.stopwatch import Stopwatch
 from shotstream_rt.bench.workloads import Workload
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.loading import ModelBundle
+from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
 
 
 @pytest.fixture
@@ -51,3 +55,29 @@ def test_missing_story_is_named(tiny_bundle: ModelBundle, film: Workload) -> Non
     missing = film.with_recipe(story="nowhere.json")
     with pytest.raises(ConfigError, match="nowhere"):
         measure_bundle(tiny_bundle, missing, BenchOptions(device="cpu"), watch, load_s=0.0)
+
+
+@pytest.mark.timeout(60)
+def test_record_tells_the_profile_and_how_far_its_frames_are(
+    tiny_bundle: ModelBundle, film: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    lossy = replace(tiny_bundle, codec=TinyCodec(tiny_bundle.codec, TinyDecoder()))
+    asked: list[str] = []
+
+    def load(*_: object, profile: str, **__: object) -> ModelBundle:
+        asked.append(profile)
+        return lossy
+
+    monkeypatch.setattr("shotstream_rt.bench.film_run.load_model", load)
+    options = BenchOptions(device="cpu", profile="tiny", threads=1, warmup=0, repeats=1)
+    record, _ = run(film.with_recipe(shots=1), options, ["--profile", "tiny"])
+    assert asked == ["tiny"]
+    assert record.status == "ok"
+    assert record.backend["profile"] == "tiny"
+    metric = record.metric("decoder_psnr_db")
+    assert metric is not None
+    assert (metric.unit, metric.higher_is_better) == ("dB", True)
+    assert 0 < metric.p50 < 40
+    exact = BenchOptions(device="cpu", threads=1, warmup=0, repeats=1)
+    assert film.fingerprint(options.requested()) != film.fingerprint(exact.requested())

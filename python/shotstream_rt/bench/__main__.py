@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shotstream_rt.errors import ShotStreamError
+from shotstream_rt.profiles import PROFILES
 
 from . import report
 from .compare import compare_paths
@@ -30,7 +31,8 @@ what comes out
   Every run is checked against the float32 reference on the same weights, plan and noise; without
   a pass there are no figures. shot_s: seconds of one shot's student passes (shot_cpu_s: what the
   calling thread worked meanwhile). denoise_fps: frames per second of the student alone.
-  e2e_fps: to frames on the host. chunk_ms.N: denoising of a shot's N-th chunk. One row per metric
+  e2e_fps: to frames on the host. decoder_psnr_db: of a lossy profile's decoder, the distance of
+  its frames to the exact decoder's, on the checked latents. chunk_ms.N: denoising of a shot's N-th chunk. One row per metric
   with n, min, p50, p95, p99 and max; the record (--json, --out) also tells machine, software,
   commit and command.
 
@@ -64,11 +66,13 @@ def parser() -> argparse.ArgumentParser:
         "--no-vae", action="store_true", help="student passes alone (what --student measures)"
     )
     out.add_argument("--shots", type=int, metavar="N", help="shots of the film")
-    out.add_argument("--list", action="store_true", help="list the workloads and stop")
+    out.add_argument(
+        "--list", action="store_true", help="list the workloads and profiles, and stop"
+    )
     how = out.add_argument_group("how to run it")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     how.add_argument("--backend", default="auto", help="auto or a backend's name (default auto)")
-    how.add_argument("--profile", default="exact", help="exact (default)")
+    how.add_argument("--profile", default="exact", help="a name that --list shows (default exact)")
     how.add_argument("--dtype", choices=tuple(DTYPES), help="default: the model's own choice")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     how.add_argument(
@@ -143,6 +147,9 @@ def _measure(arguments: list[str]) -> int:
     if asked.list:
         for workload in bundled_workloads().values():
             print(f"{workload.id:16} {workload.kind:8} {workload.title}")  # noqa: T201
+        for profile in PROFILES.values():
+            note = f"; lossy: {profile.changes}" if profile.lossy else ""
+            print(f"{profile.name:16} {'profile':8} {profile.summary}{note}")  # noqa: T201
         return 0
     workload = _workload(cli, asked)
     if asked.plots is not None:

@@ -13,15 +13,22 @@ import torch
 
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.loading import ModelBundle, load_model
+from shotstream_rt.model.tiny_decoder import TinyCodec
 from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.session import Session
 from shotstream_rt.story import Story
 from shotstream_rt.types import Chunk
 
-from .measurement import Measurement
+from .measurement import Measurement, add_rates
 from .options import DTYPES, BenchOptions
-from .oracle import checked_chunks, compare_latents, reference_pipeline, student_of
-from .shot_inputs import ShotInputs, frames_of, run_shot
+from .oracle import (
+    checked_chunks,
+    compare_latents,
+    frame_distance_db,
+    reference_pipeline,
+    student_of,
+)
+from .shot_inputs import ShotInputs, run_shot
 from .stopwatch import Stopwatch, peak_memory_mib
 from .timed import TimedCodec, TimedPipeline
 from .workloads import Workload
@@ -82,8 +89,9 @@ def measure_bundle(
     wrapped = replace(bundle, pipeline=timed, codec=TimedCodec(bundle.codec, watch))
     samples = _measure_session(wrapped, timed, story, options, watch, seed=recipe["seed"])
     samples["startup_s"] = [samples["startup_s"][0] + load_s]
-    frames = frames_of(config.shot.shot_frames)
-    samples["denoise_fps"] = [frames / seconds for seconds in samples["shot_s"]]
+    add_rates(samples, config.shot)
+    if isinstance(bundle.codec, TinyCodec):
+        samples["decoder_psnr_db"] = [frame_distance_db(bundle.codec, measured)]
 
     _log.info("comparing with the oracle")
     wanted = run_shot(reference_pipeline(student, config), inputs, noise, chunks=checked)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from shotstream_rt.backends.base import BackendInfo
+from shotstream_rt.config import ShotConfig
 
 from .record import Correctness, Metric
+from .shot_inputs import FRAMES_PER_LATENT, frames_of
 
-_UNITS = {"s": "s", "ms": "ms", "fps": "fps", "mib": "MiB"}
+_UNITS = {"s": "s", "ms": "ms", "fps": "fps", "mib": "MiB", "db": "dB"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,20 @@ class Measurement:
             for name, values in sorted(self.samples.items())
             if values
         )
+
+
+def add_rates(samples: dict[str, list[float]], shot: ShotConfig) -> None:
+    """Add ``denoise_fps`` per shot, and ``worst_chunk_fps`` at the shot's slowest position.
+
+    The latter counts a full chunk's frames over its denoising and a median clean pass.
+    """
+    frames = frames_of(shot.shot_frames)
+    samples["denoise_fps"] = [frames / seconds for seconds in samples["shot_s"]]
+    positions = [samples[name] for name in samples if name.startswith("chunk_ms.")]
+    slowest = max(positions, key=median)
+    commit_ms = median(samples.get("commit_ms") or [0.0])
+    full = FRAMES_PER_LATENT * shot.chunk_frames
+    samples["worst_chunk_fps"] = [full * 1e3 / (chunk_ms + commit_ms) for chunk_ms in slowest]
 
 
 def unit_of(name: str) -> str:

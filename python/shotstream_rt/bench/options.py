@@ -9,6 +9,7 @@ import torch
 
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.loading import resolve_device
+from shotstream_rt.profiles import find_profile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -20,7 +21,7 @@ class BenchOptions:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``auto`` or a backend's name.
-        profile: ``exact``.
+        profile: a name of ``profiles.PROFILES``.
         dtype: ``float32``, ``bfloat16`` or None for the model's own choice (students with random
             weights: float32).
         threads: CPU threads of the student; None leaves torch's own choice.
@@ -41,8 +42,7 @@ class BenchOptions:
     baseline: bool = False
 
     def __post_init__(self) -> None:
-        if self.profile != "exact":
-            raise ConfigError(f"profile: got {self.profile!r}, wanted exact")
+        find_profile(self.profile)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(f"dtype: got {self.dtype!r}, wanted {' or '.join(DTYPES)}")
         limits = {"warmup": (self.warmup, 0), "repeats": (self.repeats, 1)}

@@ -18,6 +18,7 @@ from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import BackendUnavailableError
 from shotstream_rt.kernels.kernel_set import REFERENCE
 from shotstream_rt.model.student import Student
+from shotstream_rt.model.tiny_decoder import TinyCodec
 from shotstream_rt.pipeline import Pipeline
 
 from .record import Correctness
@@ -73,10 +74,7 @@ def compare_latents(
     wanted = torch.cat([chunk.double().cpu() for chunk in reference])
     error = got - wanted
     rel_l2 = float(error.norm() / wanted.norm())
-    rms = float(error.square().mean().sqrt())
-    span = float(wanted.max() - wanted.min())
-    # Equal latents have no finite ratio; 999 stands for it, since JSON has no infinity.
-    psnr_db = 20 * math.log10(span / rms) if rms > 0 else 999.0
+    psnr_db = _psnr_db(error, span=float(wanted.max() - wanted.min()))
     finite = math.isfinite(rel_l2)
     return Correctness(
         reference=REFERENCE_NAME,
@@ -86,3 +84,23 @@ def compare_latents(
         tolerance=TOLERANCES[dtype],
         passed=finite and rel_l2 <= TOLERANCES[dtype],
     )
+
+
+def frame_distance_db(codec: TinyCodec, chunks: Sequence[Tensor]) -> float:
+    """Return the signal-to-noise ratio of a tiny decoder's frames to the exact codec's, in dB.
+
+    Args:
+        codec: decodes, and keeps the exact codec.
+        chunks: the first latents of a shot.
+    """
+    latents = torch.cat(list(chunks), 1)
+    error = codec.decode_full(latents) - codec.exact.decode_full(latents)
+    return round(_psnr_db(error.double(), span=2.0), 2)  # frames are in [-1, 1]
+
+
+def _psnr_db(error: Tensor, *, span: float) -> float:
+    rms = float(error.square().mean().sqrt())
+    if not math.isfinite(rms):
+        return 0.0
+    # Equal tensors have no finite ratio; 999 stands for it, since JSON has no infinity.
+    return 20 * math.log10(span / rms) if rms > 0 else 999.0

@@ -71,7 +71,7 @@ class Metric:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value is the better one."""
-        return self.unit in ("fps", "GB/s", "TFLOP/s", "x")
+        return self.unit in ("fps", "GB/s", "TFLOP/s", "x", "dB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,15 +10,17 @@ from torch import nn
 from shotstream_rt.backends import registry
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import StreamConfig
+from shotstream_rt.errors import ConfigError
 from shotstream_rt.kernels.kernel_set import REFERENCE
 from shotstream_rt.model.student import Student
 from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.profiles import find_profile
 
-from .measurement import Measurement
+from .measurement import Measurement, add_rates
 from .options import DTYPES, BenchOptions
 from .oracle import checked_chunks, compare_latents, reference_pipeline
-from .shot_inputs import ShotInputs, frames_of, random_inputs, run_shot
+from .shot_inputs import ShotInputs, random_inputs, run_shot
 from .stopwatch import Stopwatch, peak_memory_mib
 from .timed import TimedPipeline
 from .workloads import Workload
@@ -50,9 +52,14 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
     """Run a ``student`` workload.
 
     Raises:
-        ConfigError: the recipe does not describe a student.
+        ConfigError: the recipe does not describe a student, or the profile is about frames.
         BackendUnavailableError: the backend asked for cannot run here.
     """
+    if find_profile(options.profile).decoder != "codec":
+        raise ConfigError(
+            f"profile {options.profile}: changes how frames are decoded, and workload "
+            f"{workload.id} makes none; use a film, such as --model DIR, or profile exact"
+        )
     recipe, device = workload.recipe, options.torch_device()
     config = StreamConfig.from_dict(recipe["stream"])
     dtype = DTYPES[options.dtype or "float32"]
@@ -86,8 +93,7 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
         samples["baseline_shot_s"] = baseline
         samples["speedup"] = [min(baseline) / min(samples["shot_s"])]
 
-    frames = frames_of(config.shot.shot_frames)
-    samples["denoise_fps"] = [frames / seconds for seconds in samples["shot_s"]]
+    add_rates(samples, config.shot)
     return Measurement(
         info=backend.info,
         samples=samples,
