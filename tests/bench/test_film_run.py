@@ -42,6 +42,7 @@ def test_film_gives_every_metric(tiny_bundle: ModelBundle, film: Workload) -> No
     assert all(counts[f"chunk_ms.{n + 1}"] == shots for n in range(chunks))
     assert counts["step_ms"] == shots * chunks * 4
     assert counts["frame_interval_ms"] == shots * frames - 2  # no interval before a film's first
+    assert counts["worst_chunk_fps"] == shots
     assert counts["e2e_fps"] == counts["steady_fps"] == 2
     assert counts["queue_wait_ms"] >= shots * chunks
     assert counts["prompt_ms"] >= 2

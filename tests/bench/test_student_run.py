@@ -34,7 +34,7 @@ def test_record_has_every_metric(tiny_workload: Workload, dtype: str) -> None:
     counts = {metric.name: metric.n for metric in record.metrics}
     assert counts == {
         "shot_s": shots, "shot_cpu_s": shots, "denoise_fps": shots, "caption_kv_ms": shots,
-        "context_encode_ms": shots, "chunk_ms": shots * chunks,
+        "context_encode_ms": shots, "worst_chunk_fps": shots, "chunk_ms": shots * chunks,
         **{f"chunk_ms.{n + 1}": shots for n in range(chunks)},
         "step_ms": shots * chunks * steps, "commit_ms": shots * (chunks - 1),
         "peak_memory_mib": 1, "startup_s": 1,
