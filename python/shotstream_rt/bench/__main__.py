@@ -31,10 +31,10 @@ what comes out
   Every run is checked against the float32 reference on the same weights, plan and noise; without
   a pass there are no figures. shot_s: seconds of one shot's student passes (shot_cpu_s: what the
   calling thread worked meanwhile). denoise_fps: frames per second of the student alone,
-  worst_chunk_fps: at its slowest chunk. e2e_fps: to frames on the host. chunk_ms.N: denoising of a shot's N-th chunk. decoder_psnr_db:
-  how near a lossy profile's decoder comes to the exact one, on the checked latents. One row per
-  metric with n, min, p50, p95, p99 and max; the record (--json, --out) also tells machine,
-  software, commit and command.
+  worst_chunk_fps: at its slowest chunk. e2e_fps: to frames on the host. chunk_ms.N: denoising of
+  a shot's N-th chunk. decoder_psnr_db: how near a lossy profile's decoder comes to the exact one,
+  on the checked latents. One row per metric with n, min, p50, p95, p99 and max; the record
+  (--json, --out) also tells machine, software, commit and command.
 
 examples
   python -m shotstream_rt.bench --threads 2
