@@ -243,7 +243,7 @@ def _attention_case(name: str, capability: int, *, keys: int, head_dim: int) -> 
     else:
         kernel = dual_attention._attention_kernel
         constants["WIDTH"] = head_dim
-        arguments = {"Q": "*bf16", "K": "*bf16", "V": "*bf16", **common}
+        arguments = {"Q": "*bf16", "K": "*bf16", "V": "*bf16", **common, "bias_batch": 0}
         for tensor in ("q", "k", "v", "out"):
             arguments[f"{tensor}_batch"] = token * QUERIES
             arguments[f"{tensor}_token"] = token

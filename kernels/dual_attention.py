@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .tuning import AttentionLaunch, attention_launch, block_of, capability_of
 
-_LOG2_E = 1 / math.log(2)
+_LOG2_E = tl.constexpr(1 / math.log(2))
 _NEVER = tl.constexpr(-1e30)
 """Start of the running maximum: finite, so that blocks of hidden keys alone give no NaN."""
 
@@ -40,8 +40,7 @@ def _attend_block(
         k, v = k.to(tl.float32), v.to(tl.float32)
     logits = tl.dot(q, k, input_precision=PRECISION)
     if HAS_BIAS:
-        # Loaded biases are in units of log2 already.
-        logits = logits * scale + bias[None, :]
+        logits = logits * scale + (bias.to(tl.float32) * _LOG2_E)[None, :]
     if MASKED:
         logits = tl.where(hidden[None, :], float("-inf"), logits)
     if HAS_BIAS:
@@ -62,11 +61,12 @@ def _attend_block(
 def _attention_kernel(
     Q, K, V, BIAS, OUT, queries, keys, scale,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
-    out_batch, out_token, out_head,
+    out_batch, out_token, out_head, bias_batch,
     WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr, HAS_BIAS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    BIAS += batch * bias_batch
     row = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     feature = tl.arange(0, BLOCK_D)
     place = tl.arange(0, BLOCK_K)
@@ -166,17 +166,27 @@ def _attention_tma_kernel(
 def dual_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
-    """Like ``kernels.reference.dual_attention.dual_attention``; ``bias`` is one number per key.
+    """Like ``kernels.reference.dual_attention.dual_attention``, with a bias that only keys have.
+
+    Args:
+        q: as there.
+        k: as there.
+        v: as there.
+        scale: as there, positive.
+        bias: ``[Tk]``, or ``[B, 1, 1, Tk]`` for one per batch entry.
 
     Raises:
         ValueError: a scale that is not positive, or a bias of another shape.
     """
     if scale <= 0:
         raise ValueError(f"scale: got {scale}, wanted a positive number")
-    if bias is not None and bias.shape != (k.shape[1],):
-        raise ValueError(f"bias: got {tuple(bias.shape)}, wanted one number per key {k.shape[1]}")
-    launch = attention_launch(capability_of(q), q.shape[-1], k.shape[1])
-    return _launch(q, k, v, scale * _LOG2_E, bias, launch)
+    batch, keys = k.shape[:2]
+    if bias is not None and tuple(bias.shape) not in ((keys,), (batch, 1, 1, keys)):
+        raise ValueError(
+            f"bias: got shape {tuple(bias.shape)}, wanted ({keys},) or ({batch}, 1, 1, {keys})"
+        )
+    launch = attention_launch(capability_of(q), q.shape[-1], keys, q.element_size())
+    return _launch(q, k, v, scale / math.log(2), bias, launch)
 
 
 def _launch(
@@ -188,7 +198,8 @@ def _launch(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     # Without a bias any pointer stands in for it.
-    biases = out if bias is None else (bias.float() * _LOG2_E).contiguous()
+    biases = out if bias is None else bias.contiguous()
+    bias_batch = keys if bias is not None and bias.dim() == 4 else 0
     grid = (triton.cdiv(queries, launch.block_q), heads, batch)
     options: dict[str, Any] = {
         "BLOCK_D": max(16, block_of(width)),
@@ -211,7 +222,7 @@ def _launch(
     else:
         _attention_kernel[grid](
             q, k, v, biases, out, queries, keys, scale, *q.stride()[:3], *k.stride()[:3],
-            *v.stride()[:3], *out.stride()[:3], WIDTH=width, **options,
+            *v.stride()[:3], *out.stride()[:3], bias_batch, WIDTH=width, **options,
         )  # fmt: skip
     return out
 

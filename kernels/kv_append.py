@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tuning import arena_row_stride, block_of, device_slots, row_warps
+from .tuning import arena_row_stride, block_of, on_device, row_warps
 
 
 @triton.jit
@@ -66,7 +67,7 @@ def kv_append(
     width = k.shape[-2] * k.shape[-1]
     k, v = k.reshape(-1, width), v.reshape(-1, width)
     _kv_append_kernel[(k.shape[0],)](
-        k, v, arena_k, arena_v, device_slots(slots, k.device), frame_tokens,
+        k, v, arena_k, arena_v, on_device(slots, torch.int32, k.device), frame_tokens,
         k.stride(0), v.stride(0), stride,
         WIDTH=width, BLOCK=block_of(width), num_warps=row_warps(width),
     )  # fmt: skip

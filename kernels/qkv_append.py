@@ -23,7 +23,7 @@ from torch import Tensor
 from .kv_append import slot_row
 from .qk_norm import rms_normalise
 from .rope_shot import turn_pairs
-from .tuning import arena_row_stride, block_of, device_slots, row_warps
+from .tuning import arena_row_stride, block_of, on_device, row_warps
 
 
 @triton.jit
@@ -81,7 +81,7 @@ def qkv_append(
     out = torch.empty((qkv.shape[0], heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     _qkv_append_kernel[(qkv.shape[0],)](
         qkv, weight_q, weight_k, torch.view_as_real(table).contiguous(), out, arena_k, arena_v,
-        device_slots(slots, qkv.device), frame_tokens, qkv.stride(0), stride, eps,
+        on_device(slots, torch.int32, qkv.device), frame_tokens, qkv.stride(0), stride, eps,
         WIDTH=width, HEAD_DIM=head_dim, BLOCK=block_of(width), ROTATE_KEY=rotate_key,
         num_warps=row_warps(width),
     )  # fmt: skip

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .noise import BLOCKS, draw_normal
+from .tuning import on_device
 
 
 @triton.jit
@@ -110,7 +111,7 @@ def _levels(sigma: Tensor | float, like: Tensor) -> tuple[Tensor, int]:
     Raises:
         ValueError: levels that vary on an axis behind one on which they do not.
     """
-    levels = torch.as_tensor(sigma, dtype=torch.float64, device=like.device)
+    levels = on_device(sigma, torch.float64, like.device)
     count = levels.numel()
     if count == 1:
         return levels.reshape(1), like.numel()

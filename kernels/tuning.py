@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -41,6 +42,9 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 _FALLBACK = AttentionLaunch(block_q=64, block_k=32, num_warps=8, num_stages=2)
 """For heads wider than the table's, and the same for every chip."""
 
+_WIDE_TYPE = AttentionLaunch(block_q=32, block_k=32, num_warps=4, num_stages=1)
+"""For float32, which is for checking: the tables' tiles would not fit."""
+
 _MMA_SHORT = AttentionLaunch(block_q=128, block_k=32, num_warps=8, num_stages=2)
 _MMA_LONG = AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=2)
 _MMA_LONG_DEEP = AttentionLaunch(block_q=128, block_k=64, num_warps=8, num_stages=3)
@@ -58,14 +62,19 @@ ATTENTION: dict[int, dict[tuple[int, bool], AttentionLaunch]] = {
 """By compute capability, then by (largest head dim, long)."""
 
 
-def attention_launch(capability: int, head_dim: int, keys: int) -> AttentionLaunch:
+def attention_launch(
+    capability: int, head_dim: int, keys: int, element_bytes: int = 2
+) -> AttentionLaunch:
     """Look up the launch of one attention call.
 
     Args:
         capability: 90 for sm_90; an unknown one takes the row of the nearest below it.
         head_dim: features per head.
         keys: number of keys.
+        element_bytes: of queries, keys and values.
     """
+    if element_bytes > 2:
+        return _WIDE_TYPE
     known = max((arch for arch in ATTENTION if arch <= capability), default=min(ATTENTION))
     rows = ATTENTION[known]
     fitting = [row for row in rows if row[0] >= head_dim and row[1] == (keys >= LONG_KEYS)]
@@ -90,9 +99,28 @@ def capability_of(tensor: Tensor) -> int:
     return 10 * major + minor
 
 
-def device_slots(slots: Sequence[int] | Tensor, device: torch.device) -> Tensor:
-    """Slots as int32 on the device; a tensor that is there already costs nothing."""
-    return torch.as_tensor(slots, dtype=torch.int32, device=device)
+def on_device(
+    numbers: Sequence[int] | float | Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Put a launch's host numbers where a kernel can read them.
+
+    Numbers sent once are kept: a pass that ran before can be captured, for nothing is sent again.
+
+    Args:
+        numbers: a tensor that is on the device already costs nothing.
+        dtype: of the result.
+        device: of the result.
+    """
+    if isinstance(numbers, Tensor):
+        return numbers.to(device, dtype)
+    return _sent(numbers if isinstance(numbers, float) else tuple(numbers), dtype, device)
+
+
+@lru_cache(maxsize=1024)
+def _sent(numbers: tuple[int, ...] | float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be kept for calls outside of it.
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def arena_row_stride(arena_k: Tensor, arena_v: Tensor) -> int:

@@ -74,12 +74,15 @@ def test_a_whole_block_of_hidden_keys_leaves_no_nan(
     assert_close("dual_attention", attention(q, k, v, bias), wanted)
 
 
+@pytest.mark.parametrize("biased", [False, True])
 def test_batch_entries_are_apart(
-    attention: Callable[..., Tensor], normal: Draw, assert_close: Check
+    attention: Callable[..., Tensor], normal: Draw, assert_close: Check, biased: bool
 ) -> None:
     q, k, v = (normal(3, n, 2, 16) for n in (5, 40, 40))
-    wanted = reference(q.double(), k.double(), v.double(), 0.25)
-    assert_close("dual_attention", attention(q, k, v), wanted)
+    bias = normal(3, 1, 1, 40) if biased else None
+    wide = None if bias is None else bias.double()
+    wanted = reference(q.double(), k.double(), v.double(), 0.25, wide)
+    assert_close("dual_attention", attention(q, k, v, bias), wanted)
 
 
 def test_large_logits_do_not_overflow(
@@ -94,7 +97,7 @@ def test_large_logits_do_not_overflow(
 
 @pytest.mark.parametrize(
     "scale,bias,match",
-    [(0.0, None, "scale"), (-1.0, None, "scale"), (1.0, torch.zeros(2, 3), "bias")],
+    [(0.0, None, "scale"), (-1.0, None, "scale"), (1.0, torch.zeros(1, 1, 3, 3), "bias")],
 )
 def test_what_the_kernel_cannot_do_is_refused(
     triton_device: torch.device, scale: float, bias: Tensor | None, match: str
@@ -119,3 +122,20 @@ def test_captions_take_the_short_launch_and_the_arena_the_long() -> None:
         long = tuning.attention_launch(capability, 128, 42120)
         assert short != long
         assert short.block_q * short.block_k < long.block_q * long.block_k
+
+
+def test_float32_takes_tiles_that_fit_anywhere() -> None:
+    for capability in tuning.ARCHITECTURES:
+        launch = tuning.attention_launch(capability, 128, 42120, 4)
+        assert 4 * 128 * (launch.block_q + 2 * launch.num_stages * launch.block_k) < 99 * 1024
+
+
+def test_what_was_sent_to_a_device_is_not_sent_again() -> None:
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        first = tuning.on_device([3, 1], torch.int32, device)
+    assert tuning.on_device([3, 1], torch.int32, device) is first
+    assert not first.is_inference()
+    assert first.tolist() == [3, 1]
+    assert tuning.on_device(first, torch.int32, device) is first
+    assert float(tuning.on_device(0.25, torch.float64, device)) == 0.25

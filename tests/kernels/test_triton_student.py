@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import (
     CacheConfig,
@@ -28,13 +31,23 @@ MODEL = ModelConfig(
 CONTEXT_FRAMES, CHUNKS = 2, 3
 
 
-def shoot(config: StreamConfig, kernels: KernelSet, device: torch.device) -> Tensor:
+def uncaptured(student: Student, config: StreamConfig, kernels: KernelSet) -> CudaGraphBackend:
+    """The captured backend's passes, on a device without graphs."""
+    return CudaGraphBackend(student, config, kernels, capture=lambda function: function)
+
+
+def shoot(
+    config: StreamConfig,
+    kernels: KernelSet,
+    device: torch.device,
+    build: Callable[..., EagerBackend | CudaGraphBackend] = EagerBackend,
+) -> Tensor:
     """Latents of one shot with a rolling window behind a context of two shots."""
     torch.manual_seed(3)
     student = Student(config.model)
     for parameter in student.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
-    backend = EagerBackend(student.requires_grad_(False).to(device), config, kernels)
+    backend = build(student.requires_grad_(False).to(device), config, kernels)
     backend.cache.poison()
     pipeline = Pipeline(config, backend)
     embeddings = PhiloxNoise(8).draw(0, 0, 0, (3, MODEL.text_len, MODEL.text_dim))
@@ -51,9 +64,12 @@ def shoot(config: StreamConfig, kernels: KernelSet, device: torch.device) -> Ten
     return torch.cat(chunks, 1)
 
 
-@pytest.mark.parametrize("key_rotation", ["on_write", "on_read"])
+@pytest.mark.parametrize(
+    "launcher,key_rotation",
+    [("eager", "on_write"), ("eager", "on_read"), ("cuda_graph", "on_write")],
+)
 def test_a_shot_has_the_reference_s_latents(
-    triton_device: torch.device, key_rotation: KeyRotation
+    triton_device: torch.device, launcher: str, key_rotation: KeyRotation
 ) -> None:
     config = StreamConfig(
         model=MODEL,
@@ -64,6 +80,9 @@ def test_a_shot_has_the_reference_s_latents(
         schedule=ScheduleConfig(denoising_steps=(1000, 500)),
     )
     wanted = shoot(config, REFERENCE, torch.device("cpu"))
-    got = shoot(config, triton_kernels(), triton_device)
+    captured = CudaGraphBackend if triton_device.type == "cuda" else uncaptured
+    got = shoot(
+        config, triton_kernels(), triton_device, EagerBackend if launcher == "eager" else captured
+    )
     assert bool(torch.isfinite(got).all())
     assert float((got - wanted).norm() / wanted.norm()) < 1e-5
