@@ -3,7 +3,7 @@
 import pytest
 
 from shotstream_rt.errors import WeightsError
-from shotstream_rt.model.released import find_release
+from shotstream_rt.model.released import find_release, find_tiny_decoder
 
 WAN = ["Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "config.json"]
 
@@ -44,3 +44,20 @@ def test_everything_missing_is_listed_with_its_places(tmp_path):
     assert "Wan2.1_VAE.pth" not in message
     with pytest.raises(WeightsError, match="not a folder"):
         find_release(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("place", ["", "ckpts", "Wan2.1-T2V-1.3B", "wan_models/Wan2.1-T2V-1.3B"])
+@pytest.mark.parametrize("name", ["taew2_1.pth", "taew2_1.safetensors"])
+def test_tiny_decoder_is_found(place, name, tmp_path):
+    make(tmp_path / place, name)
+    assert find_tiny_decoder(str(tmp_path)) == tmp_path / place / name
+
+
+def test_missing_tiny_decoder_names_files_and_places(tmp_path):
+    make(tmp_path, "taehv.pth", "lighttaew2_1.pth")
+    with pytest.raises(WeightsError) as caught:
+        find_tiny_decoder(tmp_path)
+    message = str(caught.value)
+    assert "missing taew2_1.safetensors or taew2_1.pth" in message
+    assert "the folder itself, ckpts/, Wan2.1-T2V-1.3B/" in message
+    assert "profile exact" in message

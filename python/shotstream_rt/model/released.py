@@ -19,6 +19,7 @@ VAE_FILE = "Wan2.1_VAE.pth"
 TEXT_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
 CONFIG_FILE = "config.json"
+TINY_FILES = ("taew2_1.safetensors", "taew2_1.pth")
 
 _STUDENT_PLACES = ("ckpts", "")
 _WAN_PLACES = ("Wan2.1-T2V-1.3B", "wan_models/Wan2.1-T2V-1.3B", "wan_models", "")
@@ -78,6 +79,24 @@ def find_release(folder: str | Path) -> Release:
                            "Wan2.1-T2V-1.3B into this folder.")  # fmt: skip
     paths = {part: path for part, path in found.items() if path is not None}
     return Release(**paths, model_config=_first_file(root, _WAN_PLACES, CONFIG_FILE))
+
+
+def find_tiny_decoder(folder: str | Path) -> Path:
+    """Find the tiny decoder's file below ``folder``: there, in ``ckpts/`` or in the Wan folder.
+
+    Raises:
+        WeightsError: there is none; names the files wanted and the places looked at.
+    """
+    root, places = Path(folder), ("", "ckpts", *_WAN_PLACES[:-1])
+    found = (_first_file(root, places, name) for name in TINY_FILES)
+    path = next((path for path in found if path is not None), None)
+    if path is None:
+        raise WeightsError(
+            f"{root}: missing {' or '.join(TINY_FILES)}, the tiny decoder (looked in "
+            f"{_places(places)}). Put the file from https://github.com/madebyollin/taehv into one "
+            "of these folders, or use profile exact."
+        )
+    return path
 
 
 def _first_file(root: Path, places: tuple[str, ...], name: str) -> Path | None:
