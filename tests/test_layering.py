@@ -13,7 +13,7 @@ import pytest
 PYTHON = Path(__file__).resolve().parents[1] / "python"
 PACKAGES = ("shotstream_rt", "shotstream_distill")
 
-PLAIN = {"config", "errors", "types", "env", "nvtx", "_native", "manifest", "checks"}
+PLAIN = {"config", "errors", "types", "env", "nvtx", "_native", "manifest", "checks", "profiles"}
 """Files at the bottom: data, errors, integers."""
 
 STUDENT = {*PLAIN, "kernels", "model", "schedule", "noise", "cache"}
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "nvtx": {"env", "errors"},
     "manifest": {"config", "errors"},
     "checks": {"config", "errors"},
+    "profiles": {"checks"},
     "kernels": set(),
     "export": {"model", "kernels.reference", "config", "manifest", "errors"},
     "cache": PLAIN,

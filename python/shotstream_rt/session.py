@@ -142,7 +142,7 @@ class Session:
             seed: see ``Session``.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             backend: ``auto`` or a name that ``python -m shotstream_rt info`` lists.
-            profile: ``exact``; other profiles trade exactness for speed and say so.
+            profile: ``exact``, or ``tiny``: frames from a tiny decoder, lossy. See ``profiles``.
             size: frame size in pixels, ``(height, width)`` or ``"HxW"``, multiples of 16;
                 default: the model's own.
             dtype: ``float32`` or ``bfloat16``; default: the model's choice for the device.
@@ -153,7 +153,7 @@ class Session:
             keep_on_device: see ``Session``.
 
         Raises:
-            ConfigError: an argument is not usable.
+            ConfigError: an argument is not usable, or the model has no such profile.
             WeightsError: a checkpoint file is missing or broken.
             BackendUnavailableError: the named backend cannot run here.
         """
@@ -364,21 +364,21 @@ class Session:
         state = self._generator.film_state()
         with torch.inference_mode():
             past = tuple(self._crew.selector.encoded(state.past))
-        return snapshots.pack(state, past, self._model.config)
+        return snapshots.pack(state, past, self._model.config, self._model.profile)
 
     def restore(self, data: bytes) -> None:
-        """Drop everything and go on from a snapshot, on the same model, backend and threads.
+        """Drop everything and go on from a snapshot; same model, profile, backend and threads.
 
         The frames that follow are those that the session it was taken from would have delivered.
         ``retake`` needs a shot begun after the restore.
 
         Raises:
             ConfigError: not a snapshot.
-            ManifestError: a snapshot of another model configuration.
+            ManifestError: a snapshot of another model configuration or profile.
             SessionClosedError: the session is closed.
         """
         self._reader.check()
-        self._generator.restore(snapshots.unpack(data, self._model.config))
+        self._generator.restore(snapshots.unpack(data, self._model.config, self._model.profile))
 
     @property
     def stats(self) -> dict[str, Any]:

@@ -32,18 +32,22 @@ def fingerprint(config: StreamConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pack(state: FilmState, past: Sequence[ShotMemory], config: StreamConfig) -> bytes:
+def pack(
+    state: FilmState, past: Sequence[ShotMemory], config: StreamConfig, profile: str = "exact"
+) -> bytes:
     """Return a state as bytes.
 
     Args:
         state: the film.
         past: ``state.past`` with every frame encoded.
         config: the model's, of which a fingerprint is stored.
+        profile: whose frames the context frames are.
     """
     data = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "fingerprint": fingerprint(config),
+        "profile": profile,
         "next_shot": state.next_shot,
         "next_index": state.next_index,
         "requests": [asdict(request) for request in state.requests],
@@ -61,12 +65,12 @@ def pack(state: FilmState, past: Sequence[ShotMemory], config: StreamConfig) -> 
     return save(tensors, metadata={"snapshot": json.dumps(data)})
 
 
-def unpack(data: bytes, config: StreamConfig) -> FilmState:
+def unpack(data: bytes, config: StreamConfig, profile: str = "exact") -> FilmState:
     """Return the state held by ``data``.
 
     Raises:
         ConfigError: not a snapshot, or a damaged one.
-        ManifestError: a snapshot of another format version or of another model configuration.
+        ManifestError: a snapshot of another format version, model configuration or profile.
     """
     try:
         tensors = load(data)
@@ -74,6 +78,12 @@ def unpack(data: bytes, config: StreamConfig) -> FilmState:
         if header.get("format") != FORMAT:
             raise ConfigError("snapshot: these bytes hold something else")
         _check_versions(header, config)
+        made_with = header.get("profile", "exact")
+        if made_with != profile:
+            raise ManifestError(
+                f"snapshot: made with profile {made_with}, this session has {profile}; open it "
+                "with the same profile"
+            )
         past = tuple(_memory(entry, tensors) for entry in header["past"])
         requests = tuple(_request(entry) for entry in header["requests"])
         return FilmState(

@@ -235,8 +235,24 @@ def test_info_tells_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["devices"][0]["name"] == "cpu"
     assert found["devices"][0]["backends"]["eager"] is None
     assert "compiler" in found["native"]
+    assert {name: profile["lossy"] for name, profile in found["profiles"].items()} == {
+        "exact": False,
+        "tiny": True,
+    }
     assert main(["info"]) == 0
-    assert "eager: usable" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "eager: usable" in told
+    assert "taew2_1.safetensors" in told
+
+
+def test_lossy_profile_is_told_before_the_film(
+    fake_model: list[ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--shots", "1", "--sheet", str(tmp_path / "s.png")]
+    assert main([*words, "--profile", "tiny"]) == 0
+    assert "profile tiny is lossy" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "is lossy" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["info", "--help"]])

@@ -16,6 +16,7 @@ from typing import Any
 
 from shotstream_rt.checks import check_range, check_seed, check_text
 from shotstream_rt.errors import ConfigError
+from shotstream_rt.profiles import PROFILES, find_profile
 from shotstream_rt.session import Session
 from shotstream_rt.sheet import ContactSheet
 from shotstream_rt.story import Story, load_stories
@@ -50,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seed", default="0", metavar="N", help="noise seed, 0 to 2**63 - 1 (default: 0)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
     add("--backend", default="auto", help="auto (default) or a name that `info` lists")
-    add("--profile", default="exact", help="exact (default)")
+    add("--profile", default="exact", help=f"{' or '.join(PROFILES)} (default: exact); see `info`")
     add("--dtype", help="float32 or bfloat16 (default: the device's choice)")
     add("--size", metavar="HxW", help="frame size in multiples of 16 (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads of the student (default: torch's)")
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     seed = _seed(arguments.seed)
     if arguments.threads is not None:
         check_range("--threads", arguments.threads, 1, 1024)
+    profile = find_profile(arguments.profile)
     films = _films(arguments)
     started_s = time.monotonic()
     with Session.open(
@@ -98,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         threads=arguments.threads,
     ) as session:
+        if profile.lossy and not arguments.quiet:
+            sys.stderr.write(f"note: profile {profile.name} is lossy: {profile.changes}\n")
         blank = session.snapshot()
         reports = []
         for number, film in enumerate(films):
@@ -116,8 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 _RESOLVED = (
-    "model", "profile", "backend", "kernel_set", "device", "dtype", "size", "seed", "threads",
-    "memory_bytes",
+    "model", "profile", "lossy", "decoder", "backend", "kernel_set", "device", "dtype", "size",
+    "seed", "threads", "memory_bytes",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import torch
 import shotstream_rt
 from shotstream_rt.backends import registry
 from shotstream_rt.model.loading import available_models
+from shotstream_rt.profiles import PROFILES
 
 _PACKAGES = ("torch", "numpy", "av", "pillow", "safetensors", "transformers", "triton", "tensorrt",
              "nvtx")  # fmt: skip
@@ -51,6 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
             lines.append(f"  backend  {name}: {'usable' if reason is None else reason}")
     models = found["models"] or {"none": "this build carries no weights; give a folder"}
     lines += [f"model      {name}: {place}" for name, place in models.items()]
+    for profile in PROFILES.values():
+        lines.append(f"profile    {profile.name}: {profile.summary}")
+        if profile.lossy:
+            lines += [f"  lossy    {profile.changes}", f"  needs    {profile.needs}"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
@@ -66,6 +71,7 @@ def collect() -> dict[str, Any]:
         "devices": [_device(torch.device("cpu"))]
         + [_device(torch.device("cuda", index)) for index in range(_cuda_devices())],
         "models": available_models(),
+        "profiles": {profile.name: profile.describe() for profile in PROFILES.values()},
     }
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from shotstream_rt.checks import check_one_of
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import BackendUnavailableError, ConfigError, WeightsError
+from shotstream_rt.profiles import EXACT, Profile, find_profile
 
 if TYPE_CHECKING:
     from shotstream_rt.pipeline import Pipeline
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("shotstream_rt.model")
 
-PROFILES = ("exact",)
 DTYPES = ("float32", "bfloat16")
 MANIFEST_FILE = "student.json"
 STUDENT_FILE = "student.safetensors"
@@ -61,6 +61,11 @@ class ModelBundle:
     info: Mapping[str, Any] = field(default_factory=dict)
     release: Callable[[], None] = lambda: None
 
+    @property
+    def profile(self) -> str:
+        """Name of the profile it was opened with."""
+        return str(self.info.get("profile", EXACT.name))
+
     def close(self) -> None:
         """Free caches and device memory."""
         self.release()
@@ -68,8 +73,13 @@ class ModelBundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Parts:
-    """What a layout gives, before a backend is built on it."""
+    """What a layout gives, before a backend is built on it.
 
+    ``latents`` says whose latents the codec reads, ``wan`` or ``nano``.
+    """
+
+    folder: Path
+    latents: str
     config: StreamConfig
     student: Mapping[str, Tensor]
     source: str
@@ -92,7 +102,7 @@ def load_model(
         model: ``nano``, a folder with ``student.json``, or a released checkpoint's folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``auto`` or a backend's name.
-        profile: ``exact``.
+        profile: a name of ``profiles.PROFILES``.
         size: frame height and width in pixels, multiples of 16; default: the model's own.
         dtype: ``float32`` or ``bfloat16``; default: bfloat16 on a GPU, else float32.
 
@@ -106,9 +116,10 @@ def load_model(
     from shotstream_rt.pipeline import Pipeline
 
     from .student import Student
+    from .tiny_decoder import TinyCodec
     from .weights import load_into
 
-    check_one_of("profile", profile, PROFILES)
+    chosen = find_profile(profile)
     check_one_of("backend", backend, registry.names())
     place = resolve_device(device)
     if dtype is not None:
@@ -116,23 +127,30 @@ def load_model(
     kind = _dtype(dtype, place)
     wanted = None if size is None else parse_size(size)
     parts = _open_parts(model, place, kind)
+    tiny_file = _tiny_file(chosen, parts, model)
     config = parts.config if wanted is None else _resized(parts.config, *wanted)
     with torch.device("meta"):
         student = Student(config.model)
     load_into(student, parts.student, source=parts.source, device=place, dtype=kind)
     built = registry.resolve(backend, student, config, place)
     codec, text = parts.codec(), parts.text()
+    if tiny_file is not None:
+        codec = TinyCodec.load(tiny_file, codec, device=place, dtype=kind)
     height, width = codec.pixel_size(config.model.latent_height, config.model.latent_width)
     pipeline = Pipeline(config, built)
     info = {
         "model": str(model),
-        "profile": profile,
+        "profile": chosen.name,
+        "lossy": chosen.lossy,
+        "decoder": parts.latents if tiny_file is None else tiny_file.name,
         "backend_requested": backend,
         "backend": built.info.name,
         **{k: v for k, v in dataclasses.asdict(built.info).items() if k != "name"},
         "size": [height, width],
     }
     _log.info("opened %s", json.dumps(info))
+    if chosen.lossy:
+        _log.info("profile %s is lossy: %s", chosen.name, chosen.changes)
     return ModelBundle(
         name=str(model),
         config=config,
@@ -217,6 +235,20 @@ def _open_parts(model: str | Path, device: torch.device, dtype: torch.dtype) -> 
     return _released_parts(folder, device, dtype)
 
 
+def _tiny_file(profile: Profile, parts: _Parts, model: str | Path) -> Path | None:
+    """Return the tiny decoder's file if the profile takes one."""
+    from .released import find_tiny_decoder
+
+    if profile.decoder != "tiny":
+        return None
+    if parts.latents != "wan":
+        raise ConfigError(
+            f"profile {profile.name}: model {model} has only profile exact: the tiny decoder reads "
+            f"latents of the Wan VAE, this model's are of kind {parts.latents}; use profile exact"
+        )
+    return find_tiny_decoder(parts.folder)
+
+
 def _project_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> _Parts:
     from shotstream_rt.manifest import StudentManifest
 
@@ -225,6 +257,8 @@ def _project_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> _P
     manifest = StudentManifest.read(folder / MANIFEST_FILE)
     path = folder / STUDENT_FILE
     return _Parts(
+        folder=folder,
+        latents=str(manifest.codec.get("kind")),
         config=manifest.stream,
         student=student_state(path, manifest.stream.model),
         source=str(path),
@@ -292,6 +326,8 @@ def _released_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> _
         )
 
     return _Parts(
+        folder=folder,
+        latents="wan",
         config=StreamConfig(model=model),
         student=state,
         source=str(release.student),
