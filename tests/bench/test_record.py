@@ -30,7 +30,10 @@ def test_record_survives_its_file(make_record: MakeRecord, tmp_path: Path) -> No
 def test_folder_gets_workload_and_backend_in_the_name(
     make_record: MakeRecord, tmp_path: Path
 ) -> None:
-    assert write_record(make_record(), tmp_path).name == "tiny--eager-float32.json"
+    record = make_record()
+    assert write_record(record, tmp_path).name == "tiny--eager-float32.json"
+    lossy = make_record(backend={**record.backend, "profile": "tiny"})
+    assert write_record(lossy, tmp_path).name == "tiny--eager-float32-tiny.json"
 
 
 def test_saved_output_is_a_record_too(make_record: MakeRecord, tmp_path: Path) -> None:

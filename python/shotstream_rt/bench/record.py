@@ -17,6 +17,7 @@ import numpy as np
 
 from shotstream_rt.errors import ManifestError
 from shotstream_rt.outputs import atomic_file
+from shotstream_rt.profiles import EXACT
 
 SCHEMA_VERSION = 1
 
@@ -197,7 +198,9 @@ def read_record(path: str | Path) -> BenchRecord:
 
 
 def write_record(record: BenchRecord, path: str | Path) -> Path:
-    """Write a record atomically; a folder gets ``WORKLOAD--BACKEND.json``.
+    """Write a record atomically; a folder gets ``WORKLOAD--BACKEND-DTYPE.json``.
+
+    A lossy profile's name is added, so that its record never takes the place of an exact one.
 
     Raises:
         OutputError: the file cannot be written; nothing half-written is left behind.
@@ -205,7 +208,12 @@ def write_record(record: BenchRecord, path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         backend = record.backend
-        parts = (backend.get("resolved") or backend.get("requested"), backend.get("dtype"))
+        profile = backend.get("profile")
+        parts = (
+            backend.get("resolved") or backend.get("requested"),
+            backend.get("dtype"),
+            None if profile == EXACT.name else profile,
+        )
         stem = "-".join(str(part) for part in parts if part)
         path = path / f"{record.workload['id']}--{stem}.json"
     with atomic_file(path) as part:
