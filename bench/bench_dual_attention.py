@@ -22,13 +22,14 @@ def bench_dual_attention(
     kernels: KernelSet,
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
     q = normal(1, shapes.tokens, shapes.heads, shapes.head_dim, dtype=dtype)
     arena = KVArena(
         shapes.cached_tokens, shapes.heads, shapes.head_dim, head_major=kernels.head_major,
-        dtype=dtype, device=torch.device("cpu"),
+        dtype=dtype, device=device,
     )  # fmt: skip
     arena.k.copy_(normal(*arena.k.shape))
     arena.v.copy_(normal(*arena.v.shape))
@@ -46,12 +47,13 @@ def bench_cross_attention(
     kernels: KernelSet,
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
     q = normal(1, shapes.tokens, shapes.heads, shapes.head_dim, dtype=dtype)
     k, v = (normal(1, CAPTION_TOKENS, *q.shape[2:], dtype=dtype) for _ in range(2))
-    bias = torch.zeros(CAPTION_TOKENS)
+    bias = torch.zeros(CAPTION_TOKENS, device=device)
     bias[-1] = torch.tensor(412.0).log()
     scale = shapes.head_dim**-0.5
     measure(

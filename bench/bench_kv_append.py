@@ -19,12 +19,13 @@ def bench_kv_append(
     kernels: KernelSet,
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
     arena = KVArena(
         shapes.cached_tokens, shapes.heads, shapes.head_dim, head_major=kernels.head_major,
-        dtype=dtype, device=torch.device("cpu"),
+        dtype=dtype, device=device,
     )  # fmt: skip
     k, v = (normal(shapes.tokens, shapes.heads, shapes.head_dim, dtype=dtype) for _ in range(2))
     # The last frames of the ring, then round to its first one.
@@ -35,6 +36,6 @@ def bench_kv_append(
         kernels.kv_append(arena.k, arena.v, k, v, slots, shapes.frame_tokens)
         return arena.k
 
-    wanted = torch.zeros(arena.k.shape)
+    wanted = torch.zeros(arena.k.shape, device=device)
     wanted[rows] = k.float()
     measure(run, wanted, bytes_moved=2 * (k.nbytes + v.nbytes), flops=0)

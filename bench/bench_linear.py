@@ -18,20 +18,22 @@ def bench_qkv(
     kernels: KernelSet,
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
-    _bench(kernels, [shapes.dim] * 3, False, shapes, dtype, normal, measure)
+    _bench(kernels, [shapes.dim] * 3, False, shapes, dtype, device, normal, measure)
 
 
 def bench_ffn_up(
     kernels: KernelSet,
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
-    _bench(kernels, [shapes.ffn_dim], True, shapes, dtype, normal, measure)
+    _bench(kernels, [shapes.ffn_dim], True, shapes, dtype, device, normal, measure)
 
 
 def _bench(
@@ -40,11 +42,14 @@ def _bench(
     gelu: bool,
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
-    layers = [nn.Linear(shapes.dim, size).to(dtype).requires_grad_(False) for size in outputs]
-    wide = [nn.Linear(shapes.dim, size).requires_grad_(False) for size in outputs]
+    layers = [
+        nn.Linear(shapes.dim, size).to(device, dtype).requires_grad_(False) for size in outputs
+    ]
+    wide = [nn.Linear(shapes.dim, size).to(device).requires_grad_(False) for size in outputs]
     for layer, copy in zip(layers, wide, strict=True):
         copy.load_state_dict(layer.state_dict())
     x = normal(1, shapes.tokens, shapes.dim, dtype=dtype)

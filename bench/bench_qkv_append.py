@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 
 def bench_qkv_append(
+    load_kernel: Callable[[str], ModuleType],
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
@@ -26,20 +29,18 @@ def bench_qkv_append(
     first = shapes.cached_frames - shapes.frames
     slots = range(first, shapes.cached_frames)
     grid = (shapes.rows, shapes.columns)
-    table = rotation(rope_angles(list(slots), [0.0] * shapes.frames, grid, shapes.head_dim))
+    angles = rope_angles(list(slots), [0.0] * shapes.frames, grid, shapes.head_dim)
+    table = rotation(angles).to(device)
 
-    def run(qkv: Tensor, weights: list[Tensor], arena: Tensor) -> Tensor:
-        q = qkv_append(qkv, *weights, table, *arena, slots, shapes.frame_tokens, 1e-6, True)
-        return torch.cat([q[None], arena[:, first * shapes.frame_tokens :]])
+    def made_of(kind: torch.dtype, append: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        given = [x.to(kind) for x in (qkv, *weights)]
+        shape = (2, shapes.cached_tokens, shapes.heads, shapes.head_dim)
+        arena = torch.zeros(shape, dtype=kind, device=device)
+        return lambda: append(*given, table, *arena, slots, shapes.frame_tokens, 1e-6, True)
 
-    def arena_of(kind: torch.dtype) -> Tensor:
-        return torch.zeros(2, shapes.cached_tokens, shapes.heads, shapes.head_dim, dtype=kind)
-
-    arena = arena_of(dtype)
-    wanted = run(qkv.float(), [w.float() for w in weights], arena_of(torch.float32))
     measure(
-        lambda: run(qkv, weights, arena),
-        wanted,
+        made_of(dtype, load_kernel("qkv_append").qkv_append),
+        made_of(torch.float32, qkv_append)(),
         bytes_moved=2 * qkv.nbytes,
         flops=14 * shapes.tokens * shapes.dim,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,14 +18,16 @@ SIGMA = 0.7375886
 
 
 def bench_to_x0(
+    load_kernel: Callable[[str], ModuleType],
     shapes: Shapes,
     dtype: torch.dtype,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
     x, flow = (normal(*_latent(shapes), dtype=dtype) for _ in range(2))
+    module = load_kernel("renoise")
     measure(
-        lambda: to_x0(x, flow, SIGMA),
+        lambda: module.to_x0(x, flow, SIGMA),
         to_x0(x.float(), flow.float(), SIGMA),
         bytes_moved=3 * x.nbytes,
         flops=2 * x.numel(),
@@ -32,14 +35,16 @@ def bench_to_x0(
 
 
 def bench_renoise(
+    load_kernel: Callable[[str], ModuleType],
     shapes: Shapes,
     dtype: torch.dtype,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
     x0, noise = (normal(*_latent(shapes), dtype=dtype) for _ in range(2))
+    module = load_kernel("renoise")
     measure(
-        lambda: renoise(x0, noise, SIGMA),
+        lambda: module.renoise(x0, noise, SIGMA),
         renoise(x0.float(), noise.float(), SIGMA),
         bytes_moved=3 * x0.nbytes,
         flops=3 * x0.numel(),

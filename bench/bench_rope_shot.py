@@ -19,6 +19,7 @@ def bench_rotate(
     kernels: KernelSet,
     shapes: Shapes,
     dtype: torch.dtype,
+    device: torch.device,
     normal: Callable[..., Tensor],
     measure: Callable[..., None],
 ) -> None:
@@ -26,7 +27,7 @@ def bench_rotate(
     positions = range(shapes.cached_frames - shapes.frames, shapes.cached_frames)
     phases = [3 * SHOT_PHASE_RAD] * shapes.frames
     grid = shapes.rows, shapes.columns
-    table = rotation(rope_angles(list(positions), phases, grid, shapes.head_dim))
+    table = rotation(rope_angles(list(positions), phases, grid, shapes.head_dim)).to(device)
     measure(
         lambda: kernels.rotate(q, table),
         REFERENCE.rotate(q.float(), table),

@@ -69,27 +69,33 @@ def parts() -> list[Part]:
             name="build",
             command=[PYTHON, "-m", "pip", "install", "--no-build-isolation", "--no-deps",
                      "--no-index", "-e", "."],
-            limit_s=90,
+            limit_s=70,
         ),
         Part(
             name="tests",
-            command=[PYTHON, "-m", "pytest", "-m", "gpu or tensorrt", "-q", "-x", "tests"],
-            limit_s=120,
+            command=[PYTHON, "-m", "pytest", "-m", "gpu or tensorrt", "-q", "--maxfail", "20", "tests"],
+            limit_s=140,
         ),
         Part(
             name="golden",
             command=[PYTHON, "-m", "shotstream_rt", "verify", "tests/golden", "--json"],
-            limit_s=60,
+            limit_s=50,
         ),
         Part(
             name="sanitizer",
             command=["compute-sanitizer", "--error-exitcode", "9", PYTHON, "-m", "pytest", "-q",
                      "-m", "gpu", "tests/backends"],
-            limit_s=90,
+            limit_s=70,
             needs="compute-sanitizer",
         ),
-        Part(name="bench-eager", command=[*student, "--backend", "eager"], limit_s=80),
-        Part(name="bench-cuda-graph", command=[*student, "--backend", "cuda_graph"], limit_s=80),
+        Part(
+            name="bench-kernels",
+            command=[PYTHON, "-m", "pytest", "bench", "-q", "--device", "cuda", "--workload",
+                     "kernels-1536", "--dtype", "bfloat16", "--records", "{out}/kernels"],
+            limit_s=60,
+        ),
+        Part(name="bench-eager", command=[*student, "--backend", "eager"], limit_s=70),
+        Part(name="bench-cuda-graph", command=[*student, "--backend", "cuda_graph"], limit_s=70),
     ]  # fmt: skip
 
 
