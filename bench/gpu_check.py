@@ -73,7 +73,8 @@ def parts() -> list[Part]:
         ),
         Part(
             name="tests",
-            command=[PYTHON, "-m", "pytest", "-m", "gpu or tensorrt", "-q", "--maxfail", "20", "tests"],
+            command=[PYTHON, "-m", "pytest", "-m", "gpu or tensorrt", "-q", "--maxfail", "20",
+                     "tests"],
             limit_s=140,
         ),
         Part(
