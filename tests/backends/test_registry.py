@@ -37,5 +37,5 @@ def test_a_backend_that_cannot_run_gives_its_reason() -> None:
 
 
 def test_a_backend_of_another_device_says_what_is_usable() -> None:
-    with pytest.raises(BackendUnavailableError, match="need a CUDA device.*usable here: eager"):
+    with pytest.raises(BackendUnavailableError, match=r"need a CUDA device.*usable here: eager"):
         registry.resolve("cuda_graph", Student(CONFIG.model), CONFIG, CPU)

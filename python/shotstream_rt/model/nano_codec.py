@@ -106,7 +106,8 @@ class NanoCodecNet(nn.Module):
         x, _ = _run(self.encoder_eighth, self.encoder_down(F.silu(x)), frames, None)
         x = self.encoder_out(x)
         x = (x - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
-        return x.unflatten(0, (batch, frames))
+        grouped: Tensor = x.unflatten(0, (batch, frames))
+        return grouped
 
     def decode(
         self, latents: Tensor, state: list[Tensor | None] | None
