@@ -42,6 +42,7 @@ class CompileCase:
         options: warps, stages and the like.
         registers: most registers that a thread may take.
         instructions: machine instructions that must occur.
+        exact: no multiply-add may be fused, for results must equal the host's.
     """
 
     name: str
@@ -51,6 +52,7 @@ class CompileCase:
     options: dict[str, Any]
     registers: int = 255
     instructions: tuple[str, ...] = ()
+    exact: bool = False
 
 
 _MATRIX_INSTRUCTION = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
@@ -203,6 +205,7 @@ def _latent_cases() -> list[CompileCase]:
             options=options,
             registers=96,
             instructions=("STG.128",),
+            exact=options is exact,
         )
         for name, kernel, arguments, constants, options in rows
     ]

@@ -105,6 +105,9 @@ def inspect_case(case: CompileCase, capability: int) -> CompileReport:
             f"takes {metadata.shared} bytes of shared memory of {SHARED_BYTES[capability]}"
         )
     failures += [f"has no {name}" for name in case.instructions if not instructions[name]]
+    fused = len(re.findall(r"\bfma\.", compiled.asm["ptx"]))
+    if case.exact and fused:
+        failures.append(f"fuses {fused} multiply-adds, wanted none")
     return CompileReport(
         kernel=case.name,
         capability=capability,

@@ -28,7 +28,7 @@ def run(folder: Path, *arguments: str, interpret: str = "0") -> subprocess.Compl
 
 
 def test_machine_code_is_within_budget(tmp_path: Path) -> None:
-    names = ["dual_attention", "qkv_append_rotated"]
+    names = ["dual_attention", "qkv_append_rotated", "advance"]
     done = run(tmp_path, "--arch", "80", "90", "--kernel", *names, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
