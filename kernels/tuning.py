@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -116,9 +116,10 @@ def on_device(
     return _sent(numbers if isinstance(numbers, float) else tuple(numbers), dtype, device)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def _sent(numbers: tuple[int, ...] | float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # A tensor made in inference mode could not be kept for calls outside of it.
+    # Kept for good, for captured graphs hold the address: a few bytes per plan that ever ran. Made
+    # outside of inference mode, or calls outside of it could not take it.
     with torch.inference_mode(False):
         return torch.tensor(numbers, dtype=dtype, device=device)
 
