@@ -111,7 +111,8 @@ def _levels(sigma: Tensor | float, like: Tensor) -> tuple[Tensor, int]:
     Raises:
         ValueError: levels that vary on an axis behind one on which they do not.
     """
-    levels = on_device(sigma, torch.float64, like.device)
+    given = sigma if isinstance(sigma, Tensor) else float(sigma)
+    levels = on_device(given, torch.float64, like.device)
     count = levels.numel()
     if count == 1:
         return levels.reshape(1), like.numel()
