@@ -153,6 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    # The runtime reports every session and shot; here only this package's progress matters.
+    logging.getLogger("shotstream_rt").setLevel(logging.WARNING)
     try:
         report = _run(options)
     except (ShotStreamError, OSError, ValueError) as error:

@@ -97,13 +97,11 @@ class Reading:
         place: one of the world's places.
         framing: one of its framings.
         subjects: characters by falling area, one per species at most.
-        backdrop: mean RGB in [0, 1] outside the characters.
     """
 
     place: str
     framing: str
     subjects: tuple[Subject, ...]
-    backdrop: tuple[float, float, float]
 
 
 def name_color(pixels: Tensor) -> str:
@@ -147,14 +145,11 @@ class Detector:
         readings = []
         for index in range(len(frames)):
             found = classes[index]
-            outside = small[index][:, found == 0]
-            mean = outside.mean(1) if outside.numel() else torch.zeros(3)
             readings.append(
                 Reading(
                     place=PLACES[int(places[index].argmax())],
                     framing=FRAMINGS[int(framings[index].argmax())],
                     subjects=self._subjects(found, logits[index, 5:] > 0, small[index]),
-                    backdrop=(float(mean[0]), float(mean[1]), float(mean[2])),
                 )
             )
         return readings

@@ -189,19 +189,25 @@ class TintUse:
     n: int
 
 
-def _correlation(first: Tensor, second: Tensor, group: list[str]) -> float:
-    """Correlation over stories and colour channels, means of each group taken out."""
-    residuals = []
+def correlation_within(first: Tensor, second: Tensor, places: Sequence[str]) -> float:
+    """Correlation over stories and colour channels, each place's mean taken out."""
+    centred = []
     for values in (first, second):
-        centred = values.clone()
-        for name in set(group):
-            rows = [i for i, g in enumerate(group) if g == name]
-            centred[rows] -= values[rows].mean(0)
-        residuals.append(centred.flatten())
-    return float(torch.corrcoef(torch.stack(residuals))[0, 1])
+        rest = values.clone()
+        for place in set(places):
+            rows = [index for index, name in enumerate(places) if name == place]
+            rest[rows] -= values[rows].mean(0)
+        centred.append(rest.flatten())
+    return float(torch.corrcoef(torch.stack(centred))[0, 1])
 
 
-def measure_tint(model: str | Path, stories: Sequence[WorldStory], detector: Detector) -> TintUse:
+def tint_shift(frames: Tensor, plain: Tensor, masks: Tensor) -> Tensor:
+    """Median colour shift ``[3]`` against untinted frames, outside the drawn characters."""
+    shift = (frames - plain).movedim(1, -1)  # [T, H, W, 3]
+    return shift[masks == 0].median(0).values
+
+
+def measure_tint(model: str | Path, stories: Sequence[WorldStory]) -> TintUse:
     """Make each story's second shot with the context of another story of the same place."""
     from shotstream_rt.model.captions import CaptionSet
     from shotstream_rt.model.loading import load_model
@@ -213,9 +219,9 @@ def measure_tint(model: str | Path, stories: Sequence[WorldStory], detector: Det
     for story in stories:
         by_place.setdefault(story.setting.place, []).append(story)
     seen: dict[str, list[Tensor]] = {"given": [], "absent": []}
-    own, given, group = [], [], []
+    own, given, places = [], [], []
     for place, members in by_place.items():
-        if len(members) < 3:
+        if len(members) < 2:
             continue
         for index, story in enumerate(members):
             donor = members[(index + 1) % len(members)]
@@ -225,26 +231,27 @@ def measure_tint(model: str | Path, stories: Sequence[WorldStory], detector: Det
                         for i, s in enumerate((donor, story))]  # fmt: skip
             embedded, lengths = bundle.text.encode(captions)
             rows = CaptionSet(embeddings=embedded, lengths=tuple(lengths))
-            noise = PhiloxNoise(index)
-            for kind in seen:
+            # The same shot in the donor's scene without its tint: what is left is the tint.
+            plain = dataclasses.replace(donor.setting, tint=(0.0, 0.0, 0.0))
+            expected = render_shot(dataclasses.replace(story, setting=plain), 1, (0, 4, 8))
+            for kind, found in seen.items():
                 if kind == "given":
                     pipeline.begin_shot(1, context, [0] * 6, rows, 1)
                 else:
                     pipeline.begin_shot(0, context * 0, [0] * 6, rows.select([1]), 1)
-                frames = codec.decode_full(pipeline.run_chunk(0, noise))[0] / 2 + 0.5
-                readings = detector.read(frames[[0, 4, 8]])
-                backdrop = torch.tensor([list(r.backdrop) for r in readings]).mean(0)
-                seen[kind].append(backdrop)
+                made = codec.decode_full(pipeline.run_chunk(0, PhiloxNoise(index)))
+                frames = made[0][[0, 4, 8]] / 2 + 0.5
+                found.append(tint_shift(frames, *expected))
             given.append(torch.tensor(donor.setting.tint))
             own.append(torch.tensor(story.setting.tint))
-            group.append(place)
+            places.append(place)
     bundle.close()
-    made, blind = torch.stack(seen["given"]), torch.stack(seen["absent"])
+    made_given, made_absent = torch.stack(seen["given"]), torch.stack(seen["absent"])
     return TintUse(
-        given=_correlation(made, torch.stack(given), group),
-        own=_correlation(made, torch.stack(own), group),
-        absent=_correlation(blind, torch.stack(given), group),
-        n=3 * len(group),
+        given=correlation_within(made_given, torch.stack(given), places),
+        own=correlation_within(made_given, torch.stack(own), places),
+        absent=correlation_within(made_absent, torch.stack(given), places),
+        n=3 * len(given),
     )
 
 
@@ -275,6 +282,8 @@ def evaluate(
     Returns:
         Plain JSON types: ``scores``, ``tint`` and optionally ``ceilings``.
     """
+    # Small tensors on a busy machine: more threads only wait for each other.
+    torch.set_num_threads(1)
     detector = Detector.load()
     chosen = held_out_stories(stories, seed, shots)
     scores, pictures = score_sessions(model, chosen, detector, threads=threads)
@@ -283,7 +292,7 @@ def evaluate(
         "stories": stories,
         "seed": seed,
         "scores": scores.table(),
-        "tint": dataclasses.asdict(measure_tint(model, chosen, detector)),
+        "tint": dataclasses.asdict(measure_tint(model, chosen)),
     }
     if ceilings:
         from shotstream_rt.model.loading import NANO_FOLDER

@@ -78,7 +78,7 @@ class DistillConfig:
 
     Attributes:
         layouts: shapes of the training sequences, equal chances.
-        guidance: weight of the text-guided direction in the teacher's steps.
+        guidance: weight of the direction that text and context give in the teacher's steps.
         muon_rate: learning rate of the block matrices.
         adam_rate: learning rate of everything else.
         warmup_steps: steps of linear warm-up.
@@ -90,11 +90,11 @@ class DistillConfig:
 
     layouts: tuple[Layout, ...] = (
         Layout(batch=6, context=6, group_frames=3, groups=1),
-        Layout(batch=6, context=6, group_frames=3, groups=1),
         Layout(batch=5, context=6, group_frames=3, groups=1, chunks=2),
         Layout(batch=4, context=6, group_frames=3, groups=1, chunks=7),
+        Layout(batch=4, context=6, group_frames=3, groups=1, chunks=7),
     )
-    guidance: float = 2.5
+    guidance: float = 2.0
     muon_rate: float = 2e-3
     adam_rate: float = 1e-3
     warmup_steps: int = 20

@@ -44,6 +44,18 @@ def split_sequence(sequence: Sequence) -> tuple[Sequence, Sequence]:
     )
 
 
+def unconditional(batch: Batch, shared: Tensor) -> tuple[Batch, Tensor]:
+    """Take the context away the way training dropped it; history stays.
+
+    Guidance away from this side strengthens what the context says as well as the text. With the
+    context on both sides, guidance on the text alone wears the scene's tint away.
+    """
+    blind = torch.cat((torch.zeros_like(shared[:, :CONTEXT_FRAMES]), shared[:, CONTEXT_FRAMES:]), 1)
+    flags = torch.ones_like(batch.flags)
+    flags[:, :CONTEXT_FRAMES] = 0
+    return dataclasses.replace(batch, flags=flags), blind
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Walker:
     """One network on one batch with its shared frames remembered."""
@@ -131,7 +143,7 @@ class TrajectoryTrainer:
         """Return states ``[B, n, frames, ...]``, their levels ``[n]`` and ends, alike."""
         teachers = (
             self._walker(self._teacher, batch, shared, True),
-            self._walker(self._teacher, batch, shared, False),
+            self._walker(self._teacher, *unconditional(batch, shared), False),
         )
         walk = self._walk(teachers, torch.randn_like(batch.target), 0)
         states, levels, ends = walk[:-1], list(self._levels[:-1]), [walk[-1]] * (len(walk) - 1)

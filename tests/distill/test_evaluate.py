@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from shotstream_distill.evaluate import (
     Scores,
     Share,
     contact_sheet,
+    correlation_within,
     frame_change,
     held_out_stories,
     score_ceiling,
+    tint_shift,
 )
 from shotstream_distill.world.characters import PALETTE
+from shotstream_distill.world.render import render_shot
 from shotstream_distill.world.story import BOTH, make_story
 from shotstream_rt.errors import WeightsError
 
@@ -34,10 +38,7 @@ def _truthful(story_seed: int, wrong_color: bool = False) -> tuple[Scores, int]:
                 species=c.species, area=0.1, color=color, accessory=c.accessory, center_x=0.5
             )
         )  # fmt: skip
-    reading = Reading(
-        place=story.setting.place, framing=shot.framing, subjects=tuple(subjects),
-        backdrop=(0.5, 0.5, 0.5),
-    )  # fmt: skip
+    reading = Reading(place=story.setting.place, framing=shot.framing, subjects=tuple(subjects))
     scores = Scores()
     scores.add(story, 0, [reading] * 4)
     return scores, len(shot.cast)
@@ -111,3 +112,21 @@ def test_both_characters_are_scored_one_by_one() -> None:
     scores, cast = _truthful(seed)
     assert cast == 2
     assert scores.species.trials == 2
+
+
+def test_a_tint_is_read_off_the_background() -> None:
+    for seed in range(6):
+        story = make_story(seed)
+        plain = dataclasses.replace(story.setting, tint=(0.0, 0.0, 0.0))
+        expected = render_shot(dataclasses.replace(story, setting=plain), 0, [0, 8])
+        frames, _ = render_shot(story, 0, [0, 8])
+        shift = tint_shift(frames, *expected)
+        wanted = torch.tensor(story.setting.tint)
+        assert (shift - wanted).abs().max() < 0.03
+
+
+def test_differences_between_places_do_not_count() -> None:
+    first = torch.tensor([[0.0, 0, 0], [1, 1, 1], [10, 10, 10], [11, 11, 11]])
+    second = torch.tensor([[5.0, 5, 5], [6, 6, 6], [0, 0, 0], [1, 1, 1]])
+    together = correlation_within(first, second, ["a", "a", "b", "b"])
+    assert math.isclose(together, 1.0, abs_tol=1e-5)

@@ -15,7 +15,7 @@ from shotstream_distill.bank import LatentBank, Layout
 from shotstream_distill.flow import FlowTrainer, auxiliary_loss, roughen, subject_weights
 from shotstream_distill.recipe import NANO_MODEL, DistillConfig, Stage, TrainConfig
 from shotstream_distill.ship import ship
-from shotstream_distill.trajectory import TrajectoryTrainer
+from shotstream_distill.trajectory import TrajectoryTrainer, unconditional
 from shotstream_rt.model.loading import load_model
 
 FRAMES = Layout(batch=2, context=2, group_frames=1, groups=2)
@@ -97,6 +97,15 @@ def test_distillation_learns_where_the_walk_ends(
         trainer.state.apply(0.3, 0.5)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_the_unguided_side_looks_like_a_first_shot(bank: LatentBank) -> None:
+    batch = bank.sample(CHUNKS, random.Random(8))
+    blind, shared = unconditional(batch, batch.shared)
+    assert (shared[:, :6] == 0).all()
+    assert torch.equal(shared[:, 6:], batch.shared[:, 6:])
+    assert (blind.flags[:, :6] == 0).all()
+    assert (blind.flags[:, 6:] == 1).all()
 
 
 def test_the_product_loads(bank: LatentBank, tmp_path: Path, codec_file: Path) -> None:
