@@ -94,7 +94,7 @@ class DistillConfig:
         Layout(batch=4, context=6, group_frames=3, groups=1, chunks=7),
         Layout(batch=4, context=6, group_frames=3, groups=1, chunks=7),
     )
-    guidance: float = 2.0
+    guidance: float = 2.5
     muon_rate: float = 2e-3
     adam_rate: float = 1e-3
     warmup_steps: int = 20

@@ -140,7 +140,7 @@ class NanoTextEncoder:
         if unknown:
             notes.append(
                 "the nano model does not know: " + ", ".join(dict.fromkeys(unknown))
-                + " (dropped; see docs for its vocabulary)"
+                + " (dropped; nano/MODEL_CARD.md lists what it knows)"
             )  # fmt: skip
         if len(tokens) > TEXT_LEN:
             notes.append(f"prompt cut after {TEXT_LEN} of {len(tokens)} words")
