@@ -1,19 +1,18 @@
 """The session: prompts in, frames out.
 
 The public front of the runtime. It validates what callers say, owns the threads (text, generator,
-decode) and gives frames to whoever reads; the work is done in ``generator.py`` and ``frames.py``.
-Longer than other files because it is one class whose documentation is the manual.
+decode); the work is done in ``generator.py`` and ``frames.py``, reading in ``streaming.py``. Longer
+than other files because it is one class whose documentation is the manual.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,8 @@ from .playlist import Playlist, longest_shot_chunks
 from .reader import QUEUE_POLICIES, FrameReader, QueuePolicy
 from .shots import AT_END, AtEnd, ShotRequest
 from .story import Story, story_prefix
-from .types import Chunk, Frame
+from .streaming import FrameStream
+from .types import Frame
 
 if TYPE_CHECKING:
     from .model.loading import ModelBundle
@@ -41,7 +41,7 @@ _log = logging.getLogger("shotstream_rt.session")
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
-class Session:
+class Session(FrameStream):
     """A film being made.
 
     Use ``Session.open``. ``cut``, ``prompt``, ``retake``, ``snapshot`` and ``close`` may be called
@@ -176,8 +176,6 @@ class Session:
             session._stats.add("open", begun_ns)
         return session
 
-    # Asking for pictures.
-
     def cut(
         self,
         text: str,
@@ -299,56 +297,6 @@ class Session:
         self._reader.check()
         return self._crew.book.notes(check_text(text))
 
-    # Reading pictures.
-
-    def chunks(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Chunk]:
-        """Yield finished chunks; see ``stream``."""
-        while True:
-            chunk = self._reader.next_chunk(self._generator, follow=follow, timeout_s=timeout_s)
-            if chunk is None:
-                return
-            yield chunk
-
-    def stream(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Frame]:
-        """Yield frames in order.
-
-        Ends when everything asked for has been delivered; another call after another ``cut``
-        goes on from there. Frames not read yet are kept when the loop is left.
-
-        Args:
-            follow: wait for further cuts instead of ending.
-            timeout_s: longest wait for a frame.
-
-        Raises:
-            FrameTimeoutError: no frame came in time.
-            SessionClosedError: the session is closed.
-            ShotStreamError: computing failed; the cause is attached.
-        """
-        while True:
-            frame = self._reader.next_frame(self._generator, follow=follow, timeout_s=timeout_s)
-            if frame is None:
-                return
-            yield frame
-
-    async def astream(
-        self, *, follow: bool = False, timeout_s: float | None = None
-    ) -> AsyncIterator[Frame]:
-        """Yield frames like ``stream``, without blocking the event loop."""
-        gone = threading.Event()
-        try:
-            while True:
-                frame = await asyncio.to_thread(
-                    self._reader.next_frame, self._generator,
-                    follow=follow, timeout_s=timeout_s, given_up=gone.is_set,
-                )  # fmt: skip
-                if frame is None:
-                    return
-                yield frame
-        finally:
-            gone.set()
-
-    # State.
-
     def snapshot(self) -> bytes:
         """Return what is needed to go on from here in another session, as a few kilobytes.
 
@@ -437,8 +385,6 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    # Called by the threads.
 
     def _fail(self, error: BaseException) -> None:
         if not self._closed:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError
+from .nano_files import load_float32
 
 LATENT_CHANNELS = 16
 _GROUP = 4  # frames of a latent
@@ -163,17 +164,8 @@ class NanoCodec:
         Raises:
             WeightsError: the file is missing, or its tensors do not fit this codec.
         """
-        from safetensors.torch import load_file
-
-        if not path.is_file():
-            raise WeightsError(f"nano codec: no file {path}; reinstall the package")
         net = NanoCodecNet()
-        try:
-            net.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
-        except RuntimeError as error:
-            raise WeightsError(
-                f"nano codec: {path} does not fit this version; retrain or reinstall: {error}"
-            ) from error
+        load_float32(net, path, "nano codec")
         return cls(net.to(device))
 
     def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from .nano_files import load_float32
 from .nano_vocabulary import TOKEN_IDS, TOKENS, canonical
 
 TEXT_DIM = 128
@@ -88,18 +88,8 @@ class NanoTextEncoder:
         Raises:
             WeightsError: the file is missing, or its tensors do not fit this encoder.
         """
-        from safetensors.torch import load_file
-
-        if not path.is_file():
-            raise WeightsError(f"nano text encoder: no file {path}; reinstall the package")
         net = NanoTextNet()
-        try:
-            net.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
-        except RuntimeError as error:
-            raise WeightsError(
-                f"nano text encoder: {path} does not fit this version's vocabulary of "
-                f"{len(TOKENS)} tokens and {_LAYERS} layers; retrain or reinstall: {error}"
-            ) from error
+        load_float32(net, path, "nano text encoder")
         return cls(net.to(device))
 
     @property
