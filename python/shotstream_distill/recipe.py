@@ -67,6 +67,7 @@ class TrainConfig:
     text_drop: float = 0.1
     history_noise: float = 0.2
     subject_weight: float = 3.0
+    coarse_weight: float = 1.0
     aux_weight: float = 0.1
     checkpoint_s: float = 180.0
     seed: int = 0
