@@ -1,0 +1,1 @@
+"""The paper's pipeline: teacher, ODE initialisation, two stages of self-forcing distillation."""
