@@ -1,12 +1,12 @@
-"""Layer norm with adaptive modulation and the gated residual, one program per token.
+"""Layer norm with a factor and an offset per frame, and the gated residual, one program per token.
 
-    modulated_layer_norm(x)      = LN(x) * (1 + scale) + shift
+    layer_norm(x)                = LN(x) * factor + offset
     gated_residual(x, y)         = x + y * gate
     gated_residual_norm(x, y)    = z, LN(z) * factor + offset    with z = x + y * gate
 
-x, y ``[B, F, S, dim]`` dense; modulation rows are shared by a frame's ``S`` tokens. Float32 inside,
-one rounding at each store. Bound by memory: 2, 3 and 4 numbers moved per element; a row stays in
-registers between its mean, its variance and its store.
+x, y ``[B, T, dim]`` dense; a row of factors, offsets or gates is shared by a frame's tokens. Float32
+inside, one rounding at each store. Bound by memory: 2, 3 and 4 numbers moved per element; a row
+stays in registers between its mean, its variance and its store.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import run_kernel
 from .tuning import block_of, row_warps
 
 
@@ -31,9 +32,9 @@ def _normalise(x, inside, eps, WIDTH: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _modulated_layer_norm_kernel(
-    X, SHIFT, SCALE, OUT, frames, frame_tokens,
-    shift_batch, shift_frame, scale_batch, scale_frame, eps,
+def _layer_norm_kernel(
+    X, FACTOR, OFFSET, OUT, frames, frame_tokens,
+    factor_batch, factor_frame, offset_batch, offset_frame, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
@@ -42,11 +43,11 @@ def _modulated_layer_norm_kernel(
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    shift_row = SHIFT + batch * shift_batch + frame * shift_frame
-    scale_row = SCALE + batch * scale_batch + frame * scale_frame
-    shift = tl.load(shift_row + column, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.load(scale_row + column, mask=inside, other=0.0).to(tl.float32)
-    h = _normalise(x, inside, eps, WIDTH) * (1.0 + scale) + shift
+    factor_row = FACTOR + batch * factor_batch + frame * factor_frame
+    offset_row = OFFSET + batch * offset_batch + frame * offset_frame
+    factor = tl.load(factor_row + column, mask=inside, other=0.0).to(tl.float32)
+    offset = tl.load(offset_row + column, mask=inside, other=0.0).to(tl.float32)
+    h = _normalise(x, inside, eps, WIDTH) * factor + offset
     tl.store(OUT + token * WIDTH + column, h.to(OUT.dtype.element_ty), mask=inside)
 
 
@@ -79,13 +80,14 @@ def _gated_residual_kernel(
         tl.store(OUT + token * WIDTH + column, h.to(OUT.dtype.element_ty), mask=inside)
 
 
-def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Like ``kernels.reference.adaln.modulated_layer_norm``; rounded once."""
+def layer_norm(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Tensor:
+    """Like ``kernels.reference.adaln.layer_norm``; rounded once."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    shift, scale = _row(shift), _row(scale)
-    _modulated_layer_norm_kernel[(x.shape[:-1].numel(),)](
-        x, shift, scale, out, x.shape[1], x.shape[2], *_strides(shift), *_strides(scale), eps,
-        **_shape(x),
+    factor, offset = _row(factor), _row(offset)
+    run_kernel(
+        _layer_norm_kernel, (x.shape[:-1].numel(),),
+        x, factor, offset, out, *_frames(x, factor, offset), *_strides(factor), *_strides(offset),
+        eps, **_shape(x),
     )  # fmt: skip
     return out
 
@@ -111,9 +113,10 @@ def _residual(
     total = torch.empty_like(x)
     normed = total if factor is None else torch.empty_like(x)
     # An absent row is never read; any pointer stands in for it.
-    rows = [x[:1, :1, :1] if row is None else _row(row) for row in (gate, factor, offset)]
-    _gated_residual_kernel[(x.shape[:-1].numel(),)](
-        x, y, *rows, total, normed, x.shape[1], x.shape[2],
+    rows = [x[:1, :1] if row is None else _row(row) for row in (gate, factor, offset)]
+    run_kernel(
+        _gated_residual_kernel, (x.shape[:-1].numel(),),
+        x, y, *rows, total, normed, *_frames(x, *rows),
         *(stride for row in rows for stride in _strides(row)), eps,
         HAS_GATE=gate is not None, NORM=factor is not None, **_shape(x),
     )  # fmt: skip
@@ -122,6 +125,12 @@ def _residual(
 
 def _row(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _frames(x: Tensor, *rows: Tensor) -> tuple[int, int]:
+    """Frames that have rows of their own, and the tokens of each."""
+    frames = max(row.shape[1] for row in rows)
+    return frames, x.shape[1] // frames
 
 
 def _strides(row: Tensor) -> tuple[int, int]:

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import run_kernel
 from .tuning import AttentionLaunch, attention_launch, block_of, capability_of
 
 _LOG2_E = tl.constexpr(1 / math.log(2))
@@ -214,13 +215,15 @@ def _launch(
         "num_stages": launch.num_stages,
     }
     if launch.tma and _fits_descriptors(q, k, v):
-        _attention_tma_kernel[grid](
+        run_kernel(
+            _attention_tma_kernel, grid,
             _descriptor(q, launch.block_q), _descriptor(k, launch.block_k),
             _descriptor(v, launch.block_k), biases, out, queries, keys, scale,
             out.stride(1), out.stride(2), **options,
         )  # fmt: skip
     else:
-        _attention_kernel[grid](
+        run_kernel(
+            _attention_kernel, grid,
             q, k, v, biases, out, queries, keys, scale, *q.stride()[:3], *k.stride()[:3],
             *v.stride()[:3], *out.stride()[:3], bias_batch, WIDTH=width, **options,
         )  # fmt: skip

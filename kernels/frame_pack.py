@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import run_kernel
+
 BLOCK = 4096
 """Output bytes of one program."""
 
@@ -40,7 +42,8 @@ def frame_pack(pixels: Tensor) -> Tensor:
     frames, planes, rows, columns = pixels.shape
     out = torch.empty((frames, rows, columns, planes), dtype=torch.uint8, device=pixels.device)
     size = rows * columns * planes
-    _frame_pack_kernel[(triton.cdiv(size, BLOCK), frames)](
-        pixels, out, columns, size, *pixels.stride(), BLOCK=BLOCK, num_warps=8
-    )
+    run_kernel(
+        _frame_pack_kernel, (triton.cdiv(size, BLOCK), frames),
+        pixels, out, columns, size, *pixels.stride(), BLOCK=BLOCK, num_warps=8,
+    )  # fmt: skip
     return out

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import run_kernel
 from .tuning import arena_row_stride, block_of, on_device, row_warps
 
 
@@ -66,7 +67,8 @@ def kv_append(
     stride = arena_row_stride(arena_k, arena_v)
     width = k.shape[-2] * k.shape[-1]
     k, v = k.reshape(-1, width), v.reshape(-1, width)
-    _kv_append_kernel[(k.shape[0],)](
+    run_kernel(
+        _kv_append_kernel, (k.shape[0],),
         k, v, arena_k, arena_v, on_device(slots, torch.int32, k.device), frame_tokens,
         k.stride(0), v.stride(0), stride,
         WIDTH=width, BLOCK=block_of(width), num_warps=row_warps(width),

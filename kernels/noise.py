@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import run_kernel
+
 BLOCKS = 256
 """Philox blocks of one program; four numbers each."""
 
@@ -100,7 +102,8 @@ def _normal_kernel(ADDRESS, OUT, step, count, BLOCKS: tl.constexpr):
 def addressed_normal(address: Tensor, step: int, count: int) -> Tensor:
     """Like ``kernels.reference.noise.addressed_normal``, to the bit."""
     out = torch.empty(count, dtype=torch.float32, device=address.device)
-    _normal_kernel[(triton.cdiv(count, 4 * BLOCKS),)](
-        address, out, step, count, BLOCKS=BLOCKS, num_warps=4, enable_fp_fusion=False
-    )
+    run_kernel(
+        _normal_kernel, (triton.cdiv(count, 4 * BLOCKS),),
+        address, out, step, count, BLOCKS=BLOCKS, num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
     return out

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import run_kernel
 from .tuning import block_of, row_warps
 
 
@@ -43,7 +44,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     rows = x.reshape(-1, width)
     rows = rows if rows.stride(-1) == 1 else rows.contiguous()
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _rms_norm_kernel[(rows.shape[0],)](
+    run_kernel(
+        _rms_norm_kernel, (rows.shape[0],),
         rows, weight, out, rows.stride(0), eps,
         WIDTH=width, BLOCK=block_of(width), num_warps=row_warps(width),
     )  # fmt: skip

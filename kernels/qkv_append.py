@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .kv_append import slot_row
+from .launch import run_kernel
 from .qk_norm import rms_normalise
 from .rope_shot import turn_pairs
 from .tuning import arena_row_stride, block_of, on_device, row_warps
@@ -79,7 +80,8 @@ def qkv_append(
     width = heads * head_dim
     qkv = qkv if qkv.stride(-1) == 1 else qkv.contiguous()
     out = torch.empty((qkv.shape[0], heads, head_dim), dtype=qkv.dtype, device=qkv.device)
-    _qkv_append_kernel[(qkv.shape[0],)](
+    run_kernel(
+        _qkv_append_kernel, (qkv.shape[0],),
         qkv, weight_q, weight_k, torch.view_as_real(table).contiguous(), out, arena_k, arena_v,
         on_device(slots, torch.int32, qkv.device), frame_tokens, qkv.stride(0), stride, eps,
         WIDTH=width, HEAD_DIM=head_dim, BLOCK=block_of(width), ROTATE_KEY=rotate_key,

@@ -1,11 +1,10 @@
 """From predicted flow to the clean estimate and on to the next noise level, in one pass.
 
     x0   = x_t - sigma * flow                       float64, rounded once
-    next = (1 - sigma') * x0 + sigma' * noise       float32, rounded once; noise by address
+    next = (1 - sigma') * x0 + sigma' * noise       float32, rounded once
 
-Latents are dense, any shape; element ``e`` of the noise is element ``e`` in memory. Bound by launch
-latency: a chunk's latents are 0.3 million numbers. Compiled without fused multiply-add, so that
-results equal the host's.
+Latents are dense, any shape. Bound by launch latency: a chunk's latents are 0.3 million numbers.
+Compiled without fused multiply-add, so that results equal the host's.
 """
 
 from __future__ import annotations
@@ -17,8 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .noise import BLOCKS, draw_normal
+from .launch import run_kernel
 from .tuning import on_device
+
+BLOCK = 1024
+"""Numbers of one program."""
 
 
 @triton.jit
@@ -59,14 +61,13 @@ def _renoise_kernel(X0, NOISE, SIGMAS, OUT, count, group, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["step"])
 @no_type_check
-def _advance_kernel(X, FLOW, SIGMAS, ADDRESS, X0, OUT, step, count, BLOCKS: tl.constexpr):
-    first = tl.program_id(0) * BLOCKS
-    element = first * 4 + tl.arange(0, 4 * BLOCKS)
+def _advance_kernel(X, FLOW, NOISE, SIGMAS, X0, OUT, step, count, BLOCK: tl.constexpr):
+    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = element < count
     x0 = _clean(X, FLOW, tl.load(SIGMAS + step), element, inside)
     tl.store(X0 + element, x0, mask=inside)
-    noise = draw_normal(ADDRESS, step + 1, (first + tl.arange(0, BLOCKS)).to(tl.int64))
-    mixed = _mix(x0, noise.to(x0.dtype), tl.load(SIGMAS + step + 1))
+    noise = tl.load(NOISE + element, mask=inside, other=0.0)
+    mixed = _mix(x0, noise, tl.load(SIGMAS + step + 1))
     tl.store(OUT + element, mixed.to(OUT.dtype.element_ty), mask=inside)
 
 
@@ -75,9 +76,10 @@ def to_x0(x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
     x_t, flow = x_t.contiguous(), flow.contiguous()
     levels, group = _levels(sigma, flow)
     out = torch.empty_like(flow)
-    _to_x0_kernel[(triton.cdiv(flow.numel(), 4 * BLOCKS),)](
-        x_t, flow, levels, out, flow.numel(), group, BLOCK=4 * BLOCKS, enable_fp_fusion=False
-    )
+    run_kernel(
+        _to_x0_kernel, (triton.cdiv(flow.numel(), BLOCK),),
+        x_t, flow, levels, out, flow.numel(), group, BLOCK=BLOCK, enable_fp_fusion=False,
+    )  # fmt: skip
     return out
 
 
@@ -86,21 +88,22 @@ def renoise(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     x0, noise = x0.contiguous(), noise.contiguous()
     levels, group = _levels(sigma, noise)
     out = torch.empty_like(noise)
-    _renoise_kernel[(triton.cdiv(noise.numel(), 4 * BLOCKS),)](
-        x0, noise, levels, out, noise.numel(), group, BLOCK=4 * BLOCKS, enable_fp_fusion=False
-    )
+    run_kernel(
+        _renoise_kernel, (triton.cdiv(noise.numel(), BLOCK),),
+        x0, noise, levels, out, noise.numel(), group, BLOCK=BLOCK, enable_fp_fusion=False,
+    )  # fmt: skip
     return out
 
 
 def advance(
-    x_t: Tensor, flow: Tensor, sigmas: Tensor, step: int, address: Tensor
+    x_t: Tensor, flow: Tensor, noise: Tensor, sigmas: Tensor, step: int
 ) -> tuple[Tensor, Tensor]:
     """Like ``kernels.reference.renoise.advance``; nothing is read from the host."""
-    x_t, flow = x_t.contiguous(), flow.contiguous()
+    x_t, flow, noise = x_t.contiguous(), flow.contiguous(), noise.contiguous()
     x0, out = torch.empty_like(flow), torch.empty_like(flow)
-    _advance_kernel[(triton.cdiv(flow.numel(), 4 * BLOCKS),)](
-        x_t, flow, sigmas, address, x0, out, step, flow.numel(), BLOCKS=BLOCKS,
-        num_warps=4, enable_fp_fusion=False,
+    run_kernel(
+        _advance_kernel, (triton.cdiv(flow.numel(), BLOCK),),
+        x_t, flow, noise, sigmas, x0, out, step, flow.numel(), BLOCK=BLOCK, enable_fp_fusion=False,
     )  # fmt: skip
     return x0, out
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import run_kernel
 from .tuning import block_of, row_warps
 
 
@@ -52,7 +53,8 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
     rows = torch.view_as_real(table).contiguous().view(-1, head_dim)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _rotate_kernel[(tokens.shape[0],)](
+    run_kernel(
+        _rotate_kernel, (tokens.shape[0],),
         tokens, rows, out, tokens.stride(0), rows.shape[0],
         WIDTH=width, HEAD_DIM=head_dim, BLOCK=block_of(width), num_warps=row_warps(width),
     )  # fmt: skip

@@ -17,6 +17,8 @@ NVTX = "SHOTSTREAM_NVTX"
 """NVTX ranges: ``0`` (default), ``1``, or ``detail`` (adds layers; implies eager launches)."""
 CACHE_DIR = "SHOTSTREAM_CACHE_DIR"
 """Folder for built engines and downloaded models; default ``~/.cache/shotstream_rt``."""
+KERNELS = "SHOTSTREAM_KERNELS"
+"""Folder of kernels built ahead of time; unset: kernels are compiled when first called."""
 
 _NVTX_LEVELS = {"": 0, "0": 0, "1": 1, "detail": 2}
 
@@ -50,3 +52,9 @@ def cache_dir() -> Path:
     """Return the cache folder; it need not exist."""
     value = os.environ.get(CACHE_DIR, "").strip()
     return Path(value).expanduser() if value else Path.home() / ".cache" / "shotstream_rt"
+
+
+def kernel_bundle() -> Path | None:
+    """Return the folder of kernels built ahead of time, or ``None`` if they are to be compiled."""
+    value = os.environ.get(KERNELS, "").strip()
+    return Path(value).expanduser() if value else None

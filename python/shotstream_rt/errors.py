@@ -25,6 +25,10 @@ class BackendUnavailableError(ShotStreamError):
     """A backend was asked for by name and cannot run here; lists the ones that can."""
 
 
+class KernelUnavailableError(ShotStreamError):
+    """An opened bundle has no machine code for a launch; names the kernel and what there is."""
+
+
 class SessionClosedError(ShotStreamError):
     """A closed session was used."""
 
