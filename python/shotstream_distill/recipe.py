@@ -85,6 +85,7 @@ class DistillConfig:
         warmup_steps: steps of linear warm-up.
         average: of the weights that ship.
         history_noise: see ``TrainConfig``.
+        coarse_weight: see ``TrainConfig``.
         checkpoint_s: seconds between checkpoints.
         seed: of batches and noise.
     """
@@ -101,5 +102,6 @@ class DistillConfig:
     warmup_steps: int = 20
     average: float = 0.97
     history_noise: float = 0.2
+    coarse_weight: float = 1.0
     checkpoint_s: float = 120.0
     seed: int = 1

@@ -24,7 +24,7 @@ from shotstream_rt.schedule import Schedule
 
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .fast_student import Captions, FastStudent, KeysValues, Parameters, Sequence
-from .flow import expand, roughen
+from .flow import coarse_error, expand, roughen
 from .nano_state import NanoState, TextSide
 from .recipe import NANO_MODEL, NANO_SCHEDULE, DistillConfig
 
@@ -159,7 +159,7 @@ class TrajectoryTrainer:
         return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
 
     def loss(self, batch: Batch, group_frames: int) -> Tensor:
-        """Return the mean squared error of the predicted ends."""
+        """Return the mean squared error of the predicted ends, coarse errors weighted up."""
         with torch.no_grad():
             relived = dataclasses.replace(batch, shared=self._relived(batch, group_frames))
             shared = roughen(relived, self.config.history_noise)
@@ -183,7 +183,8 @@ class TrajectoryTrainer:
         p = self.state.working
         captions = self._text(p, batch, torch.ones(size, dtype=torch.bool))
         flow, _ = self._model(p, many.sequence(noisy, times, shared), captions)
-        return (noisy - expand(times) * flow - ends.flatten(1, 2)).square().mean()
+        difference = noisy - expand(times) * flow - ends.flatten(1, 2)
+        return difference.square().mean() + self.config.coarse_weight * coarse_error(difference)
 
     def train(self, duration_s: float) -> None:
         """Train until ``duration_s`` of wall time is spent (time before a resume counts)."""

@@ -12,7 +12,13 @@ import torch
 
 from shotstream_distill.__main__ import main
 from shotstream_distill.bank import LatentBank, Layout
-from shotstream_distill.flow import FlowTrainer, auxiliary_loss, roughen, subject_weights
+from shotstream_distill.flow import (
+    FlowTrainer,
+    auxiliary_loss,
+    coarse_error,
+    roughen,
+    subject_weights,
+)
 from shotstream_distill.recipe import NANO_MODEL, DistillConfig, Stage, TrainConfig
 from shotstream_distill.ship import ship
 from shotstream_distill.trajectory import TrajectoryTrainer, unconditional
@@ -160,3 +166,13 @@ def test_tuning_writes_a_file_that_loads(
         NanoCodec.load(out)
     else:
         Detector.load(out)
+
+
+def test_coarse_errors_count_more_than_detail() -> None:
+    shape = (2, 3, 16, 12, 20)
+    offset = torch.full(shape, 0.1)
+    checks = torch.ones(shape)
+    checks[..., ::2, ::2] = checks[..., 1::2, 1::2] = -1
+    checks = 0.1 * (checks - checks.mean())
+    assert coarse_error(checks) < 1e-9
+    assert torch.isclose(coarse_error(offset), torch.tensor(0.01 * (4 + 16)))
