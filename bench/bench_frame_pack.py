@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from shotstream_rt.bench.kernel_case import KernelCase
 from shotstream_rt.kernels.reference.frame_pack import frame_pack
 
-if TYPE_CHECKING:
-    from .conftest import Shapes
 
-
-def bench_frame_pack(
-    load_kernel: Callable[[str], ModuleType],
-    shapes: Shapes,
-    dtype: torch.dtype,
-    normal: Callable[..., Tensor],
-    measure: Callable[..., None],
-) -> None:
+def bench_frame_pack(case: KernelCase, load_kernel: Callable[[str], ModuleType]) -> None:
     # A latent frame is four frames, a token 16 pixels square.
-    size = 4 * shapes.frames, 3, 16 * shapes.rows, 16 * shapes.columns
-    pixels = normal(*size, dtype=dtype)
+    shapes = case.shapes
+    pixels = case.normal(4 * shapes.frames, 3, 16 * shapes.rows, 16 * shapes.columns)
     pack = load_kernel("frame_pack").frame_pack
-    measure(
+    case.measure(
         lambda: pack(pixels),
         frame_pack(pixels.float()),
         bytes_moved=pixels.nbytes + pixels.numel(),

@@ -1,55 +1,47 @@
-"""Clean estimate and re-noising of one chunk's latents; bound by memory."""
+"""Clean estimate and next noise level of one chunk's latents; bound by memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from shotstream_rt.kernels.reference.renoise import renoise, to_x0
+from shotstream_rt.bench.kernel_case import KernelCase
+from shotstream_rt.kernels.kernel_set import REFERENCE, KernelSet
+from shotstream_rt.kernels.reference.renoise import renoise
 
-if TYPE_CHECKING:
-    from .conftest import Shapes
-
-SIGMA = 0.7375886
+SIGMAS = (1.0, 0.7375886)
 
 
-def bench_to_x0(
-    load_kernel: Callable[[str], ModuleType],
-    shapes: Shapes,
-    dtype: torch.dtype,
-    normal: Callable[..., Tensor],
-    measure: Callable[..., None],
-) -> None:
-    x, flow = (normal(*_latent(shapes), dtype=dtype) for _ in range(2))
-    module = load_kernel("renoise")
-    measure(
-        lambda: module.to_x0(x, flow, SIGMA),
-        to_x0(x.float(), flow.float(), SIGMA),
+def bench_to_x0(case: KernelCase, kernels: KernelSet) -> None:
+    x, flow = (case.normal(*case.shapes.latent_shape) for _ in range(2))
+    case.measure(
+        lambda: kernels.to_x0(x, flow, SIGMAS[1]),
+        REFERENCE.to_x0(x.float(), flow.float(), SIGMAS[1]),
         bytes_moved=3 * x.nbytes,
         flops=2 * x.numel(),
     )
 
 
-def bench_renoise(
-    load_kernel: Callable[[str], ModuleType],
-    shapes: Shapes,
-    dtype: torch.dtype,
-    normal: Callable[..., Tensor],
-    measure: Callable[..., None],
-) -> None:
-    x0, noise = (normal(*_latent(shapes), dtype=dtype) for _ in range(2))
+def bench_renoise(case: KernelCase, load_kernel: Callable[[str], ModuleType]) -> None:
+    x0, noise = (case.normal(*case.shapes.latent_shape) for _ in range(2))
     module = load_kernel("renoise")
-    measure(
-        lambda: module.renoise(x0, noise, SIGMA),
-        renoise(x0.float(), noise.float(), SIGMA),
+    case.measure(
+        lambda: module.renoise(x0, noise, SIGMAS[1]),
+        renoise(x0.float(), noise.float(), SIGMAS[1]),
         bytes_moved=3 * x0.nbytes,
         flops=3 * x0.numel(),
     )
 
 
-def _latent(shapes: Shapes) -> tuple[int, int, int, int, int]:
-    return 1, shapes.frames, shapes.latent_channels, 2 * shapes.rows, 2 * shapes.columns
+def bench_advance(case: KernelCase, kernels: KernelSet) -> None:
+    x, flow, noise = (case.normal(*case.shapes.latent_shape) for _ in range(3))
+    sigmas = torch.tensor(SIGMAS, dtype=torch.float64, device=case.device)
+    wide = [z.float() for z in (x, flow, noise)]
+    case.measure(
+        lambda: kernels.advance(x, flow, noise, sigmas, 0),
+        REFERENCE.advance(*wide, sigmas, 0),
+        bytes_moved=5 * x.nbytes,
+        flops=5 * x.numel(),
+    )
