@@ -74,7 +74,7 @@ class Planner:
     """Turns (shot, chunk) into the integers that every backend executes.
 
     Args:
-        context_frames: read-only slots in front of the arena, 1..512.
+        context_frames: read-only slots in front of the arena, 0..512.
         chunk_frames: latent frames made together.
         shot_frames: trained length of a shot, a multiple of ``chunk_frames``.
         sink_frames: first frames of a shot that are never evicted.

@@ -115,6 +115,7 @@ class ModelConfig(_Config):
 class CacheConfig(_Config):
     """The dual KV cache, in latent frames.
 
+    Without context frames (0) every shot forgets the ones before it, as a single-shot model does.
     ``window_frames`` is the capacity of the local cache including its sink; ``None`` keeps the
     whole shot. With ``key_rotation="on_read"`` local keys are stored before rotation and numbered
     anew at every pass (the original's ``use_wo_rope_cache``).
@@ -126,8 +127,8 @@ class CacheConfig(_Config):
     key_rotation: KeyRotation = "on_write"
 
     def __post_init__(self) -> None:
-        _require(_is_int(self.context_frames, 1, 512), "CacheConfig.context_frames",
-                 self.context_frames, "an integer from 1 to 512")  # fmt: skip
+        _require(_is_int(self.context_frames, 0, 512), "CacheConfig.context_frames",
+                 self.context_frames, "an integer from 0 to 512")  # fmt: skip
         _require(_is_int(self.sink_frames, 0, 512), "CacheConfig.sink_frames", self.sink_frames,
                  "an integer from 0 to 512")  # fmt: skip
         _require(self.window_frames is None or _is_int(self.window_frames, 1, 512),

@@ -79,7 +79,7 @@ class ContextSelector:
 
     Args:
         codec: encodes each picked frame as a clip of its own.
-        budget: context frames of every shot (``CacheConfig.context_frames``).
+        budget: context frames of every shot (``CacheConfig.context_frames``); 0 for none.
         latent_shape: ``(C, h, w)`` of a latent frame.
         shot_limit: frames of a shot of trained length. A shot that was extended beyond it counts
             with its last ``shot_limit`` frames only.
@@ -109,6 +109,8 @@ class ContextSelector:
     def begin_shot(self, shot: int, caption: str) -> None:
         """Start collecting the frames of ``shot``; an unfinished one before it is forgotten."""
         self._open = ShotMemory(shot=shot, caption=caption)
+        if self._budget == 0:
+            return
         counts = [*(memory.frame_count for memory in self._past), self._shot_limit]
         picks = sample_context(counts[-self._budget :], self._budget)
         last = max(index for index, _ in picks)
@@ -156,7 +158,7 @@ class ContextSelector:
     def ended_shot(self) -> ShotMemory | None:
         """Return what the open shot would leave behind if it ended here, None for nothing."""
         memory = self._open
-        if memory is None or memory.frame_count == 0:
+        if memory is None or memory.frame_count == 0 or self._budget == 0:
             return None
         with self._lock:
             first = max(0, memory.frame_count - self._shot_limit)

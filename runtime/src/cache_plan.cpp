@@ -8,8 +8,8 @@ namespace shotstream {
 
 CachePlan::CachePlan(int context_frames, int local_frames, int sink_frames)
     : context_frames_(context_frames), local_frames_(local_frames), sink_frames_(sink_frames) {
-  require(context_frames >= 1 && context_frames <= 512, "context_frames", context_frames,
-          "an integer from 1 to 512");
+  require(context_frames >= 0 && context_frames <= 512, "context_frames", context_frames,
+          "an integer from 0 to 512");
   require(local_frames >= 1 && local_frames <= 1000, "local_frames", local_frames,
           "an integer from 1 to 1000");
   require(sink_frames >= 0 && sink_frames < local_frames, "sink_frames", sink_frames,

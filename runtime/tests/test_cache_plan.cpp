@@ -25,7 +25,8 @@ int main() {
   CHECK(CachePlan(1, 7, 2).slot_frames(10) == (Ints{0, 1, 7, 8, 9, 5, 6}));
   CHECK(CachePlan(1, 7, 5).slot_frames(3) == (Ints{0, 1, 2}));
 
-  CHECK_THROWS(CachePlan(0, 21, 0), Status::kConfig);
+  CHECK(CachePlan(0, 21, 0).slot_of(0) == 0);
+  CHECK_THROWS(CachePlan(-1, 21, 0), Status::kConfig);
   CHECK_THROWS(CachePlan(6, 0, 0), Status::kConfig);
   CHECK_THROWS(CachePlan(6, 9, 9), Status::kConfig);
   CHECK_THROWS(CachePlan(6, 9, -1), Status::kConfig);

@@ -38,7 +38,7 @@ def test_defaults_are_the_released_student() -> None:
         (ModelConfig, {"latent_height": 61}, "latent_height"),
         (ModelConfig, {"dim": "1536"}, "dim"),
         (ModelConfig, {"dimension": 3}, "dimension"),
-        (CacheConfig, {"context_frames": 0}, "context_frames"),
+        (CacheConfig, {"context_frames": -1}, "context_frames"),
         (CacheConfig, {"key_rotation": "never"}, "key_rotation"),
         (ShotConfig, {"chunk_frames": 4}, "shot_frames"),
         (ShotConfig, {"shot_phase": False}, "multi_caption"),

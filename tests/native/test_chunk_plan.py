@@ -35,7 +35,7 @@ def geometries(draw: st.DrawFn) -> dict[str, int]:
     if local - sink < chunk:
         window = sink + chunk + draw(st.integers(0, 5))
     return {
-        "context_frames": draw(st.integers(1, 9)),
+        "context_frames": draw(st.integers(0, 9)),
         "chunk_frames": chunk,
         "shot_frames": chunk * chunks,
         "sink_frames": sink,
@@ -116,7 +116,7 @@ def test_the_phase_is_a_sixth_of_the_flag(on: bool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ((0, 3, 21), "context_frames"),
+        ((-1, 3, 21), "context_frames"),
         ((6, 0, 21), "chunk_frames"),
         ((6, 3, 20), "shot_frames"),
         ((6, 3, 21, 7, 9), "chunk_frames"),

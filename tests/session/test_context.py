@@ -72,6 +72,17 @@ def test_first_shot_sees_zero_latents_with_target_flag_one() -> None:
     assert selection.frames == ()
 
 
+def test_without_a_budget_every_shot_is_a_first_shot() -> None:
+    codec = NumberCodec()
+    chosen = selector(codec, budget=0)
+    for shot in range(2):
+        play(chosen, shot, 81)
+    selection = chosen.select()
+    assert selection.latents.shape == (1, 0, *LATENT)
+    assert (selection.flags, selection.target_flag) == ((), 1)
+    assert codec.batches == []
+
+
 def test_full_shots_give_the_original_table() -> None:
     chosen = selector(NumberCodec())
     tables = [

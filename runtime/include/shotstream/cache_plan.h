@@ -10,7 +10,7 @@ namespace shotstream {
 
 class CachePlan {
  public:
-  // context_frames: read-only slots in front, 1..512. local_frames: capacity of the local part,
+  // context_frames: read-only slots in front, 0..512. local_frames: capacity of the local part,
   // sink included, 1..1000. sink_frames: frames of the shot's start that are never evicted.
   CachePlan(int context_frames, int local_frames, int sink_frames);
 
