@@ -27,7 +27,8 @@ from shotstream_rt.bench.hardware import (
     load_average,
 )
 from shotstream_rt.bench.kernel_case import KernelCase, Shapes, Timing
-from shotstream_rt.bench.record import BenchRecord, Metric, write_record
+from shotstream_rt.bench.metric import Metric
+from shotstream_rt.bench.record import BenchRecord, write_record
 from shotstream_rt.bench.workloads import Workload, find_workload
 from shotstream_rt.kernels.kernel_set import (
     REFERENCE,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.backends import registry
-from shotstream_rt.bench.record import BenchRecord, Correctness, Metric
+from shotstream_rt.bench.metric import Metric
+from shotstream_rt.bench.record import BenchRecord, Correctness
 from shotstream_rt.bench.student_run import random_student
 from shotstream_rt.bench.workloads import Workload
 from shotstream_rt.config import ModelConfig, ShotConfig, StreamConfig

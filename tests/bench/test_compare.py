@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shotstream_rt.bench.compare import compare_paths, compare_records
-from shotstream_rt.bench.record import BenchRecord, Metric, write_record
+from shotstream_rt.bench.metric import Metric
+from shotstream_rt.bench.record import BenchRecord, write_record
 from shotstream_rt.errors import ConfigError, ManifestError
 
 MakeRecord = Callable[..., BenchRecord]

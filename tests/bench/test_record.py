@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shotstream_rt.bench.record import BenchRecord, Metric, read_record, write_record
+from shotstream_rt.bench.metric import Metric
+from shotstream_rt.bench.record import BenchRecord, read_record, write_record
 from shotstream_rt.errors import ManifestError, OutputError
 
 MakeRecord = Callable[..., BenchRecord]

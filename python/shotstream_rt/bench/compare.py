@@ -10,7 +10,8 @@ from typing import Any
 
 from shotstream_rt.errors import ConfigError, ManifestError
 
-from .record import BenchRecord, Metric, read_record
+from .metric import Metric
+from .record import BenchRecord, read_record
 from .workloads import DEFAULT_TOLERANCE, bundled_workloads
 
 

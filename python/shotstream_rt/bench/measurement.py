@@ -9,7 +9,8 @@ from statistics import median
 from shotstream_rt.backends.base import BackendInfo
 from shotstream_rt.config import ShotConfig
 
-from .record import Correctness, Metric
+from .metric import Metric
+from .record import Correctness
 from .shot_inputs import FRAMES_PER_LATENT, frames_of
 
 _UNITS = {"s": "s", "ms": "ms", "fps": "fps", "mib": "MiB", "db": "dB"}

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from shotstream_rt.errors import ManifestError
 from shotstream_rt.outputs import atomic_file
 from shotstream_rt.profiles import EXACT
+
+from .fidelity import Fidelity
+from .metric import Metric
 
 SCHEMA_VERSION = 1
 
@@ -33,46 +34,6 @@ HEADLINE_STATISTICS = {
     "prompt_ms": "p50",
 }
 """Metrics that are repeated flat beside a printed record, and which of their statistics."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """Statistics of one measured quantity.
-
-    Attributes:
-        name: such as ``chunk_ms`` or, for the third chunk of a shot alone, ``chunk_ms.3``.
-        unit: ``s``, ``ms``, ``fps``, ``MiB``, ``GB/s``, ``TFLOP/s`` or ``x`` (a ratio).
-        n: number of samples.
-        min: smallest sample.
-        p50: median.
-        p95: 95th percentile, linearly interpolated.
-        p99: 99th percentile.
-        max: largest sample.
-    """
-
-    name: str
-    unit: str
-    n: int
-    min: float
-    p50: float
-    p95: float
-    p99: float
-    max: float
-
-    @classmethod
-    def of(cls, name: str, unit: str, samples: Sequence[float]) -> Metric:
-        """Summarise at least one sample."""
-        low, p50, p95, p99, high = (
-            round(float(value), 6) for value in np.percentile(samples, (0, 50, 95, 99, 100))
-        )
-        return cls(
-            name=name, unit=unit, n=len(samples), min=low, p50=p50, p95=p95, p99=p99, max=high
-        )
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a larger value is the better one."""
-        return self.unit in ("fps", "GB/s", "TFLOP/s", "x", "dB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +73,8 @@ class BenchRecord:
         message: one line when the status is not ``ok``, else empty.
         correctness: null when the run did not get that far.
         metrics: statistics by name.
+        fidelity: distance of a lossy profile to ``exact``; null for ``exact`` itself.
+        roofline: see ``roofline.Roofline``; null where it was not asked for.
         schema_version: of this layout.
     """
 
@@ -125,6 +88,8 @@ class BenchRecord:
     message: str = ""
     correctness: Correctness | None = None
     metrics: tuple[Metric, ...] = ()
+    fidelity: Fidelity | None = None
+    roofline: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -150,7 +115,7 @@ class BenchRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         data = dataclasses.asdict(self)
-        data["metrics"] = list(data["metrics"])
+        data["metrics"] = [metric.to_dict() for metric in self.metrics]
         return {"schema_version": data.pop("schema_version"), **data}
 
     @classmethod
@@ -171,10 +136,12 @@ class BenchRecord:
         try:
             metrics = tuple(Metric(**metric) for metric in values.pop("metrics", ()))
             correctness = values.pop("correctness", None)
+            fidelity = values.pop("fidelity", None)
             return cls(
                 **values,
                 metrics=metrics,
                 correctness=None if correctness is None else Correctness(**correctness),
+                fidelity=None if fidelity is None else Fidelity(**fidelity),
             )
         except TypeError as error:
             raise ManifestError(f"bench record: {error}") from error
