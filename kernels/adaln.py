@@ -4,9 +4,9 @@
     gated_residual(x, y)         = x + y * gate
     gated_residual_norm(x, y)    = z, LN(z) * factor + offset    with z = x + y * gate
 
-x, y ``[B, T, dim]`` dense; a row of factors, offsets or gates is shared by a frame's tokens. Float32
-inside, one rounding at each store. Bound by memory: 2, 3 and 4 numbers moved per element; a row
-stays in registers between its mean, its variance and its store.
+x, y ``[B, T, dim]`` dense; a row of factors, offsets or gates is shared by a frame's tokens.
+Float32 inside, one rounding at each store. Bound by memory: 2, 3 and 4 numbers moved per element;
+a row stays in registers between its mean, its variance and its store.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 from . import (
     adaln,
     dual_attention,
+    fp8_rows,
     frame_pack,
     kv_append,
     noise,
@@ -22,7 +23,7 @@ from . import (
 )
 from .tuning import attention_launch, block_of, row_warps
 
-DIM, HEADS, HEAD_DIM, FRAME_TOKENS, CHUNK_FRAMES = 1536, 12, 128, 1560, 3
+DIM, FFN_DIM, HEADS, HEAD_DIM, FRAME_TOKENS, CHUNK_FRAMES = 1536, 8960, 12, 128, 1560, 3
 QUERIES, KEYS, CAPTION_KEYS = 4680, 42120, 512
 LATENTS = 3 * 16 * 60 * 104
 
@@ -55,6 +56,9 @@ class CompileCase:
     exact: bool = False
 
 
+FP8_CAPABILITY = 89
+"""First compute capability with e4m3 numbers."""
+
 _MATRIX_INSTRUCTION = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 """What a matrix product becomes; on sm_90 and sm_100 anything else would be half the rate."""
 
@@ -64,6 +68,7 @@ def compile_cases(capability: int) -> list[CompileCase]:
     return [
         *_row_cases(),
         *_latent_cases(),
+        *(_fp8_row_cases() if capability >= FP8_CAPABILITY else ()),
         _attention_case("dual_attention", capability, keys=KEYS, head_dim=HEAD_DIM),
         _attention_case("dual_attention_d64", capability, keys=KEYS, head_dim=64),
         _attention_case("cross_attention", capability, keys=CAPTION_KEYS, head_dim=HEAD_DIM),
@@ -96,11 +101,13 @@ def _row_cases() -> list[CompileCase]:
     }
     rows: list[tuple[str, Any, dict[str, Argument], dict[str, Any]]] = [
         (
-            "modulated_layer_norm", adaln._modulated_layer_norm_kernel,
+            "layer_norm", adaln._layer_norm_kernel,
             {
-                **dict.fromkeys(("X", "SHIFT", "SCALE", "OUT"), "*bf16"),
+                **dict.fromkeys(("X", "FACTOR", "OFFSET", "OUT"), "*bf16"),
                 "frames": 1, "frame_tokens": QUERIES,
-                **dict.fromkeys(("shift_batch", "shift_frame", "scale_batch", "scale_frame"), 0),
+                **dict.fromkeys(
+                    ("factor_batch", "factor_frame", "offset_batch", "offset_frame"), 0
+                ),
                 "eps": 1e-6,
             },
             block,
@@ -157,11 +164,60 @@ def _row_cases() -> list[CompileCase]:
     ]
 
 
+def _fp8_row_cases() -> list[CompileCase]:
+    """Kernels that quantise the row they make."""
+    frames: dict[str, Argument] = {"frames": CHUNK_FRAMES, "frame_tokens": FRAME_TOKENS}
+    rows: dict[str, Argument] = {"VALUES": "*fp8e4nv", "SCALES": "*fp32"}
+
+    def strides(*names: str) -> dict[str, Argument]:
+        return {f"{x}_{y}": z for x in names for y, z in (("batch", 0), ("frame", 6 * DIM))}
+
+    cases: list[tuple[str, Any, dict[str, Argument], dict[str, Any], int]] = [
+        ("quantise_rows", fp8_rows._quantise_kernel, {"X": "*bf16", **rows}, {"GELU": False}, DIM),
+        (
+            "gelu_quantise", fp8_rows._quantise_kernel, {"X": "*bf16", **rows}, {"GELU": True},
+            FFN_DIM,
+        ),
+        (
+            "layer_norm_quantise", fp8_rows._layer_norm_quantise_kernel,
+            {
+                **dict.fromkeys(("X", "FACTOR", "OFFSET"), "*bf16"), **rows, **frames,
+                **strides("factor", "offset"), "eps": 1e-6,
+            },
+            {}, DIM,
+        ),
+        (
+            "gated_residual_norm_quantise", fp8_rows._gated_residual_norm_quantise_kernel,
+            {
+                **dict.fromkeys(("X", "Y", "GATE", "FACTOR", "OFFSET", "SUM"), "*bf16"), **rows,
+                **frames, **strides("gate", "factor", "offset"), "eps": 1e-6,
+            },
+            {"HAS_GATE": True}, DIM,
+        ),
+    ]  # fmt: skip
+    made = []
+    for name, kernel, arguments, constants, width in cases:
+        options = fp8_rows.row_options(width)
+        warps = {"num_warps": options.pop("num_warps")}
+        case = CompileCase(
+            name=name,
+            kernel=kernel,
+            arguments=arguments,
+            constants={**options, **constants},
+            options=warps,
+            registers=64,
+            # Half the bytes of what is read: a thread's store is 8 bytes wide, or 16 in a wide row.
+            instructions=("LDG.128", "STG.64" if width == DIM else "STG.128"),
+        )
+        made.append(case)
+    return made
+
+
 def _latent_cases() -> list[CompileCase]:
     """Kernels that run over a chunk's latents or pixels."""
     exact = {"num_warps": 4, "enable_fp_fusion": False}
     numbers = {"count": LATENTS, "group": LATENTS}
-    block = {"BLOCK": 4 * noise.BLOCKS}
+    block = {"BLOCK": renoise.BLOCK}
     rows: list[tuple[str, Any, dict[str, Argument], dict[str, Any], dict[str, Any]]] = [
         (
             "addressed_normal", noise._normal_kernel,
@@ -181,10 +237,10 @@ def _latent_cases() -> list[CompileCase]:
         (
             "advance", renoise._advance_kernel,
             {
-                "X": "*bf16", "FLOW": "*bf16", "SIGMAS": "*fp64", "ADDRESS": "*i64",
+                "X": "*bf16", "FLOW": "*bf16", "NOISE": "*bf16", "SIGMAS": "*fp64",
                 "X0": "*bf16", "OUT": "*bf16", "step": 3, "count": LATENTS,
             },
-            {"BLOCKS": noise.BLOCKS}, exact,
+            block, exact,
         ),
         (
             "frame_pack", frame_pack._frame_pack_kernel,

@@ -1,10 +1,11 @@
-"""Layer norm with adaptive shift and scale, and the gated residual.
+"""Layer norm with a factor and an offset per frame, and the gated residual in front of it.
 
-    modulated_layer_norm(x) = LN(x) * (1 + scale) + shift
+    layer_norm(x)           = LN(x) * factor + offset
     gated_residual(x, y)    = x + y * gate
     gated_residual_norm     = both of z = x + y * gate and LN(z) * factor + offset
 
-LN is over the last axis with the population variance and no parameters of its own.
+LN is over the last axis with the population variance and no parameters of its own. Factor and
+offset are a modulation's ``1 + scale`` and shift, or a norm's weight and bias.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Normalise and modulate.
+def layer_norm(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Tensor:
+    """Normalise, scale and shift.
 
     Args:
-        x: ``[B, F, S, dim]``, tokens grouped by latent frame (``F = 1`` when one row serves all).
-        shift: ``[B or 1, F or 1, 1, dim]``.
-        scale: like ``shift``; used as ``1 + scale``.
+        x: ``[B, T, dim]``, tokens ordered by latent frame.
+        factor: ``[B or 1, F or 1, dim]``; ``F`` divides ``T``, each row serves one frame's tokens.
+        offset: like ``factor``.
         eps: added to the variance.
 
     Returns:
         Like ``x``.
     """
-    return F.layer_norm(x, (x.shape[-1],), eps=eps) * (1 + scale) + shift
+    frames = max(factor.shape[1], offset.shape[1])
+    normed = F.layer_norm(x, (x.shape[-1],), eps=eps).unflatten(1, (frames, -1))
+    modulated: Tensor = normed * factor.unsqueeze(2) + offset.unsqueeze(2)
+    return modulated.flatten(1, 2)
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """Return ``x + y * gate``; shapes as in ``modulated_layer_norm``."""
-    return x + y * gate
+    """Return ``x + y * gate``; shapes as in ``layer_norm``, the gate like a factor."""
+    branch: Tensor = y.unflatten(1, (gate.shape[1], -1)) * gate.unsqueeze(2)
+    return x + branch.flatten(1, 2)
 
 
 def gated_residual_norm(
@@ -39,15 +44,15 @@ def gated_residual_norm(
     """Add a branch and normalise the sum for the next one.
 
     Args:
-        x: ``[B, F, S, dim]``.
+        x: ``[B, T, dim]``, tokens ordered by latent frame.
         y: like ``x``.
-        gate: ``[B or 1, F or 1, 1, dim]``, or ``None`` for one.
-        factor: shaped like a gate; a norm's weight, or ``1 + scale``.
-        offset: shaped like a gate; a norm's bias, or a shift.
+        gate: ``[B or 1, F or 1, dim]``, or ``None`` for one.
+        factor: as in ``layer_norm``.
+        offset: as in ``layer_norm``.
         eps: added to the variance.
 
     Returns:
         ``z = x + y * gate`` and ``LN(z) * factor + offset``.
     """
     total = x + y if gate is None else gated_residual(x, y, gate)
-    return total, F.layer_norm(total, (total.shape[-1],), eps=eps) * factor + offset
+    return total, layer_norm(total, factor, offset, eps)

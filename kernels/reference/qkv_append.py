@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ def qkv_append(
     frame_tokens: int,
     eps: float,
     rotate_key: bool,
+    *,
+    norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm,
 ) -> Tensor:
     """Normalise and rotate queries; store keys and values, in place.
 
@@ -36,14 +38,15 @@ def qkv_append(
         frame_tokens: tokens per latent frame.
         eps: added to the mean square.
         rotate_key: store keys rotated; otherwise as normalised.
+        norm: another form of ``qk_norm.rms_norm``.
 
     Returns:
         Rotated queries ``[T, N, D]``.
     """
     q, k, v = qkv.chunk(3, -1)
     heads = (arena_k.shape[1], arena_k.shape[2])
-    turned = rotate(rms_norm(q, weight_q, eps).unflatten(-1, heads), table)
-    keys = rms_norm(k, weight_k, eps).unflatten(-1, heads)
+    turned = rotate(norm(q, weight_q, eps).unflatten(-1, heads), table)
+    keys = norm(k, weight_k, eps).unflatten(-1, heads)
     keys = rotate(keys, table) if rotate_key else keys
     kv_append(arena_k, arena_v, keys, v.unflatten(-1, heads), slots, frame_tokens)
     return turned

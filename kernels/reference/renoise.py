@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .noise import addressed_normal
-
 
 def to_x0(x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
     """Clean estimate of a noisy latent; any shape, the type of ``flow``."""
@@ -33,20 +31,19 @@ def renoise(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
 
 
 def advance(
-    x_t: Tensor, flow: Tensor, sigmas: Tensor, step: int, address: Tensor
+    x_t: Tensor, flow: Tensor, noise: Tensor, sigmas: Tensor, step: int
 ) -> tuple[Tensor, Tensor]:
-    """Finish one denoising step and start the next with addressed noise.
+    """Finish one denoising step and start the next.
 
     Args:
         x_t: noisy latents, any shape.
         flow: like ``x_t``.
+        noise: like ``x_t``, what the next step's level is made with.
         sigmas: float64 ``[S]``, noise level of every step.
         step: the step just run, below ``S - 1``.
-        address: of ``noise.noise_address``.
 
     Returns:
         The clean estimate, and that estimate at the level of step ``step + 1``; like ``x_t``.
     """
     x0 = to_x0(x_t, flow, sigmas[step])
-    noise = addressed_normal(address, step + 1, x0.numel()).view(x0.shape).to(x0.dtype)
     return x0, renoise(x0, noise, sigmas[step + 1])

@@ -6,6 +6,7 @@ One arena per layer, ``[context slots | local ring]``, token-major in meaning: r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -140,6 +141,6 @@ def fold_padding(embeddings: Tensor, lengths: Sequence[int]) -> list[tuple[Tenso
         kept = min(length + 1, rows.shape[0])
         bias = torch.zeros(kept, device=rows.device)
         if length < rows.shape[0]:
-            bias[-1] = torch.tensor(float(rows.shape[0] - length)).log()
+            bias[-1:].fill_(math.log(rows.shape[0] - length))
         folded.append((rows[:kept], bias))
     return folded

@@ -18,7 +18,7 @@ RangeName = Literal[
     "session.open", "text.encode", "context.encode", "chunk", "step", "commit", "vae.decode",
     "frame.pack", "queue.put", "queue.wait",
 ]  # fmt: skip
-DetailName = Literal["layer", "attn", "ffn"]
+DetailName = Literal["layer", "attn", "cross", "ffn", "renoise"]
 RANGE_NAMES: tuple[str, ...] = get_args(RangeName)
 
 _OFF: AbstractContextManager[Any] = nullcontext()

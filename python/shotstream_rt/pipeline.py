@@ -1,7 +1,7 @@
 """THE HOT PATH: one shot, chunk by chunk.
 
     begin_shot: captions -> caption K/V;  context latents -> context slots
-    run_chunk:  noise -> [denoise -> x0 -> renoise] x steps -> x0
+    run_chunk:  noise -> [denoise -> x0 -> next noise level] x steps -> x0
     commit:     x0 at time 0 -> local slots
 
 Read top to bottom; nothing here allocates caches, looks at pixels or knows a device. The session
@@ -21,6 +21,7 @@ from .errors import ConfigError
 from .model.captions import CaptionSet
 from .noise import NoiseSource
 from .nvtx import annotate
+from .transfer import send
 
 
 class Pipeline:
@@ -90,9 +91,12 @@ class Pipeline:
         self._shot, self._flag, self._done = shot, target_flag, None
         self._context_shots = tuple(sorted(set(flags)))
         self.set_captions(captions)
+        if not flags:
+            return
         rows = [self._context_shots.index(flag) if self._row else 0 for flag in flags]
         plan = self.planner.context(list(flags))
-        self.backend.encode_context(plan, rows, context.to(self.backend.device, self.backend.dtype))
+        latents = send(context, self.backend.device).to(self.backend.dtype)
+        self.backend.encode_context(plan, rows, latents)
 
     def set_captions(self, captions: CaptionSet) -> None:
         """Replace the captions of the running shot, from the next pass on; caches are kept.
@@ -122,14 +126,13 @@ class Pipeline:
         Returns:
             Clean latents ``[1, F, C, h, w]`` on the backend's device, valid until the next call.
         """
-        steps = self.config.schedule.num_steps
         plan = self.planner.chunk(self._shot, chunk, self._flag)
-        x = self._draw(noise, chunk, 0)
-        for step in range(steps):
+        for step, entry in enumerate(self.backend.noise):
+            drawn = noise.draw(self._shot, chunk, step, self.latent_shape, self.backend.device)
+            entry.copy_(drawn)
+        for step in range(self.config.schedule.num_steps):
             with annotate("step", step):
-                x0 = self.backend.denoise(step, plan, self._row, x)
-                if step + 1 < steps:
-                    x = self.backend.renoise(step + 1, x0, self._draw(noise, chunk, step + 1))
+                x0 = self.backend.denoise(step, plan, self._row)
         self._done = plan, x0
         return x0
 
@@ -145,7 +148,3 @@ class Pipeline:
     def close(self) -> None:
         """Release the backend."""
         self.backend.close()
-
-    def _draw(self, noise: NoiseSource, chunk: int, step: int) -> Tensor:
-        drawn = noise.draw(self._shot, chunk, step, self.latent_shape)
-        return drawn.to(self.backend.device, self.backend.dtype)

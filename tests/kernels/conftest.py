@@ -106,24 +106,18 @@ def kernels(request: pytest.FixtureRequest) -> KernelSet:
 
 
 def _fed_from_host(kernels: KernelSet, device: str) -> KernelSet:
-    """The same set: arguments are sent to the device, results and the arena come back."""
+    """The same set: arguments are sent to the device, results come back."""
 
-    def pure(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(*args: Any) -> Tensor:
-            return kernel(*(a.to(device) if isinstance(a, Tensor) else a for a in args)).cpu()
+    def pure(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            made = kernel(*(a.to(device) if isinstance(a, Tensor) else a for a in args))
+            return tuple(x.cpu() for x in made) if isinstance(made, tuple) else made.cpu()
 
         return run
 
-    def append(arena_k: Tensor, arena_v: Tensor, *args: Any) -> None:
-        moved = [a.to(device) if isinstance(a, Tensor) else a for a in args]
-        arena = arena_k.to(device), arena_v.to(device)
-        kernels.kv_append(*arena, *moved)
-        arena_k.copy_(arena[0])
-        arena_v.copy_(arena[1])
-
-    names = ("modulated_layer_norm", "gated_residual", "rms_norm", "rotate", "attention")
-    wrapped = {name: pure(getattr(kernels, name)) for name in names}
-    return dataclasses.replace(kernels, kv_append=append, **wrapped)
+    names = ("layer_norm", "gated_residual", "gated_residual_norm", "head_norm", "rms_norm",
+             "rotate", "attention", "cross_attention")  # fmt: skip
+    return dataclasses.replace(kernels, **{name: pure(getattr(kernels, name)) for name in names})
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["f32", "bf16"])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shotstream_rt.cache import KVArena, fold_padding
 from shotstream_rt.kernels.kernel_set import KernelSet
+from shotstream_rt.kernels.reference.kv_append import kv_append
 
 Draw = Callable[..., Tensor]
 Check = Callable[[str, Tensor, Tensor], None]
@@ -61,7 +62,7 @@ def test_slots_past_the_valid_prefix_are_never_read(
     arena.k.fill_(torch.nan)
     arena.v.fill_(torch.nan)
     k, v = (normal(valid * frame_tokens, heads, width, dtype=dtype) for _ in range(2))
-    kernels.kv_append(arena.k, arena.v, k, v, range(valid), frame_tokens)
+    kv_append(arena.k, arena.v, k, v, range(valid), frame_tokens)
     q = normal(1, 5, heads, width, dtype=dtype)
     got = kernels.attention(q, *arena.prefix(valid * frame_tokens), 0.25, None)
     assert_close("dual_attention", got, naive_attention(q, k[None], v[None], 0.25, None))

@@ -1,16 +1,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
 from shotstream_rt.cache import KVArena
-from shotstream_rt.kernels.kernel_set import KernelSet
+from shotstream_rt.kernels.reference.kv_append import kv_append
+
+if TYPE_CHECKING:
+    from .conftest import Twin
 
 Draw = Callable[..., Tensor]
 CAPACITY, HEADS, WIDTH = 9, 2, 5
+
+
+def empty_arena(frame_tokens: int, dtype: torch.dtype, *, head_major: bool = False) -> KVArena:
+    """An arena with NaN everywhere, on the host."""
+    arena = KVArena(
+        CAPACITY * frame_tokens, HEADS, WIDTH, head_major=head_major, dtype=dtype,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    arena.k.fill_(torch.nan)
+    arena.v.fill_(torch.nan)
+    return arena
+
+
+def append(twin: Twin, arena: KVArena, k: Tensor, v: Tensor, slots: list[int], size: int) -> None:
+    """Write through one of the twins, wherever it takes its tensors."""
+    moved = [t.to(twin.device) for t in (arena.k, arena.v, k, v)]
+    twin.load("kv_append").kv_append(*moved, slots, size)
+    for here, there in zip((arena.k, arena.v), moved[:2], strict=True):
+        here.copy_(there)
 
 
 @pytest.mark.parametrize("frame_tokens", [1, 7])
@@ -19,16 +42,11 @@ CAPACITY, HEADS, WIDTH = 9, 2, 5
     ids=["one", "start", "wrapped", "sink", "scattered"],
 )  # fmt: skip
 def test_only_planned_slots_are_written(
-    kernels: KernelSet, dtype: torch.dtype, normal: Draw, slots: list[int], frame_tokens: int
+    twin: Twin, dtype: torch.dtype, normal: Draw, slots: list[int], frame_tokens: int
 ) -> None:
-    arena = KVArena(
-        CAPACITY * frame_tokens, HEADS, WIDTH, head_major=kernels.head_major, dtype=dtype,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    arena.k.fill_(torch.nan)
-    arena.v.fill_(torch.nan)
+    arena = empty_arena(frame_tokens, dtype)
     k, v = (normal(len(slots) * frame_tokens, HEADS, WIDTH, dtype=dtype) for _ in range(2))
-    kernels.kv_append(arena.k, arena.v, k, v, slots, frame_tokens)
+    append(twin, arena, k, v, slots, frame_tokens)
     for stored, given in ((arena.k, k), (arena.v, v)):
         frames = stored.unflatten(0, (CAPACITY, frame_tokens))
         for index, slot in enumerate(slots):
@@ -38,12 +56,18 @@ def test_only_planned_slots_are_written(
         assert bool(frames[untouched].isnan().all())
 
 
-def test_a_later_pass_overwrites(kernels: KernelSet, normal: Draw) -> None:
-    arena = KVArena(
-        6, HEADS, WIDTH, head_major=kernels.head_major, dtype=torch.float32,
-        device=torch.device("cpu"),
-    )  # fmt: skip
+def test_a_later_pass_overwrites(twin: Twin, normal: Draw) -> None:
+    arena = empty_arena(2, torch.float32)
     first, second = normal(4, HEADS, WIDTH), normal(4, HEADS, WIDTH)
     for keys in (first, second):
-        kernels.kv_append(arena.k, arena.v, keys, keys, [1, 2], 2)
-    assert torch.equal(arena.k[2:], second)
+        append(twin, arena, keys, keys, [1, 2], 2)
+    assert torch.equal(arena.k[2:6], second)
+
+
+def test_the_reference_takes_both_layouts(normal: Draw) -> None:
+    k, v = normal(6, HEADS, WIDTH), normal(6, HEADS, WIDTH)
+    arenas = [empty_arena(2, torch.float32, head_major=major) for major in (False, True)]
+    for arena in arenas:
+        kv_append(arena.k, arena.v, k, v, [7, 8, 3], 2)
+    assert torch.equal(arenas[0].k.nan_to_num(), arenas[1].k.nan_to_num())
+    assert torch.equal(arenas[0].v.nan_to_num(), arenas[1].v.nan_to_num())

@@ -115,7 +115,8 @@ class TrainBlock(Block):
         def rotate(z: Tensor) -> Tensor:
             return _KERNELS.rotate(z, tables.rotation)
 
-        def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def own(qkv: Tensor) -> Tensor:
+            q, k, v = bound.split(qkv, rotate)
             kept.extend((k, v))
             earlier = 0
             if past is not None:
@@ -127,7 +128,7 @@ class TrainBlock(Block):
                 seen = earlier + end
                 parts.append(attend(q[:, start:end], k[:, :seen], v[:, :seen], scale))
                 start = end
-            return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+            return (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).flatten(2)
 
         def cross(q: Tensor) -> Tensor:
             k, v = bound.caption_kv(text)
@@ -140,9 +141,9 @@ class TrainBlock(Block):
             return out.unflatten(0, (batch, -1)).flatten(1, 2)
 
         if not tables.flow:
-            _, k, v = bound.project(x, modulation, rotate)
+            _, k, v = bound.split(bound.project(x, modulation), rotate)
             return x, k, v
-        out = bound(x, modulation, rotate, own, cross)
+        out = bound(x, modulation, own, cross)
         return (out, kept[0], kept[1]) if tables.keep else out
 
 

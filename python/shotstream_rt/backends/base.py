@@ -53,6 +53,14 @@ class StudentBackend(Protocol):
         """What was resolved."""
         ...
 
+    @property
+    def noise(self) -> Tensor:
+        """Noise ``[S, 1, F, C, h, w]`` of a chunk, in ``dtype``; written before its step 0.
+
+        Entry ``s`` enters the input of step ``s``.
+        """
+        ...
+
     def set_captions(self, captions: CaptionSet) -> None:
         """Compute caption keys and values of every layer, once per caption set."""
         ...
@@ -67,22 +75,17 @@ class StudentBackend(Protocol):
         """
         ...
 
-    def denoise(self, step: int, plan: ChunkPlan, row: int, x: Tensor) -> Tensor:
-        """Run one denoising step of a chunk.
+    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
+        """Run one denoising step of a chunk; a chunk's steps are run in order.
 
         Args:
             step: index into the schedule.
             plan: slots, positions and valid length.
             row: caption row of the chunk.
-            x: noisy latents at the step's noise level.
 
         Returns:
-            The clean estimate, valid until the next call.
+            The clean estimate ``[1, F, C, h, w]``, valid until the next call.
         """
-        ...
-
-    def renoise(self, step: int, x0: Tensor, noise: Tensor) -> Tensor:
-        """Mix ``noise`` into ``x0`` at the noise level of ``step``."""
         ...
 
     def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:

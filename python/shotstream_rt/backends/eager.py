@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from ..cache import CaptionCache, CaptionKV, fold_padding
-from ..kernels.reference.renoise import renoise, to_x0
 from ..model.blocks import BoundBlock, CrossAttend
-from ..schedule import Schedule
-from .base import BackendInfo
-from .passes import PassRunner, PlannedPass
+from ..transfer import send
+from .passes import PassRunner
 
 if TYPE_CHECKING:
     from .._native import ChunkPlan, ContextPlan
@@ -41,29 +39,15 @@ class EagerBackend:
         self.runner = PassRunner(student, config, kernels)
         self.student, self.cache = self.runner.student, self.runner.cache
         self.device, self.dtype = self.runner.device, self.runner.dtype
-        self.schedule = Schedule.from_config(config.schedule)
+        self.schedule, self.noise = self.runner.schedule, self.runner.noise
+        self.info = self.runner.info("eager")
         self._captions = CaptionCache()
-        self._planned: tuple[ChunkPlan, int, PlannedPass] | None = None
-        with torch.inference_mode():
-            for time in (*self.schedule.timesteps, 0.0, self.schedule.commit_timestep):
-                self.runner.time_table(time)
-
-    @property
-    def info(self) -> BackendInfo:
-        """What was resolved."""
-        return BackendInfo(
-            name="eager",
-            kernel_set=self.runner.kernels.name,
-            device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
-            cache_bytes=self.cache.nbytes,
-            weight_bytes=sum(p.nbytes for p in self.student.parameters()),
-        )
+        self._x = self.noise[0]
 
     @torch.inference_mode()
     def set_captions(self, captions: CaptionSet) -> None:
         """See ``StudentBackend.set_captions``."""
-        embeddings = captions.embeddings.to(self.device, self.dtype)
+        embeddings = send(captions.embeddings, self.device).to(self.dtype)
         folded = fold_padding(embeddings, captions.lengths)
         texts = [(self.student.embed_text(rows[None]), bias) for rows, bias in folded]
         self._captions = CaptionCache(
@@ -73,41 +57,38 @@ class EagerBackend:
     @torch.inference_mode()
     def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
         """See ``StudentBackend.encode_context``."""
-        self.runner.run(latents, 0.0, self._context_pass(plan, rows), keep_flow=False)
+        self._run_context(plan, rows, latents, keep_flow=False)
 
     @torch.inference_mode()
-    def denoise(self, step: int, plan: ChunkPlan, row: int, x: Tensor) -> Tensor:
+    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
         """See ``StudentBackend.denoise``."""
+        x = self._x if step else self.noise[0]
         flow = self.predict_flow(self.schedule.timesteps[step], plan, row, x)
-        return to_x0(x, flow, self.schedule.sigmas[step])
-
-    def renoise(self, step: int, x0: Tensor, noise: Tensor) -> Tensor:
-        """See ``StudentBackend.renoise``."""
-        return renoise(x0, noise, self.schedule.sigmas[step])
+        x0, self._x = self.runner.finish_step(step, x, flow)
+        return x0
 
     @torch.inference_mode()
     def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
         """See ``StudentBackend.commit``."""
-        time = self.schedule.commit_timestep
-        self.runner.run(x0, time, self._chunk_pass(plan, row), keep_flow=False)
+        self._run_chunk(plan, row, x0, self.schedule.commit_timestep, keep_flow=False)
 
     @torch.inference_mode()
     def predict_flow(self, time: float, plan: ChunkPlan, row: int, x: Tensor) -> Tensor:
         """Run a chunk pass at any time; returns flow like ``x``."""
-        flow = self.runner.run(x, time, self._chunk_pass(plan, row), keep_flow=True)
+        flow = self._run_chunk(plan, row, x, time, keep_flow=True)
         assert flow is not None
         return flow
 
     @torch.inference_mode()
     def context_flow(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> Tensor:
         """Run the whole context pass, head included, which only parity checks need."""
-        flow = self.runner.run(latents, 0.0, self._context_pass(plan, rows), keep_flow=True)
+        flow = self._run_context(plan, rows, latents, keep_flow=True)
         assert flow is not None
         return flow
 
     def close(self) -> None:
         """Drop caches and tables."""
-        self._captions, self._planned = CaptionCache(), None
+        self._captions = CaptionCache()
         self.runner.close()
 
     def _caption_kv(self, block: BoundBlock, text: Tensor, bias: Tensor) -> CaptionKV:
@@ -117,32 +98,23 @@ class EagerBackend:
             k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
         return CaptionKV(k, v, bias)
 
-    def _context_pass(self, plan: ContextPlan, rows: Sequence[int]) -> PlannedPass:
-        return PlannedPass(
-            slots=plan.slots,
-            valid_frames=plan.valid_frames,
-            rotation=self.runner.context_rotation(plan),
-            read_rotation=None,
-            cross=lambda layer: self._cross(layer, rows),
-        )
+    def _run_context(
+        self, plan: ContextPlan, rows: Sequence[int], latents: Tensor, *, keep_flow: bool
+    ) -> Tensor | None:
+        planned = self.runner.context_pass(plan, lambda layer: self._cross(layer, rows))
+        return self.runner.run(latents, 0.0, planned, keep_flow=keep_flow)
 
-    def _chunk_pass(self, plan: ChunkPlan, row: int) -> PlannedPass:
-        """The pass of a chunk; its steps share one plan, so the tables are made once."""
-        if self._planned is None or self._planned[0] is not plan or self._planned[1] != row:
-            rows = [row] * len(plan.positions)
-            planned = PlannedPass(
-                slots=plan.write_slots,
-                valid_frames=plan.valid_frames,
-                rotation=self.runner.chunk_rotation(plan),
-                read_rotation=self.runner.read_rotation(plan),
-                cross=lambda layer: self._cross(layer, rows),
-            )
-            self._planned = plan, row, planned
-        return self._planned[2]
+    def _run_chunk(
+        self, plan: ChunkPlan, row: int, x: Tensor, time: float, *, keep_flow: bool
+    ) -> Tensor | None:
+        rows = [row] * len(plan.positions)
+        self.runner.place(plan)
+        planned = self.runner.chunk_pass(plan, lambda layer: self._cross(layer, rows))
+        return self.runner.run(x, time, planned, keep_flow=keep_flow)
 
     def _cross(self, layer: int, rows: Sequence[int]) -> CrossAttend:
         """Cross-attention in which every run of frames attends to its own caption."""
-        captions, attention = self._captions.layers[layer], self.runner.kernels.attention
+        captions, attend = self._captions.layers[layer], self.runner.kernels.cross_attention
         frame_tokens, scale = self.cache.frame_tokens, self.runner.scale
         runs = [(row, len(list(group))) for row, group in groupby(rows)]
 
@@ -151,7 +123,7 @@ class EagerBackend:
             for row, frames in runs:
                 end = start + frames * frame_tokens
                 caption = captions[row]
-                part = attention(q[:, start:end], caption.k, caption.v, scale, caption.bias)
+                part = attend(q[:, start:end], caption.k, caption.v, scale, caption.bias)
                 parts.append(part)
                 start = end
             return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -1,6 +1,6 @@
 """One forward pass over the dual cache: what every torch backend runs or captures.
 
-A ``PlannedPass`` holds a plan's integers and the tensors made from them; ``PassRunner`` runs it.
+``PlannedPass`` holds a plan's integers and the tensors made from them; ``PassRunner`` runs it.
 Nothing in a run allocates caches, reads a tensor on the host or branches on its values, so a run
 can be captured once and replayed with other tensors in the same memory.
 """
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..cache import DualKVCache, KVArena
-from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from ..model.blocks import CrossAttend, Modulation
+from ..model.blocks import BoundBlock, CrossAttend, Modulation
+from ..nvtx import detail
+from ..schedule import Schedule
+from .base import BackendInfo
+from .rotary_table import RotaryTable
 
 if TYPE_CHECKING:
     from .._native import ChunkPlan, ContextPlan
@@ -54,11 +58,11 @@ class PlannedPass:
 
 
 class PassRunner:
-    """The student's blocks bound to kernels and to one dual cache.
+    """The student's blocks bound to kernels and to one dual cache, with all that passes read.
 
     Args:
         student: the network, on its device and in its type.
-        config: shapes and cache.
+        config: shapes, cache and schedule.
         kernels: which maths.
     """
 
@@ -66,12 +70,37 @@ class PassRunner:
         self.student, self.config, self.kernels = student.eval(), config, kernels
         self.device, self.dtype = student.patch_embedding.weight.device, student.dtype
         self.scale = config.model.head_dim**-0.5
+        self.schedule = Schedule.from_config(config.schedule)
         self.cache = DualKVCache(
             config, head_major=kernels.head_major, dtype=self.dtype, device=self.device
         )
+        steps = config.schedule.num_steps
+        self.sigmas = torch.tensor(self.schedule.sigmas, dtype=torch.float64, device=self.device)
+        self.noise = self.latents(steps, 1, config.shot.chunk_frames)
+        self.context_rotation = self._table(config.cache.context_frames)
+        self.rotation = self._table(config.shot.chunk_frames)
+        self.read_rotation: RotaryTable | None = None
+        if config.cache.key_rotation == "on_read":
+            # The context is kept rotated in both modes.
+            plain = config.cache.context_frames
+            self.read_rotation = self._table(config.local_frames, plain_frames=plain)
+        self._plan: ChunkPlan | None = None
         self._times: dict[float, TimeTable] = {}
         with torch.inference_mode():
             self.blocks = [block.bind(kernels) for block in student.layers]
+            for time in (*self.schedule.timesteps, 0.0, self.schedule.commit_timestep):
+                self.time_table(time)
+
+    def info(self, name: str) -> BackendInfo:
+        """Describe the backend called ``name`` that runs these passes."""
+        return BackendInfo(
+            name=name,
+            kernel_set=self.kernels.name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            cache_bytes=self.cache.nbytes,
+            weight_bytes=sum(p.nbytes for p in self.student.parameters()),
+        )
 
     def run(
         self, latents: Tensor, time: float, planned: PlannedPass, *, keep_flow: bool
@@ -88,33 +117,66 @@ class PassRunner:
         Returns:
             The predicted flow like ``latents``, or ``None``.
         """
-        kernels, times, frame_tokens = self.kernels, self.time_table(time), self.cache.frame_tokens
+        times = self.time_table(time)
         x = self.student.embed_patches(latents.to(self.dtype))
-
-        def rotate(z: Tensor) -> Tensor:
-            return kernels.rotate(z, planned.rotation)
-
-        def keep(z: Tensor) -> Tensor:
-            return z
-
-        rotate_key = rotate if planned.read_rotation is None else keep
         for layer, (bound, m) in enumerate(zip(self.blocks, times.layers, strict=True)):
             arena = self.cache.arenas[layer]
-
-            def attend(q: Tensor, k: Tensor, v: Tensor, arena: KVArena = arena) -> Tensor:
-                kernels.kv_append(arena.k, arena.v, k[0], v[0], planned.slots, frame_tokens)
-                keys, values = arena.prefix(planned.valid_frames * frame_tokens)
-                if planned.read_rotation is not None:
-                    keys = kernels.rotate(keys, planned.read_rotation)
-                return kernels.attention(q, keys, values, self.scale, None)
-
-            if not keep_flow and layer == len(self.blocks) - 1:
-                _, k, v = bound.project(x, m, rotate, rotate_key)
-                kernels.kv_append(arena.k, arena.v, k[0], v[0], planned.slots, frame_tokens)
-                return None
-            x = bound(x, m, rotate, attend, planned.cross(layer), rotate_key)
-        patches = self.student.head(x, *times.head, kernels)
+            with detail("layer", layer):
+                if not keep_flow and layer == len(self.blocks) - 1:
+                    self._append(planned, bound, arena, bound.project(x, m))
+                    return None
+                attend = partial(self._attend, planned, bound, arena)
+                x = bound(x, m, attend, planned.cross(layer))
+        patches = self.student.head(x, *times.head, self.kernels)
         return self.student.fold_patches(patches, latents.shape[1], self.config.model.grid)
+
+    def finish_step(self, step: int, x: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Give a step's clean estimate and the next step's input; after the last step that is x0.
+
+        Args:
+            step: the step that was run.
+            x: its input ``[1, F, C, h, w]``.
+            flow: what it predicted.
+        """
+        if step + 1 == len(self.schedule.sigmas):
+            x0 = self.kernels.to_x0(x, flow, self.sigmas[step])
+            return x0, x0
+        with detail("renoise", step + 1):
+            return self.kernels.advance(x, flow, self.noise[step + 1], self.sigmas, step)
+
+    def place(self, plan: ChunkPlan) -> None:
+        """Turn the rotary tables to a chunk's plan; a plan's passes share them."""
+        if self._plan is plan:
+            return
+        self._plan = plan
+        flags = [plan.flag] * self.config.arena_frames
+        self.rotation.set(plan.positions, flags[: len(plan.positions)])
+        if self.read_rotation is not None:
+            local = plan.key_positions[self.config.cache.context_frames :]
+            self.read_rotation.set(local, flags[: len(local)])
+
+    def chunk_pass(self, plan: ChunkPlan, cross: Callable[[int], CrossAttend]) -> PlannedPass:
+        """Return the pass of a chunk that is, or will be, in place."""
+        valid_tokens = plan.valid_frames * self.cache.frame_tokens
+        read = self.read_rotation
+        return PlannedPass(
+            slots=plan.write_slots,
+            valid_frames=plan.valid_frames,
+            rotation=self.rotation.rows,
+            read_rotation=None if read is None else read.rows[:valid_tokens],
+            cross=cross,
+        )
+
+    def context_pass(self, plan: ContextPlan, cross: Callable[[int], CrossAttend]) -> PlannedPass:
+        """Return the context pass, with its rotary table set."""
+        self.context_rotation.set(plan.positions, plan.flags)
+        return PlannedPass(
+            slots=plan.slots,
+            valid_frames=plan.valid_frames,
+            rotation=self.context_rotation.rows,
+            read_rotation=None,
+            cross=cross,
+        )
 
     def time_table(self, time: float) -> TimeTable:
         """Modulation of every layer at a time; computed once per time."""
@@ -127,34 +189,39 @@ class PassRunner:
             table = self._times[time] = TimeTable(layers, self.student.head.modulate(features))
         return table
 
-    def rotation(self, positions: Sequence[int], flags: Sequence[int]) -> Tensor:
-        """Rotary table of some frames, complex64 ``[F * frame tokens, D / 2]``."""
-        phase = SHOT_PHASE_RAD if self.config.shot.shot_phase else 0.0
+    def latents(self, *leading: int) -> Tensor:
+        """Return zeros ``[*leading, C, h, w]``."""
         model = self.config.model
-        angles = rope_angles(positions, [f * phase for f in flags], model.grid, model.head_dim)
-        return rotation(angles).to(self.device)
-
-    def context_rotation(self, plan: ContextPlan) -> Tensor:
-        """Rotation of a context pass."""
-        return self.rotation(plan.positions, plan.flags)
-
-    def chunk_rotation(self, plan: ChunkPlan) -> Tensor:
-        """Rotation of a chunk's queries, and of its keys as they are written."""
-        return self.rotation(plan.positions, [plan.flag] * len(plan.positions))
-
-    def read_rotation(self, plan: ChunkPlan) -> Tensor | None:
-        """Rotation of every valid key when local keys are kept unrotated.
-
-        The context is kept rotated in both modes, so its rows are the identity here.
-        """
-        if self.config.cache.key_rotation == "on_write":
-            return None
-        local = plan.key_positions[self.config.cache.context_frames :]
-        table = self.rotation(local, [plan.flag] * len(local))
-        context = self.config.cache.context_frames * self.cache.frame_tokens
-        return torch.cat([table.new_ones(context, table.shape[1]), table])
+        shape = (*leading, model.in_dim, model.latent_height, model.latent_width)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def close(self) -> None:
         """Drop caches and tables."""
         self.cache.arenas.clear()
         self._times.clear()
+
+    def _append(
+        self, planned: PlannedPass, bound: BoundBlock, arena: KVArena, qkv: Tensor
+    ) -> Tensor:
+        """Store a layer's keys and values; give its queries."""
+        rotate_key = planned.read_rotation is None
+        return bound.append(qkv, planned.rotation, arena, planned.slots, rotate_key=rotate_key)
+
+    def _attend(
+        self, planned: PlannedPass, bound: BoundBlock, arena: KVArena, qkv: Tensor
+    ) -> Tensor:
+        """Store keys and values, then attend to the arena's valid prefix: ``[1, T, dim]``."""
+        q = self._append(planned, bound, arena, qkv)
+        keys, values = arena.prefix(planned.valid_frames * self.cache.frame_tokens)
+        if planned.read_rotation is not None:
+            keys = self.kernels.rotate(keys, planned.read_rotation)
+        return self.kernels.attention(q, keys, values, self.scale, None).flatten(2)
+
+    def _table(self, frames: int, plain_frames: int = 0) -> RotaryTable:
+        return RotaryTable(
+            self.config.model,
+            frames,
+            shot_phase=self.config.shot.shot_phase,
+            device=self.device,
+            plain_frames=plain_frames,
+        )

@@ -1,6 +1,7 @@
-"""A pipeline, a backend and a codec that note how long each of their stages takes.
+"""A pipeline, a backend, a codec and a text encoder that note how long their stages take.
 
-Put around the real ones by the bench; what they compute is unchanged.
+Put around the real ones by the bench; what they compute is unchanged. A stage whose work grows with
+the place in the shot is noted twice: as ``step_ms`` and, in a shot's third chunk, as ``step_ms.3``.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from torch import Tensor
 from shotstream_rt.backends.base import BackendInfo, StudentBackend
 from shotstream_rt.pipeline import Pipeline
 
-from .stopwatch import Stopwatch
+from .stopwatch import Reading, Stopwatch
 
 if TYPE_CHECKING:
     from shotstream_rt._native import ChunkPlan, ContextPlan
-    from shotstream_rt.model.captions import CaptionSet
+    from shotstream_rt.model.captions import CaptionSet, TextEncoder
     from shotstream_rt.model.codec import LatentCodec, StreamDecoder
     from shotstream_rt.noise import NoiseSource
 
 
 class TimedBackend:
-    """A backend that notes ``caption_kv_ms``, ``step_ms`` and ``commit_ms``."""
+    """A backend that notes ``caption_kv_ms``, ``context_pass_ms``, ``step_ms``, ``commit_ms``."""
 
     def __init__(self, backend: StudentBackend, watch: Stopwatch) -> None:
         self._backend, self._watch = backend, watch
@@ -46,6 +47,11 @@ class TimedBackend:
         """See ``StudentBackend``."""
         return self._backend.info
 
+    @property
+    def noise(self) -> Tensor:
+        """See ``StudentBackend``."""
+        return self._backend.noise
+
     def set_captions(self, captions: CaptionSet) -> None:
         """See ``StudentBackend``."""
         with self._watch.time_ms("caption_kv_ms"):
@@ -53,20 +59,17 @@ class TimedBackend:
 
     def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
         """See ``StudentBackend``."""
-        self._backend.encode_context(plan, rows, latents)
+        with self._watch.time_ms("context_pass_ms"):
+            self._backend.encode_context(plan, rows, latents)
 
-    def denoise(self, step: int, plan: ChunkPlan, row: int, x: Tensor) -> Tensor:
+    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
         """See ``StudentBackend``."""
-        with self._watch.time_ms("step_ms"):
-            return self._backend.denoise(step, plan, row, x)
-
-    def renoise(self, step: int, x0: Tensor, noise: Tensor) -> Tensor:
-        """See ``StudentBackend``."""
-        return self._backend.renoise(step, x0, noise)
+        with self._watch.time_ms("step_ms", f"step_ms.{plan.chunk + 1}"):
+            return self._backend.denoise(step, plan, row)
 
     def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
         """See ``StudentBackend``."""
-        with self._watch.time_ms("commit_ms"):
+        with self._watch.time_ms("commit_ms", f"commit_ms.{plan.chunk + 1}"):
             self._backend.commit(plan, row, x0)
 
     def close(self) -> None:
@@ -90,7 +93,8 @@ class TimedPipeline(Pipeline):
     def __init__(self, pipeline: Pipeline, watch: Stopwatch) -> None:
         super().__init__(pipeline.config, TimedBackend(pipeline.backend, watch))
         self._watch = watch
-        self._shot_ns = self._shot_cpu_ns = 0
+        self._spans: list[Reading] = []
+        self._shot_cpu_ns = 0
         self._next: tuple[int, int] = (0, 0)
         self.applied: list[tuple[int, int]] = []
         """(shot, chunk) from which each change of a running shot's caption held."""
@@ -105,7 +109,7 @@ class TimedPipeline(Pipeline):
     ) -> None:
         """See ``Pipeline``."""
         self.finish_shot()
-        self._shot_ns = self._shot_cpu_ns = 0
+        self._spans, self._shot_cpu_ns = [], 0
         with self._account(), self._watch.time_ms("context_encode_ms"):
             super().begin_shot(shot, context, flags, captions, target_flag)
         self.applied.pop()  # the captions a shot begins with are no change
@@ -136,7 +140,8 @@ class TimedPipeline(Pipeline):
     def finish_shot(self) -> None:
         """Note the shot's totals, if its chunks all ran."""
         if self._next[1] == self.config.shot.chunks:
-            self._watch.add("shot_s", self._shot_ns / 1e9)
+            spans = self._spans
+            self._watch.add("shot_s", lambda: sum(reading() for reading in spans) / 1e3)
             if self.backend.device.type == "cpu":
                 self._watch.add("shot_cpu_s", self._shot_cpu_ns / 1e9)
         self._next = (self._next[0], 0)
@@ -144,25 +149,29 @@ class TimedPipeline(Pipeline):
     @contextmanager
     def _account(self) -> Iterator[None]:
         """Add the enclosed time to the shot's totals."""
-        begun, cpu_begun = self._watch.now_ns(), time.thread_time_ns()
-        yield
-        self._shot_ns += self._watch.now_ns() - begun
-        self._shot_cpu_ns += time.thread_time_ns() - cpu_begun
+        begun = time.thread_time_ns()
+        with self._watch.span() as reading:
+            yield
+        self._spans += reading
+        self._shot_cpu_ns += time.thread_time_ns() - begun
 
 
 class TimedDecoder:
-    """A streaming decoder that notes ``vae_decode_ms`` per chunk."""
+    """A streaming decoder that notes ``vae_decode_ms`` per chunk of its stream."""
 
     def __init__(self, decoder: StreamDecoder, watch: Stopwatch) -> None:
         self._decoder, self._watch = decoder, watch
+        self._chunk = 0
 
     def decode(self, latents: Tensor) -> Tensor:
         """See ``StreamDecoder``."""
-        with self._watch.time_ms("vae_decode_ms"):
+        self._chunk += 1
+        with self._watch.time_ms("vae_decode_ms", f"vae_decode_ms.{self._chunk}"):
             return self._decoder.decode(latents)
 
     def reset(self) -> None:
         """See ``StreamDecoder``."""
+        self._chunk = 0
         self._decoder.reset()
 
 
@@ -207,3 +216,29 @@ class TimedCodec:
     def decode_full(self, latents: Tensor) -> Tensor:
         """See ``LatentCodec``."""
         return self._codec.decode_full(latents)
+
+
+class TimedText:
+    """A text encoder that notes ``text_encode_ms`` per call."""
+
+    def __init__(self, text: TextEncoder, watch: Stopwatch) -> None:
+        self._text, self._watch = text, watch
+
+    @property
+    def text_dim(self) -> int:
+        """See ``TextEncoder``."""
+        return self._text.text_dim
+
+    @property
+    def text_len(self) -> int:
+        """See ``TextEncoder``."""
+        return self._text.text_len
+
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """See ``TextEncoder``."""
+        with self._watch.time_ms("text_encode_ms"):
+            return self._text.encode(prompts)
+
+    def check(self, prompt: str) -> list[str]:
+        """See ``TextEncoder``."""
+        return self._text.check(prompt)

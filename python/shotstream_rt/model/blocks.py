@@ -8,20 +8,23 @@ Source: ShotStream ``wan/modules/causal_model.py``; the maths is in ``docs/archi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from ..config import ModelConfig
-    from ..kernels.kernel_set import KernelSet
+from ..nvtx import detail
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Self-attention of (rotated q, rotated k, v), each ``[B, T, N, D]``; returns like q. It may store
-k and v in a cache and attend to more than them."""
+if TYPE_CHECKING:
+    from ..cache import KVArena
+    from ..config import ModelConfig
+    from ..kernels.kernel_set import KernelSet, Linear
+
+Attend = Callable[[Tensor], Tensor]
+"""Self-attention from a fused projection ``[B, T, 3 * dim]`` (queries | keys | values, neither
+normalised nor rotated) to ``[B, T, dim]``. It may store keys and values and attend to more."""
 
 CrossAttend = Callable[[Tensor], Tensor]
 """Cross-attention of normalised q ``[B, T, N, D]`` to the captions; returns like q."""
@@ -31,13 +34,13 @@ Rotate = Callable[[Tensor], Tensor]
 
 
 class Modulation(NamedTuple):
-    """The six rows of adaptive modulation, each ``[B or 1, F or 1, 1, dim]``."""
+    """The six rows of adaptive modulation, ``[B or 1, F or 1, dim]``; factors are 1 + scale."""
 
-    attention_shift: Tensor
-    attention_scale: Tensor
+    attention_offset: Tensor
+    attention_factor: Tensor
     attention_gate: Tensor
-    ffn_shift: Tensor
-    ffn_scale: Tensor
+    ffn_offset: Tensor
+    ffn_factor: Tensor
     ffn_gate: Tensor
 
 
@@ -85,8 +88,10 @@ class Block(nn.Module):
         Args:
             time_rows: ``[B, F, 6, dim]``.
         """
-        rows = time_rows + self.modulation
-        return Modulation(*(row.unsqueeze(2) for row in rows.unbind(2)))
+        rows = Modulation(*(time_rows + self.modulation).unbind(2))
+        return rows._replace(
+            attention_factor=1 + rows.attention_factor, ffn_factor=1 + rows.ffn_factor
+        )
 
     def bind(self, kernels: KernelSet) -> BoundBlock:
         """Pair the parameters with kernels; fused or packed weights are made here, once."""
@@ -115,17 +120,70 @@ class BoundBlock:
 
     block: Block
     kernels: KernelSet
-    qkv: Callable[[Tensor], Tensor]
-    out: Callable[[Tensor], Tensor]
-    cross_q: Callable[[Tensor], Tensor]
-    cross_kv: Callable[[Tensor], Tensor]
-    cross_out: Callable[[Tensor], Tensor]
-    ffn_up: Callable[[Tensor], Tensor]
-    ffn_down: Callable[[Tensor], Tensor]
+    qkv: Linear
+    out: Linear
+    cross_q: Linear
+    cross_kv: Linear
+    cross_out: Linear
+    ffn_up: Linear
+    ffn_down: Linear
 
-    def _heads(self, x: Tensor) -> Tensor:
-        heads: Tensor = x.unflatten(-1, (self.block.config.num_heads, -1))
-        return heads
+    def __call__(self, x: Tensor, m: Modulation, attend: Attend, cross: CrossAttend) -> Tensor:
+        """Run the block on ``[B, T, dim]``; ``T`` is the frames of ``m`` times their tokens."""
+        kernels, eps = self.kernels, self.block.config.eps
+        factor, offset = self.block.norm3.weight[None, None], self.block.norm3.bias[None, None]
+        with detail("attn"):
+            y = self.out(attend(self.project(x, m)))
+            x, h = kernels.gated_residual_norm(x, y, m.attention_gate, factor, offset, eps)
+        with detail("cross"):
+            q = kernels.rms_norm(self.cross_q(h), self.block.cross_attn.norm_q.weight, eps)
+            y = self.cross_out(cross(self._heads(q)).flatten(2))
+            x, h = kernels.gated_residual_norm(x, y, None, m.ffn_factor, m.ffn_offset, eps)
+        with detail("ffn"):
+            return kernels.gated_residual(x, self.ffn_down(self.ffn_up(h)), m.ffn_gate)
+
+    def project(self, x: Tensor, m: Modulation) -> Tensor:
+        """Modulated norm and fused projection: what ``Attend`` takes."""
+        eps = self.block.config.eps
+        qkv: Tensor = self.qkv(
+            self.kernels.layer_norm(x, m.attention_factor, m.attention_offset, eps)
+        )
+        return qkv
+
+    def split(self, qkv: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised, rotated q and k, and v, each ``[B, T, N, D]``: attention without an arena."""
+        own, eps = self.block.self_attn, self.block.config.eps
+        q, k, v = qkv.chunk(3, -1)
+        q = rotate(self._heads(self.kernels.rms_norm(q, own.norm_q.weight, eps)))
+        k = rotate(self._heads(self.kernels.rms_norm(k, own.norm_k.weight, eps)))
+        return q, k, self._heads(v)
+
+    def append(
+        self,
+        qkv: Tensor,
+        rotation: Tensor,
+        arena: KVArena,
+        slots: Sequence[int],
+        *,
+        rotate_key: bool,
+    ) -> Tensor:
+        """Leave a chunk's keys and values in their arena slots; give its queries.
+
+        Args:
+            qkv: ``[1, T, 3 * dim]``.
+            rotation: complex64 ``[T, D / 2]``.
+            arena: of this layer.
+            slots: arena slot of each of the chunk's latent frames.
+            rotate_key: store keys rotated; otherwise as normalised.
+
+        Returns:
+            Normalised, rotated queries ``[1, T, N, D]``.
+        """
+        own = self.block.self_attn
+        return self.kernels.qkv_append(
+            qkv[0], own.norm_q.weight, own.norm_k.weight, rotation, arena.k, arena.v, slots,
+            qkv.shape[1] // len(slots), self.block.config.eps, rotate_key,
+        ).unsqueeze(0)  # fmt: skip
 
     def caption_kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-attention keys and values of embedded captions.
@@ -141,53 +199,9 @@ class BoundBlock:
         k = self.kernels.rms_norm(k, self.block.cross_attn.norm_k.weight, eps)
         return self._heads(k), self._heads(v)
 
-    def project(
-        self, x: Tensor, m: Modulation, rotate: Rotate, rotate_key: Rotate | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Modulated norm, projections, RMS norms and rotation: q, k, v ``[B, T, N, D]``.
-
-        ``rotate_key`` stands in for ``rotate`` on keys that a cache keeps unrotated.
-        """
-        own, eps = self.block.self_attn, self.block.config.eps
-        h = self._per_frame(x, m)
-        h = self.kernels.modulated_layer_norm(h, m.attention_shift, m.attention_scale, eps)
-        q, k, v = self.qkv(h.flatten(1, 2)).chunk(3, -1)
-        q = rotate(self._heads(self.kernels.rms_norm(q, own.norm_q.weight, eps)))
-        rotate_key = rotate_key or rotate
-        k = rotate_key(self._heads(self.kernels.rms_norm(k, own.norm_k.weight, eps)))
-        return q, k, self._heads(v)
-
-    def __call__(
-        self,
-        x: Tensor,
-        m: Modulation,
-        rotate: Rotate,
-        attend: Attend,
-        cross: CrossAttend,
-        rotate_key: Rotate | None = None,
-    ) -> Tensor:
-        """Run the block on ``[B, T, dim]``; ``T`` is the frames of ``m`` times their tokens."""
-        kernels, eps = self.kernels, self.block.config.eps
-        attended = attend(*self.project(x, m, rotate, rotate_key)).flatten(2)
-        x = self._residual(x, self.out(attended), m.attention_gate)
-
-        norm3 = self.block.norm3
-        h = nn.functional.layer_norm(x, (x.shape[-1],), norm3.weight, norm3.bias, eps)
-        q = kernels.rms_norm(self.cross_q(h), self.block.cross_attn.norm_q.weight, eps)
-        x = x + self.cross_out(cross(self._heads(q)).flatten(2))
-
-        h = kernels.modulated_layer_norm(self._per_frame(x, m), m.ffn_shift, m.ffn_scale, eps)
-        return self._residual(x, self.ffn_down(self.ffn_up(h.flatten(1, 2))), m.ffn_gate)
-
-    @staticmethod
-    def _per_frame(x: Tensor, m: Modulation) -> Tensor:
-        frames: Tensor = x.unflatten(1, (m.attention_gate.shape[1], -1))
-        return frames
-
-    def _residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-        frames = gate.shape[1]
-        x, y = x.unflatten(1, (frames, -1)), y.unflatten(1, (frames, -1))
-        return self.kernels.gated_residual(x, y, gate).flatten(1, 2)
+    def _heads(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(-1, (self.block.config.num_heads, -1))
+        return heads
 
 
 class Head(nn.Module):
@@ -200,13 +214,11 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, config.out_dim * 4)
 
     def modulate(self, time_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale rows ``[B, F, 1, dim]`` from the time MLP's output ``[B, F, dim]``."""
-        rows = time_features.unsqueeze(2) + self.modulation
-        return rows[:, :, :1], rows[:, :, 1:]
+        """Factor (1 + scale) and offset ``[B, F, dim]`` from the time MLP's ``[B, F, dim]``."""
+        offset, scale = (time_features.unsqueeze(2) + self.modulation).unbind(2)
+        return 1 + scale, offset
 
-    def forward(self, x: Tensor, shift: Tensor, scale: Tensor, kernels: KernelSet) -> Tensor:
+    def forward(self, x: Tensor, factor: Tensor, offset: Tensor, kernels: KernelSet) -> Tensor:
         """Return ``[B, T, 4 * out_dim]``, channel fastest inside a patch."""
-        h = x.unflatten(1, (shift.shape[1], -1))
-        h = kernels.modulated_layer_norm(h, shift, scale, self.eps)
-        out: Tensor = self.head(h.flatten(1, 2))
+        out: Tensor = self.head(kernels.head_norm(x, factor, offset, self.eps))
         return out

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..kernels.kernel_set import REFERENCE
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from .blocks import Block, Head
+from .blocks import Block, BoundBlock, Head
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -141,19 +141,17 @@ class Student(nn.Module):
                 for kv in bound.caption_kv(text.flatten(0, 1))
             )
 
+            def attend(qkv: Tensor, bound: BoundBlock = bound) -> Tensor:
+                q, k, v = bound.split(qkv, lambda z: kernels.rotate(z, table))
+                return kernels.attention(q, k, v, scale, bias).flatten(2)
+
             def cross(q: Tensor, k: Tensor = k_text, v: Tensor = v_text) -> Tensor:
                 per_frame = q.unflatten(1, (frames, tokens)).flatten(0, 1)
-                out = kernels.attention(per_frame, k, v, scale, None)
+                out = kernels.cross_attention(per_frame, k, v, scale, None)
                 grouped: Tensor = out.unflatten(0, (batch, frames))
                 return grouped.flatten(1, 2)
 
-            x = bound(
-                x,
-                block.modulate(time_rows),
-                lambda z: kernels.rotate(z, table),
-                lambda q, k, v: kernels.attention(q, k, v, scale, bias),
-                cross,
-            )
+            x = bound(x, block.modulate(time_rows), attend, cross)
             if hidden is not None:
                 hidden.append(x)
         patches = self.head(x, *self.head.modulate(features), kernels)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from ..kernels.kernel_set import REFERENCE, KernelSet
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from ..model.blocks import Attend, Block, BoundBlock
+from ..model.blocks import Block, BoundBlock
 from .check import Check, compare
 from .golden import GoldenCase
 
@@ -101,7 +101,7 @@ class _Runner:
         positions: range,
         frame_flags: list[int],
         flags: bool,
-        attend: Attend,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor],
         k: Tensor,
         v: Tensor,
     ) -> Tensor:
@@ -119,6 +119,8 @@ class _Runner:
                 None
             ]
 
-        return self.bound(
-            x, self.bound.block.modulate(e), lambda z: self.kernels.rotate(z, table), attend, cross
-        )
+        def own(qkv: Tensor) -> Tensor:
+            q, k, v = self.bound.split(qkv, lambda z: self.kernels.rotate(z, table))
+            return attend(q, k, v).flatten(2)
+
+        return self.bound(x, self.bound.block.modulate(e), own, cross)
