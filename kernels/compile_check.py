@@ -61,8 +61,8 @@ class CompileReport:
     failures: list[str]
 
 
-def compile_case(case: CompileCase, capability: int) -> Any:
-    """Compile one case as the launcher would specialise it for the sample values."""
+def specialise(case: CompileCase) -> tuple[dict[str, str], dict[str, Any], dict[Any, Any]]:
+    """Types, constants and promises by which the launcher would compile for the sample values."""
     signature, constants, attributes = {}, dict(case.constants), {}
     for index, name in enumerate(case.kernel.arg_names):
         value = case.arguments.get(name)
@@ -80,14 +80,20 @@ def compile_case(case: CompileCase, capability: int) -> Any:
         aligned = aligned or (isinstance(value, int) and value % 16 == 0 and specialised)
         if aligned and not fixed:
             attributes[(index,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def compile_case(case: CompileCase, capability: int) -> Any:
+    """Compile one case for one architecture."""
+    signature, constants, attributes = specialise(case)
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target, options=case.options)
 
 
-def inspect_case(case: CompileCase, capability: int) -> CompileReport:
-    """Compile one case and hold it against its budgets."""
-    compiled = compile_case(case, capability)
+def inspect_case(case: CompileCase, capability: int, compiled: Any | None = None) -> CompileReport:
+    """Compile one case, unless it was, and hold it against its budgets."""
+    compiled = compiled or compile_case(case, capability)
     resources, sass = _disassemble(compiled.asm["cubin"])
     instructions = _count_instructions(sass)
     usage = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", resources)}
@@ -134,15 +140,16 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
 
 
 def _count_instructions(sass: str) -> Counter[str]:
-    """Count instructions by stem; loads and stores of 16 bytes count as ``LDG.128`` as well."""
+    """Count instructions by stem; wide loads and stores count as ``LDG.128`` and so on as well."""
     counts: Counter[str] = Counter()
     for line in sass.splitlines():
         found = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_]+)(\.\S*)?", line)
         if found:
             stem, rest = found.group(1), found.group(2) or ""
             counts[stem] += 1
-            if stem in ("LDG", "STG") and ".128" in rest:
-                counts[f"{stem}.128"] += 1
+            wide = re.search(r"\.(64|128)\b", rest)
+            if stem in ("LDG", "STG") and wide:
+                counts[stem + wide.group()] += 1
     return counts
 
 
@@ -158,7 +165,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kernel", nargs="+", metavar="NAME", help="cases (default: all)")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     chosen = parser.parse_args(argv)
-    known = [case.name for case in compile_cases(ARCHITECTURES[0])]
+    known = list(dict.fromkeys(case.name for sm in ARCHITECTURES for case in compile_cases(sm)))
     unknown = sorted(set(chosen.kernel or ()) - set(known))
     if unknown:
         parser.error(f"--kernel: got {', '.join(unknown)}, wanted some of {', '.join(known)}")
