@@ -25,6 +25,8 @@ class Profile:
         changes: what is computed differently from ``exact``, one line; empty for ``exact``.
         needs: files or models it needs beyond those of ``exact``, one line; empty for none.
         decoder: which network turns latents into frames: the ``codec``'s own, or the ``tiny`` one.
+        latents_tolerance: relative distance of latents to the float32 oracle up to which the bench
+            takes a run as what the profile means to compute; None: that of exact latents.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Profile:
     changes: str = ""
     needs: str = ""
     decoder: Literal["codec", "tiny"] = "codec"
+    latents_tolerance: float | None = None
 
     @property
     def lossy(self) -> bool:
