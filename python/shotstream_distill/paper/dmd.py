@@ -1,0 +1,145 @@
+"""Distribution matching: two scores disagree about a shot, and the shot moves to settle it.
+
+Called by both self-forcing stages. ``gradient`` is the maths alone; ``ScoreMatch`` holds the three
+networks: the student that makes shots, the teacher that knows real ones (with guidance), and the
+critic that keeps learning what the student's shots look like.
+
+Source: DMD2 and ShotStream stages 1 and 2 (``score_distillation_frameconcat``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .draw import Draw
+from .learner import Learner
+from .levels import clean_of, draw_levels, mean_square, mix
+from .rollout import RolloutPlan, roll_out
+from .sampler import guided_flow, teacher_flow
+from .shot_batch import Conditioning
+from .stage_config import DmdConfig
+from .workshop import StepLoss, Weights, Workshop
+
+
+def gradient(shot: Tensor, fake: Tensor, real: Tensor, *, normalised: bool = True) -> Tensor:
+    """Direction in which the shot's distribution leaves the real one.
+
+    ``fake - real``, divided by the mean of ``|shot - real|``; times ``1 / sigma^2`` and the signal
+    level it is the difference of scores, so its average is the gradient of the KL divergence.
+
+    Args:
+        shot: ``[B, ...]`` clean.
+        fake: the critic's clean answer to the noised shot.
+        real: the teacher's.
+        normalised: divide, per sample; what is not a number becomes 0.
+
+    Returns:
+        Like ``shot``.
+    """
+    away = fake - real
+    if not normalised:
+        return away
+    scale = (shot - real).abs().flatten(1).mean(1).view(-1, *[1] * (shot.dim() - 1))
+    return torch.nan_to_num(away / scale)
+
+
+def moving_loss(shot: Tensor, direction: Tensor) -> Tensor:
+    """Return a loss whose gradient in ``shot`` is ``direction`` over the number of elements."""
+    wanted = (shot.double() - direction.double()).detach()
+    return 0.5 * torch.nn.functional.mse_loss(shot.double(), wanted)
+
+
+class ScoreMatch:
+    """Student, teacher and critic.
+
+    Args:
+        shop: shared parts.
+        config: of the stage.
+        student: weights to start from.
+        teacher: weights of the real score, and of the critic at first.
+    """
+
+    def __init__(
+        self, shop: Workshop, config: DmdConfig, student: Weights, teacher: Weights
+    ) -> None:
+        self._shop, self._config = shop, config
+        lora = {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha}
+        self.student = shop.trainable(student, **lora)  # type: ignore[arg-type]
+        self._critic = shop.trainable(teacher, **lora)  # type: ignore[arg-type]
+        self._teacher = shop.frozen(teacher)
+        self.learners = {
+            "student": Learner({"": self.student}, config.optimizer, shop.processes, student),
+            "critic": Learner({"": self._critic}, config.critic, shop.processes, teacher),
+        }
+
+    def turn(self, step: int) -> str:
+        """Return whose step it is."""
+        return "student" if step % (self._config.critic_updates + 1) == 0 else "critic"
+
+    def step(
+        self,
+        step: int,
+        told: Conditioning,
+        plain: Conditioning,
+        plan: RolloutPlan,
+        draw: Draw,
+    ) -> tuple[StepLoss, Tensor, int]:
+        """Roll a shot out and judge it.
+
+        Args:
+            step: number of the step.
+            told: what the shot follows.
+            plain: the unconditional side.
+            plan: of the rollout.
+            draw: random numbers; the exit step is the same on every process.
+
+        Returns:
+            The loss, the shot (without gradients) and the exit step.
+        """
+        role = self.turn(step)
+        exit_step = draw.choice(range(plan.steps))
+        shot = roll_out(
+            self.student, told, plan, draw, exit_step=exit_step, gradients=role == "student"
+        )
+        if role == "student":
+            return self._student_loss(shot, told, plain, draw), shot.detach(), exit_step
+        return self._critic_loss(shot, told, draw), shot, exit_step
+
+    def _levels(self, shot: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        config = self._config
+        return draw_levels(
+            self._shop.schedule, draw, len(shot), low=config.min_time, high=config.max_time,
+            rounded=self._shop.config.quirks.rounded_times,
+        )  # fmt: skip
+
+    def _student_loss(
+        self, shot: Tensor, told: Conditioning, plain: Conditioning, draw: Draw
+    ) -> StepLoss:
+        clean = self._shop.config.context_clean
+        with torch.no_grad():
+            times, levels = self._levels(shot, draw)
+            noisy = mix(shot, draw.normal_like(shot), levels)
+            fake_flow = teacher_flow(self._critic, told, noisy, times, context_clean=clean)
+            real_flow = guided_flow(
+                self._teacher, told, plain, noisy, times, guidance=self._config.guidance,
+                context_clean=clean,
+            )  # fmt: skip
+            fake = clean_of(noisy, fake_flow, levels)
+            real = clean_of(noisy, real_flow, levels)
+            direction = gradient(shot, fake, real)
+            scalars = {
+                "distance_to_real": mean_square(shot - real).mean(),
+                "distance_of_scores": mean_square(fake - real).mean(),
+                "shot_std": shot.std(),
+            }
+        return StepLoss(learner="student", loss=moving_loss(shot, direction), scalars=scalars)
+
+    def _critic_loss(self, shot: Tensor, told: Conditioning, draw: Draw) -> StepLoss:
+        times, levels = self._levels(shot, draw)
+        noise = draw.normal_like(shot)
+        flow = teacher_flow(
+            self._critic, told, mix(shot, noise, levels), times,
+            context_clean=self._shop.config.context_clean,
+        )  # fmt: skip
+        return StepLoss(learner="critic", loss=mean_square(flow - (noise - shot)).mean())

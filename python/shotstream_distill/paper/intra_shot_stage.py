@@ -1,0 +1,78 @@
+"""Stage 2.2.1: self-forcing distribution matching within one shot, after true context.
+
+Driven by the trainer.
+
+Source: ShotStream stage 1 (``score_distillation_frameconcat``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dmd import ScoreMatch
+from .draw import Draw
+from .rollout import roll_out
+from .shot_batch import ShotBatch, condition
+from .stage_config import DmdConfig
+from .student_product import student_product
+from .workshop import StepLoss, Weights, Workshop
+
+_SHEET_SAMPLES = 4
+
+
+class IntraShotStage:
+    """One shot at a time, its context taken from the data.
+
+    Args:
+        shop: shared parts.
+        config: of this stage.
+        student: weights to start from.
+        teacher: weights of the scores.
+    """
+
+    def __init__(
+        self, shop: Workshop, config: DmdConfig, student: Weights, teacher: Weights
+    ) -> None:
+        self._shop, self._config, self._start = shop, config, student
+        self._match = ScoreMatch(shop, config, student, teacher)
+        self._text = shop.text_side(student)
+        self.learners = self._match.learners
+
+    def loss(self, step: int, draw: Draw) -> StepLoss:
+        """Loss of the student or of the critic, whose turn it is."""
+        config, shop = self._config, self._shop
+        batch = shop.source.shots(draw, config.batch, config.frames)
+        with torch.no_grad():
+            captions = self._text.captions(batch.words, [False] * config.batch)
+            free = self._text.unconditional(batch.words)
+        dropped = draw.hits(config.batch, config.context_drop)
+        told = condition(batch, captions, dropped=dropped, quirks=shop.config.quirks)
+        loss, _, _ = self._match.step(
+            step, told, told.replaced(free), shop.plan(config.frames), draw
+        )
+        return loss
+
+    @torch.no_grad()
+    def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
+        """Roll a few shots out."""
+        shop = self._shop
+        batch = shop.source.shots(draw, _SHEET_SAMPLES, self._config.frames)
+        none = [False] * _SHEET_SAMPLES
+        captions = self._text.captions(batch.words, none)
+        told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
+        return batch, roll_out(self._match.student, told, shop.plan(self._config.frames), draw)
+
+    def product(self) -> Weights:
+        """Return the student as it would ship, adapters merged."""
+        return student_product(self._start, self.learners["student"], self._config)
+
+    def memory(self) -> dict[str, Any]:
+        """Nothing besides the learners."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Nothing to take over."""

@@ -1,0 +1,56 @@
+"""Training times and how states are noised; called by the stages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shotstream_rt.schedule import GRID_SIZE, Schedule
+
+from .draw import Draw
+
+
+def draw_levels(
+    schedule: Schedule, draw: Draw, count: int, *, rounded: bool, low: float = 0.0,
+    high: float = 1000.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Draw a time per sample, uniform over the grid, clamped.
+
+    Args:
+        schedule: the grid.
+        draw: random numbers.
+        count: samples.
+        rounded: round times to bfloat16, as the original does.
+        low: lowest time.
+        high: highest time.
+
+    Returns:
+        Times ``[count]`` in [low, high] and the noise level of each.
+    """
+    times = schedule.grid_timesteps[draw.indices(count, GRID_SIZE)]
+    if rounded:
+        times = times.bfloat16().float()
+    times = times.clamp(low, high)
+    levels = schedule.sigma_at(times)
+    return times.to(draw.device), levels.to(draw.device)
+
+
+def per_sample(value: Tensor) -> Tensor:
+    """``[B]`` to ``[B, 1, 1, 1, 1]``."""
+    return value[:, None, None, None, None]
+
+
+def mix(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+    """Return ``(1 - sigma) clean + sigma noise`` with a level per sample."""
+    level = per_sample(levels)
+    return (1 - level) * clean + level * noise
+
+
+def clean_of(noisy: Tensor, flow: Tensor, levels: Tensor) -> Tensor:
+    """Return the clean state a flow points to: ``x - sigma v``."""
+    return noisy - per_sample(levels) * flow
+
+
+def mean_square(value: Tensor) -> Tensor:
+    """Mean square per sample, float32 ``[B]``."""
+    return torch.as_tensor(value.float().square().flatten(1).mean(1))

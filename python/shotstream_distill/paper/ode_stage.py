@@ -1,0 +1,103 @@
+"""Stage 2.1: the causal student learns where the teacher's walks end.
+
+Driven by the trainer. Each chunk takes the walk's state at a level of its own; the masked pass over
+``[context | chunks]`` must name the end from there. Chunks that drew the end itself are clean
+history and are not asked.
+
+Source: ShotStream ODE initialisation (``ode_regression``), after CausVid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .draw import Draw
+from .learner import Learner
+from .ode_pairs import read_pairs
+from .rollout import roll_out
+from .shot_batch import ShotBatch, condition
+from .stage_config import OdeConfig
+from .workshop import StepLoss, Weights, Workshop
+
+_SHEET_SAMPLES = 4
+
+
+class OdeStage:
+    """The student and what trains it.
+
+    Args:
+        shop: shared parts.
+        config: of this stage.
+        weights: to start from, the teacher's as a rule.
+        pairs: folder of trajectories.
+        count: how many there are.
+    """
+
+    def __init__(
+        self, shop: Workshop, config: OdeConfig, weights: Weights, pairs: Path, count: int
+    ) -> None:
+        self._shop, self._config, self._start = shop, config, weights
+        self._pairs, self._count = pairs, count
+        self._net = shop.trainable(weights)
+        self._text = shop.text_side(weights)
+        self.learners = {
+            "student": Learner({"": self._net}, config.optimizer, shop.processes, weights)
+        }
+
+    def loss(self, step: int, draw: Draw) -> StepLoss:
+        """Regression loss of one micro-batch."""
+        config, shop = self._config, self._shop
+        indices = [int(i) for i in draw.indices(config.batch, self._count)]
+        pairs = read_pairs(self._pairs, indices, shop.processes.device)
+        with torch.no_grad():
+            captions = self._text.captions(
+                pairs.shots.words, draw.hits(config.batch, config.text_drop)
+            )
+        none = [False] * config.batch
+        told = condition(pairs.shots, captions, dropped=none, quirks=shop.config.quirks)
+        plan = shop.plan(config.frames)
+        chunks = len(plan.groups)
+        times = torch.tensor([*plan.schedule.timesteps, 0.0])
+        levels = torch.tensor([*plan.schedule.sigmas, 0.0])
+        picked = draw.indices(config.batch * chunks, plan.steps + 1).view(-1, chunks)
+        picked = picked.repeat_interleave(plan.chunk_frames, 1)  # [B, F]
+        device = shop.processes.device
+        rows = torch.arange(config.batch)[:, None].to(device)
+        columns = torch.arange(config.frames)[None].to(device)
+        noisy = pairs.states[rows, picked.to(device), columns]
+        front = torch.zeros(config.batch, told.context_frames)
+        all_times = torch.cat((front, times[picked]), 1).to(device)
+        flow, _ = self._net(
+            told.whole(noisy, all_times, (told.context_frames, *plan.groups))
+        )
+        level = levels[picked].to(device)[..., None, None, None]
+        answer = noisy - level * flow[:, told.context_frames :]
+        error = (answer - pairs.states[:, -1]).square().flatten(2).mean(2)
+        asked = (picked < plan.steps).to(error)
+        return StepLoss(learner="student", loss=(error * asked).sum() / asked.sum().clamp(min=1))
+
+    @torch.no_grad()
+    def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
+        """Roll a few shots out."""
+        shop = self._shop
+        batch = shop.source.shots(draw, _SHEET_SAMPLES, self._config.frames)
+        none = [False] * _SHEET_SAMPLES
+        captions = self._text.captions(batch.words, none)
+        told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
+        return batch, roll_out(self._net, told, shop.plan(self._config.frames), draw)
+
+    def product(self) -> Weights:
+        """Return the student as it would ship."""
+        return {**self._start, **self.learners["student"].shipped()}
+
+    def memory(self) -> dict[str, Any]:
+        """Nothing besides the learner."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Nothing to take over."""

@@ -1,0 +1,144 @@
+"""One process or many: who we are, how networks are sharded, how whole tensors come back.
+
+Called by the run and the learners. Started by torchrun, every stage runs sharded over all processes
+(FSDP2, block by block); alone, nothing distributed is touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from shotstream_rt.errors import ConfigError
+
+from .network import TrainNet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Processes:
+    """The group of training processes.
+
+    Attributes:
+        rank: this one's number.
+        world: how many.
+        device: where this one computes.
+        mesh: over all of them; ``None`` alone.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+    mesh: DeviceMesh | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.mesh is not None:
+            dist.barrier()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average a tensor over the processes, in place."""
+        if self.mesh is not None:
+            dist.all_reduce(value)
+            value /= self.world
+        return value
+
+    def agree(self, value: bool) -> bool:
+        """Return the leading process's answer on every process."""
+        if self.mesh is None:
+            return value
+        told = torch.tensor(float(value), device=self.device)
+        dist.broadcast(told, 0)
+        return bool(told.item())
+
+
+@contextmanager
+def join(device: str = "auto") -> Iterator[Processes]:
+    """Join the processes torchrun started, or be alone.
+
+    Args:
+        device: ``auto`` takes a GPU where there is one; ``cpu`` or ``cuda`` decides.
+
+    Raises:
+        ConfigError: a GPU was asked for and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: got 'cuda', and torch finds no GPU; wanted 'cpu'")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes(device=torch.device(device))
+        return
+    local = torch.device(device)
+    if device == "cuda":
+        local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Processes(
+            rank=dist.get_rank(), world=world, device=local,
+            mesh=init_device_mesh(device, (world,)),
+        )  # fmt: skip
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(net: TrainNet, processes: Processes, *, compute: torch.dtype) -> TrainNet:
+    """Shard a network over all processes, in place; alone, cast it to ``compute``.
+
+    Sharded parameters keep their type (float32 masters), are gathered as ``compute`` and their
+    gradients are averaged in float32.
+    """
+    net.to(processes.device)
+    if processes.mesh is None:
+        net.to(compute)
+        return net
+    policy = MixedPrecisionPolicy(
+        param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for block in net.blocks:
+        fully_shard(block, mesh=processes.mesh, mp_policy=policy)
+    fully_shard(net, mesh=processes.mesh, mp_policy=policy)
+    return net
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as a whole on the host; every process must call it."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().cpu()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def alike(value: Tensor, model: Tensor) -> Tensor:
+    """Return a whole tensor cut and placed like ``model``."""
+    value = value.to(device=model.device, dtype=model.dtype)
+    if isinstance(model, DTensor):
+        return distribute_tensor(value, model.device_mesh, model.placements)
+    return value
+
+
+def sum_plain_gradients(module: nn.Module, processes: Processes) -> None:
+    """Average the gradients of parameters that are not sharded."""
+    if processes.mesh is None:
+        return
+    for parameter in module.parameters():
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
+            processes.mean(parameter.grad)

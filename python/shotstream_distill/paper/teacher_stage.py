@@ -1,0 +1,104 @@
+"""Stage 1: the bidirectional next-shot teacher, by flow matching.
+
+Driven by the trainer. Clean context frames stand in front of the noisy shot; captions are chosen
+per shot; context and prompts are dropped at random, so that the network can be guided.
+
+Source: ShotStream teacher training (``wan_frame_concat``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .draw import Draw
+from .learner import Learner
+from .levels import draw_levels, mean_square, mix
+from .sampler import sample_states, teacher_flow
+from .shot_batch import Conditioning, ShotBatch, condition, told_target_caption
+from .stage_config import TeacherConfig
+from .text_side import NanoText
+from .workshop import TEXT, StepLoss, Weights, Workshop
+
+_SHEET_SAMPLES, _SHEET_STEPS, _SHEET_GUIDANCE = 4, 20, 2.5
+
+
+class TeacherStage:
+    """The teacher and what trains it.
+
+    Args:
+        shop: shared parts.
+        config: of this stage.
+        weights: to start from.
+    """
+
+    def __init__(self, shop: Workshop, config: TeacherConfig, weights: Weights) -> None:
+        self._shop, self._config, self._start = shop, config, weights
+        only = "self_attn" if config.trains == "self_attention" else ""
+        self._net = shop.trainable(weights, only=only)
+        self._text = shop.text_side(weights, learns=config.trains == "all")
+        modules: dict[str, nn.Module] = {"": self._net}
+        if isinstance(self._text, NanoText):
+            modules[TEXT] = self._text.net
+        self.learners = {
+            "teacher": Learner(modules, config.optimizer, shop.processes, weights)
+        }  # fmt: skip
+
+    def condition(self, batch: ShotBatch, draw: Draw) -> Conditioning:
+        """Decide what a batch's frames are told, with drops."""
+        config, count = self._config, len(batch.shots)
+        captions = self._text.captions(batch.words, draw.hits(count, config.text_drop))
+        quirks = self._shop.config.quirks
+        dropped = draw.hits(count, config.context_drop)
+        told = condition(batch, captions, dropped=dropped, quirks=quirks)
+        return told_target_caption(told) if quirks.last_caption_only else told
+
+    def loss(self, step: int, draw: Draw) -> StepLoss:
+        """Flow-matching loss of one micro-batch."""
+        config, shop = self._config, self._shop
+        batch = shop.source.shots(draw, config.batch, config.frames)
+        schedule = shop.schedule
+        times, levels = draw_levels(
+            schedule, draw, config.batch, rounded=shop.config.quirks.rounded_times
+        )
+        noise = draw.normal_like(batch.target)
+        flow = teacher_flow(
+            self._net, self.condition(batch, draw), mix(batch.target, noise, levels), times,
+            context_clean=shop.config.context_clean,
+        )  # fmt: skip
+        error = mean_square(flow - (noise - batch.target))
+        weights = torch.ones_like(error)
+        if config.weighting == "bell":
+            weights = schedule.loss_weights()[schedule.lookup(times.cpu())].to(error)
+        return StepLoss(learner="teacher", loss=(weights * error).mean())
+
+    @torch.no_grad()
+    def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
+        """Sample a few shots with guidance."""
+        shop, config = self._shop, self._config
+        batch = shop.source.shots(draw, _SHEET_SAMPLES, config.frames)
+        none = [False] * _SHEET_SAMPLES
+        captions = self._text.captions(batch.words, none)
+        told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
+        state = draw.normal_like(batch.target)
+        for state in sample_states(
+            self._net, told, told.replaced(self._text.unconditional(batch.words)), state,
+            steps=_SHEET_STEPS, shift=shop.config.stream.schedule.shift,
+            guidance=_SHEET_GUIDANCE, context_clean=shop.config.context_clean,
+        ):  # fmt: skip
+            pass
+        return batch, state
+
+    def product(self) -> Weights:
+        """Return the teacher and the text encoder as they would ship."""
+        return {**self._start, **self.learners["teacher"].shipped()}
+
+    def memory(self) -> dict[str, Any]:
+        """Nothing besides the learner."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Nothing to take over."""

@@ -1,0 +1,172 @@
+"""The one loop for all stages: steps, curves, sheets, checkpoints; resumable to the step.
+
+Called by the run. A stage gives losses and owns its learners; the loop knows nothing of what is
+learned. Random numbers are addressed by step, so a resumed run is the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from shotstream_rt.errors import WeightsError
+from shotstream_rt.model.weights import read_checkpoint
+
+from .draw import Draw
+from .monitor import Monitor
+from .product import write_whole
+from .stage_config import OptimizerConfig, TrainedConfig
+from .workshop import Stage, Workshop
+
+_log = logging.getLogger("shotstream_distill.paper.trainer")
+
+
+def rate_scale(config: OptimizerConfig, taken: int, progress: float) -> float:
+    """Factor on the learning rate: linear warm-up, then cosine to the final share."""
+    warm = min(1.0, (taken + 1) / (config.warmup_steps + 1))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return warm * (config.final_rate + (1 - config.final_rate) * cosine)
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """Losses of a stage so far, by learner."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, learner: str, loss: float) -> None:
+        """Append one step's loss."""
+        self.losses.setdefault(learner, []).append(loss)
+
+    def ends(self, learner: str, share: float = 0.2) -> tuple[float, float]:
+        """Mean loss over the first and over the last ``share`` of a learner's steps."""
+        losses = self.losses[learner]
+        count = max(1, int(len(losses) * share))
+        return sum(losses[:count]) / count, sum(losses[-count:]) / count
+
+
+class Trainer:
+    """Drives a stage.
+
+    Args:
+        shop: shared parts.
+        config: of the stage.
+        optimizers: settings by learner.
+        stage: the stage.
+        folder: the run's; the checkpoint and curves go there.
+    """
+
+    def __init__(
+        self,
+        shop: Workshop,
+        config: TrainedConfig,
+        optimizers: dict[str, OptimizerConfig],
+        stage: Stage,
+        folder: Path,
+    ) -> None:
+        self._shop, self._config, self._stage = shop, config, stage
+        self._optimizers = optimizers
+        self._folder = folder
+        self._checkpoint = folder / f"{config.name}.resume.pt"
+        self.history = History()
+        self.step, self.train_s = 0, 0.0
+
+    def run(self, stop_at: int | None = None) -> History:
+        """Train to the end, or to step ``stop_at``, from the last checkpoint on.
+
+        Returns:
+            Losses of all steps, those before a restart included.
+        """
+        shop, config = self._shop, self._config
+        if self._checkpoint.is_file():
+            self._resume()
+        end = config.steps if stop_at is None else min(stop_at, config.steps)
+        begun = time.monotonic() - self.train_s
+        saved = time.monotonic()
+        with Monitor(shop, config, self._folder, self.step) as monitor:
+            while self.step < end:
+                self._one_step(monitor)
+                self.train_s = time.monotonic() - begun
+                monitor.progress(self.step, self.train_s)
+                if self.step % shop.config.sheet_steps == 0 or self.step == config.steps:
+                    draw = Draw(shop.config.seed, "sheet", 0, rank=shop.processes.rank,
+                                device=shop.processes.device)  # fmt: skip
+                    monitor.sheet(self._stage, draw, self.step)
+                if shop.processes.agree(time.monotonic() - saved > shop.config.checkpoint_s):
+                    saved = time.monotonic()
+                    self.save()
+        self.save()
+        return self.history
+
+    def _one_step(self, monitor: Monitor) -> None:
+        shop, config = self._shop, self._config
+        told: dict[str, list[Tensor]] = {}
+        learner = ""
+        for part in range(config.accumulate):
+            draw = Draw(
+                shop.config.seed, config.name, self.step, part=part, rank=shop.processes.rank,
+                device=shop.processes.device,
+            )  # fmt: skip
+            outcome = self._stage.loss(self.step, draw)
+            learner = outcome.learner
+            (outcome.loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": outcome.loss, **outcome.scalars}.items():
+                told.setdefault(name, []).append(value.detach().float())
+        scalars = {
+            name: float(shop.processes.mean(torch.stack(values).mean()))
+            for name, values in told.items()
+        }
+        trained = self._stage.learners[learner]
+        scale = rate_scale(
+            self._optimizers[learner], trained.step_count, self.step / config.steps
+        )
+        scalars["gradient_norm"] = trained.step(scale)
+        self.history.add(learner, scalars["loss"])
+        self.step += 1
+        monitor.scalars(learner, scalars, self.step)
+
+    def save(self) -> None:
+        """Write everything needed to go on; every process must call it."""
+        memories = self._gathered(self._stage.memory())
+        data = {
+            "stage": self._config.name,
+            "step": self.step,
+            "train_s": self.train_s,
+            "world": self._shop.processes.world,
+            "learners": {n: learner.state() for n, learner in self._stage.learners.items()},
+            "memories": memories,
+            "losses": self.history.losses,
+        }
+        if self._shop.processes.leads:
+            write_whole(self._checkpoint, data)
+        self._shop.processes.wait()
+
+    def _gathered(self, memory: dict[str, object]) -> list[dict[str, object]]:
+        if self._shop.processes.mesh is None:
+            return [memory]
+        gathered: list[dict[str, object]] = [{} for _ in range(self._shop.processes.world)]
+        dist.all_gather_object(gathered, memory)
+        return gathered
+
+    def _resume(self) -> None:
+        data = read_checkpoint(self._checkpoint)
+        world = self._shop.processes.world
+        if data.get("stage") != self._config.name or data.get("world") != world:
+            raise WeightsError(
+                f"{self._checkpoint}: got a checkpoint of stage {data.get('stage')!r} on "
+                f"{data.get('world')} process(es), wanted {self._config.name!r} on {world}; "
+                "delete it or use another folder"
+            )
+        for name, learner in self._stage.learners.items():
+            learner.restore(data["learners"][name])
+        self._stage.recall(data["memories"][self._shop.processes.rank])
+        self.history.losses = data["losses"]
+        self.step, self.train_s = data["step"], data["train_s"]
+        _log.info("%s: resumed at step %d, %.0f s", self._config.name, self.step, self.train_s)
