@@ -6,7 +6,7 @@ in a chunk, 27 in the arena, 512 caption tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import (
@@ -14,6 +14,7 @@ from . import (
     dual_attention,
     fp8_rows,
     frame_pack,
+    history_attention,
     kv_append,
     noise,
     qk_norm,
@@ -65,13 +66,17 @@ _MATRIX_INSTRUCTION = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UT
 
 def compile_cases(capability: int) -> list[CompileCase]:
     """Return every case for one architecture."""
+    from .decoder_cases import decoder_cases  # it needs this file's ``CompileCase``
+
     return [
         *_row_cases(),
         *_latent_cases(),
+        *decoder_cases(),
         *(_fp8_row_cases() if capability >= FP8_CAPABILITY else ()),
         _attention_case("dual_attention", capability, keys=KEYS, head_dim=HEAD_DIM),
         _attention_case("dual_attention_d64", capability, keys=KEYS, head_dim=64),
         _attention_case("cross_attention", capability, keys=CAPTION_KEYS, head_dim=HEAD_DIM),
+        _history_case(capability),
     ]
 
 
@@ -317,4 +322,21 @@ def _attention_case(name: str, capability: int, *, keys: int, head_dim: int) -> 
             _MATRIX_INSTRUCTION[capability],
             "UTMALDG" if launch.tma else "LDGSTS",
         ),
+    )
+
+
+def _history_case(capability: int) -> CompileCase:
+    """Attention by spans: the long attention, with a table in the place of a number of keys."""
+    long = _attention_case("history_attention", capability, keys=KEYS, head_dim=HEAD_DIM)
+    tma = long.kernel is dual_attention._attention_tma_kernel
+    module = history_attention
+    without = ("BIAS", "keys", "bias_batch")
+    return replace(
+        long,
+        kernel=module._history_tma_kernel if tma else module._history_kernel,
+        arguments={
+            **{name: value for name, value in long.arguments.items() if name not in without},
+            "TABLE": "*i32",
+        },
+        constants={name: v for name, v in long.constants.items() if name != "HAS_BIAS"},
     )

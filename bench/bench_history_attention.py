@@ -1,0 +1,37 @@
+"""Attention of a chunk in which some heads read the context and the last frames only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from shotstream_rt.bench.kernel_case import KernelCase
+from shotstream_rt.kernels.reference import history_attention as reference
+
+CONTEXT_FRAMES, RECENT_FRAMES = 6, 3
+
+
+@pytest.mark.parametrize("pruned", [0, 50, 75, 100], ids=lambda share: f"{share}%")
+def bench_history_attention(
+    case: KernelCase, load_kernel: Callable[[str], ModuleType], pruned: int
+) -> None:
+    shapes = case.shapes
+    context = min(CONTEXT_FRAMES, shapes.cached_frames - shapes.frames) * shapes.frame_tokens
+    recent = shapes.cached_tokens - (RECENT_FRAMES + shapes.frames) * shapes.frame_tokens
+    few = [(0, context), (max(context, recent), shapes.cached_tokens)]
+    count = shapes.heads * pruned // 100
+    spans = [few] * count + [[(0, shapes.cached_tokens)]] * (shapes.heads - count)
+    q = case.normal(1, shapes.tokens, shapes.heads, shapes.head_dim)
+    arena = case.arena()
+    k, v = arena.prefix(shapes.cached_tokens)
+    scale = shapes.head_dim**-0.5
+    read = sum(end - begin for own in spans for begin, end in own)
+    attend = load_kernel("history_attention").history_attention
+    case.measure(
+        lambda: attend(q, k, v, scale, spans),
+        reference.history_attention(q.float(), k.float(), v.float(), scale, spans),
+        bytes_moved=2 * q.nbytes + 2 * read * shapes.head_dim * q.element_size(),
+        flops=4 * shapes.tokens * read * shapes.head_dim,
+    )
