@@ -202,7 +202,7 @@ def _fp8_row_cases() -> list[CompileCase]:
     ]  # fmt: skip
     made = []
     for name, kernel, arguments, constants, width in cases:
-        options = fp8_rows.row_options(width)
+        options = fp8_rows._row_options(width)
         warps = {"num_warps": options.pop("num_warps")}
         case = CompileCase(
             name=name,

@@ -123,7 +123,7 @@ def layer_norm_quantise(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -
     run_kernel(
         _layer_norm_quantise_kernel, (x.shape[:-1].numel(),),
         x, factor, offset, *rows, *_frames(x, factor, offset), *_strides(factor),
-        *_strides(offset), eps, **_row_options(x),
+        *_strides(offset), eps, **_row_options(x.shape[-1]),
     )  # fmt: skip
     return rows
 
@@ -140,12 +140,12 @@ def gated_residual_norm_quantise(
         _gated_residual_norm_quantise_kernel, (x.shape[:-1].numel(),),
         x, y, *given, total, *rows, *_frames(x, *given),
         *(stride for row in given for stride in _strides(row)), eps,
-        HAS_GATE=gate is not None, **_row_options(x),
+        HAS_GATE=gate is not None, **_row_options(x.shape[-1]),
     )  # fmt: skip
     return total, rows
 
 
-def row_options(width: int) -> dict[str, Any]:
+def _row_options(width: int) -> dict[str, Any]:
     """Compile-time constants and warps of a program that holds one row of ``width`` numbers."""
     block = block_of(width)
     return {"WIDTH": width, "BLOCK": block, "num_warps": min(16, max(1, block // 256))}
@@ -155,7 +155,7 @@ def _quantise(x: Tensor, *, gelu: bool) -> Fp8Rows:
     x = x.contiguous()
     rows = _empty_rows(x)
     run_kernel(
-        _quantise_kernel, (x.shape[:-1].numel(),), x, *rows, GELU=gelu, **_row_options(x)
+        _quantise_kernel, (x.shape[:-1].numel(),), x, *rows, GELU=gelu, **_row_options(x.shape[-1])
     )  # fmt: skip
     return rows
 
@@ -163,7 +163,3 @@ def _quantise(x: Tensor, *, gelu: bool) -> Fp8Rows:
 def _empty_rows(x: Tensor) -> Fp8Rows:
     values = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     return Fp8Rows(values, torch.empty((*x.shape[:-1], 1), device=x.device))
-
-
-def _row_options(x: Tensor) -> dict[str, Any]:
-    return row_options(x.shape[-1])

@@ -222,7 +222,7 @@ def _launch(
 
 
 def _span_table(spans: Sequence[Spans], heads: int, keys: int) -> list[list[int]]:
-    """Rows ``head, begin, end, begin, end, begin, end``, most keys first; absent spans are empty."""
+    """Rows ``head, begin, end, begin, end, begin, end``, most keys first; no span is (0, 0)."""
     if len(spans) != heads:
         raise ValueError(f"spans: got {len(spans)} entries, wanted one per head, {heads}")
     for head, own in enumerate(spans):
@@ -233,11 +233,8 @@ def _span_table(spans: Sequence[Spans], heads: int, keys: int) -> list[list[int]
                 "keys"
             )
     order = sorted(range(heads), key=lambda head: -sum(end - begin for begin, end in spans[head]))
+    padding = [(0, 0)] * _MAX_SPANS
     return [
-        [
-            head,
-            *(n for pair in spans[head] for n in pair),
-            *[0, 0] * (_MAX_SPANS - len(spans[head])),
-        ]
+        [head, *(number for pair in [*spans[head], *padding][:_MAX_SPANS] for number in pair)]
         for head in order
     ]
