@@ -11,7 +11,17 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
     path.stem for path in (ROOT / "kernels/reference").glob("*.py") if path.stem != "__init__"
 )
-NOT_KERNELS = {"__init__", "compile_cases", "compile_check", "kernel_set", "launch", "tuning"}
+NOT_KERNELS = {
+    "__init__",
+    "compile_cases",
+    "compile_check",
+    "decoder_cases",
+    "decoder_set",
+    "kernel_set",
+    "launch",
+    "library_attention",
+    "tuning",
+}
 
 
 def public_functions(path: Path) -> dict[str, list[str]]:

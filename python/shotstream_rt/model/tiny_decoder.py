@@ -17,7 +17,7 @@ HunyuanVideo has the same names and shapes: only the file's name tells them apar
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +28,19 @@ from shotstream_rt.errors import ConfigError
 from .codec import LatentCodec
 from .weights import load_checkpoint, load_into
 
+if TYPE_CHECKING:
+    from shotstream_rt.kernels.decoder_set import DecoderKernels
+
+    from .chunk_decoder import ChunkShape
+    from .tiny_program import TinyProgram
+
 LATENT_CHANNELS = 16
 SPATIAL_STRIDE = 8
 TEMPORAL_STRIDE = 4
 
-_SKIPPED = TEMPORAL_STRIDE - 1  # of a stream's first four frames: Wan's first latent is one frame
+SKIPPED_FRAMES = TEMPORAL_STRIDE - 1
+"""Of a stream's first four frames, for Wan's first latent is one frame."""
+
 _BLOCKS = 3  # memory blocks of a stage
 _CLAMP = 3.0
 
@@ -189,7 +197,7 @@ class TinyStreamDecoder:
             if self._first:
                 self._start(height, width)
             frames = self._network(latent, self._memory)
-            parts.append(frames[_SKIPPED:] if self._first else frames)
+            parts.append(frames[SKIPPED_FRAMES:] if self._first else frames)
             self._first = False
         pixels = torch.cat(parts).to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.clamp(0, 1).mul(2).sub(1)[None]
@@ -221,6 +229,7 @@ class TinyCodec:
     def __init__(self, exact: LatentCodec, network: TinyDecoder) -> None:
         self.exact = exact
         self.network = network.eval().requires_grad_(False)
+        self.device = next(network.parameters()).device
 
     @classmethod
     def load(
@@ -267,6 +276,12 @@ class TinyCodec:
     def decoder(self) -> TinyStreamDecoder:
         """Return a new streaming decoder."""
         return TinyStreamDecoder(self.network)
+
+    def chunk_program(self, shape: ChunkShape, kernels: DecoderKernels) -> TinyProgram:
+        """Return a new program that decodes by chunks; see ``ProgrammableCodec``."""
+        from .tiny_program import TinyProgram
+
+        return TinyProgram(self.network, shape, kernels)
 
     def decode_full(self, latents: Tensor) -> Tensor:
         """Decode a whole clip: by definition, one stream from its beginning."""

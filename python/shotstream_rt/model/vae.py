@@ -10,6 +10,7 @@ Source: Wan2.1 (``Wan2.1_VAE.pth``: 194 tensors, base width 96).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ from .vae_blocks import (
     Upsample,
     assign_slots,
 )
+
+if TYPE_CHECKING:
+    from shotstream_rt.kernels.decoder_set import DecoderKernels
+
+    from .chunk_decoder import ChunkShape
+    from .vae_program import VaeProgram
 
 LATENT_CHANNELS = 16
 SPATIAL_STRIDE = 8
@@ -268,6 +275,12 @@ class WanCodec:
     def decoder(self) -> WanStreamDecoder:
         """Return a new streaming decoder."""
         return WanStreamDecoder(self)
+
+    def chunk_program(self, shape: ChunkShape, kernels: DecoderKernels) -> VaeProgram:
+        """Return a new program that decodes by chunks; see ``ProgrammableCodec``."""
+        from .vae_program import VaeProgram
+
+        return VaeProgram(self.network, self._inverse_std, self._mean, shape, kernels)
 
     def decode_full(self, latents: Tensor) -> Tensor:
         """Decode a whole clip: by definition, one stream from its beginning."""

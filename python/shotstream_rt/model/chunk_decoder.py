@@ -1,0 +1,163 @@
+"""Decoding whole chunks on a device: the fast twin of a codec's ``StreamDecoder``.
+
+A ``ChunkProgram`` decodes a fixed number of latents of a fixed size, from one static buffer into
+another, without an allocation that outlives it, a host synchronisation or a branch on a value. So
+it can be recorded once, as a shot's first chunk and as any later one, and replayed. ``ChunkCodec``
+puts such decoders in the place of a codec's own; put together by ``loading.py``, used by the decode
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.kernels.decoder_set import DecoderKernels, decoder_kernels
+
+from .codec import LatentCodec
+
+Replay = Callable[[], None]
+Capture = Callable[[Callable[[], None]], Replay]
+"""Records a function that reads and writes static buffers only; gives its replay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkShape:
+    """What a program decodes at a time.
+
+    Attributes:
+        frames: latents of a chunk, at least 1.
+        height: rows of a latent.
+        width: columns of a latent.
+    """
+
+    frames: int
+    height: int
+    width: int
+
+
+class ChunkProgram(Protocol):
+    """One codec's decode of a chunk, between static buffers.
+
+    Attributes:
+        latents: ``[1, F, C, h, w]``, read by ``run``.
+        pixels: float32 ``[1, P, 3, H, W]`` in [-1, 1], written by ``run``; a first chunk's frames
+            are the last ones.
+        first_frames: how many a first chunk has.
+    """
+
+    latents: Tensor
+    pixels: Tensor
+    first_frames: int
+
+    def run(self, first: bool) -> None:
+        """Decode ``latents``, as a stream's first chunk or as the next one."""
+        ...
+
+
+class ProgrammableCodec(LatentCodec, Protocol):
+    """A codec that can decode by chunks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def chunk_program(self, shape: ChunkShape, kernels: DecoderKernels) -> ChunkProgram:
+        """Return a new program; its stream is its own."""
+        ...
+
+
+class ChunkDecoder:
+    """The ``StreamDecoder`` of a recorded program; its frames last until the next call.
+
+    Args:
+        program: decodes.
+        capture: records the program's two forms, here and never again.
+
+    Cost: no host synchronisation, no allocation; two launches.
+    """
+
+    def __init__(self, program: ChunkProgram, capture: Capture) -> None:
+        self._program = program
+        with torch.inference_mode():
+            self._first = capture(lambda: program.run(True))
+            self._next = capture(lambda: program.run(False))
+        self._begun = False
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode the next chunk ``[1, F, C, h, w]``; see ``StreamDecoder``.
+
+        Raises:
+            ConfigError: not the shape that was recorded.
+        """
+        program = self._program
+        if latents.shape != program.latents.shape:
+            raise ConfigError(
+                f"decode: got latents {tuple(latents.shape)}, wanted the recorded "
+                f"{tuple(program.latents.shape)}; open the session with another size or chunk"
+            )
+        program.latents.copy_(latents)
+        if self._begun:
+            self._next()
+            return program.pixels
+        self._first()
+        self._begun = True
+        return program.pixels[:, -program.first_frames :]
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._begun = False
+
+
+class ChunkCodec:
+    """A codec whose streaming decoders are recorded chunk decoders; all else is the codec's own.
+
+    Args:
+        codec: encodes, and decodes whole clips.
+        shape: what every ``decode`` of a stream is given.
+        capture: makes what records one decoder's program; decoders may run side by side, so each
+            has a recorder of its own.
+    """
+
+    def __init__(
+        self, codec: ProgrammableCodec, shape: ChunkShape, capture: Callable[[], Capture]
+    ) -> None:
+        self.codec, self.shape = codec, shape
+        self.kernels = decoder_kernels(codec.device)
+        self._capture = capture
+        self.latent_channels = codec.latent_channels
+        self.spatial_stride = codec.spatial_stride
+        self.temporal_stride = codec.temporal_stride
+
+    def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
+        """Return frame height and width in pixels of a latent size."""
+        return self.codec.pixel_size(latent_height, latent_width)
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Encode frames one by one; see ``LatentCodec``."""
+        return self.codec.encode_frames(frames)
+
+    def encode_clip(self, clip: Tensor) -> Tensor:
+        """Encode a clip; see ``LatentCodec``."""
+        return self.codec.encode_clip(clip)
+
+    def decoder(self) -> ChunkDecoder:
+        """Record a new streaming decoder.
+
+        Cost: a few decodes, and memory for the frames between its layers.
+        """
+        decoder = ChunkDecoder(self.codec.chunk_program(self.shape, self.kernels), self._capture())
+        if self.codec.device.type == "cuda":
+            torch.cuda.empty_cache()  # what warming up took; the recording has memory of its own
+        return decoder
+
+    def decode_full(self, latents: Tensor) -> Tensor:
+        """Decode a whole clip, latent by latent."""
+        return self.codec.decode_full(latents)

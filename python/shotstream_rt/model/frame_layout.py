@@ -1,0 +1,103 @@
+"""Convolutions over frames whose channels come last, ``[F, H, W, C]`` dense.
+
+What the chunk programs share. A batch of one in this layout is torch's ``channels_last_3d`` and a
+run of frames is one piece of memory, so a convolution over time reads its input and the frames in
+front of it where they lie, and its result is the next kernel's input: nothing is moved.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_Layer = TypeVar("_Layer", bound=nn.Module)
+
+WIDE = 8
+"""Channels a convolution's result is padded to: tensor cores want multiples of it."""
+
+
+def conv_over_time(lane: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve frames with the past in front of them; same height and width.
+
+    Args:
+        lane: ``[T - 1 + F, H, W, C]``, the past first.
+        weight: ``[O, C, T, K, K]``, ``K`` odd.
+        bias: ``[O]``.
+
+    Returns:
+        ``[F, H, W, O]``.
+    """
+    edge = weight.shape[-1] // 2
+    y = F.conv3d(lane.permute(3, 0, 1, 2)[None], weight, bias, padding=(0, edge, edge))
+    return y[0].permute(1, 2, 3, 0).contiguous()
+
+
+def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve every frame alone: ``[F, H, W, C]`` with ``[O, C, K, K]`` to ``[F, H, W, O]``."""
+    y = F.conv2d(frames.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2)
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def enlarge(frames: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Double height and width and convolve, as one transposed convolution.
+
+    Args:
+        frames: ``[F, H, W, C]``.
+        weight: from ``enlarging_weight``.
+        bias: ``[O]``.
+
+    Returns:
+        ``[F, 2 H, 2 W, O]``.
+    """
+    y = F.conv_transpose2d(frames.permute(0, 3, 1, 2), weight, bias, stride=2, padding=1)
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def enlarging_weight(weight: Tensor) -> Tensor:
+    """Fold nearest-neighbour doubling into the 3x3 convolution behind it.
+
+    Of a doubled picture's three neighbours two are equal, so along an axis an output sees two
+    inputs: ``y[2m] = w0 x[m-1] + (w1 + w2) x[m]``, ``y[2m+1] = (w0 + w1) x[m] + w2 x[m+1]``.
+    That is a transposed convolution of stride 2 with taps ``w2, w1 + w2, w0 + w1, w0``: 4/9 of the
+    products, and the doubled picture is never written. Sums are rounded once.
+
+    Args:
+        weight: ``[O, C, 3, 3]``.
+
+    Returns:
+        ``[C, O, 4, 4]``, channels last.
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    taps = torch.tensor(
+        [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=wide, device=weight.device
+    )
+    folded = torch.einsum("ir,ocrs,js->coij", taps, weight.to(wide), taps)
+    return folded.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def widened(weight: Tensor) -> Tensor:
+    """Add output channels of zeros to ``[O, ...]`` up to a multiple of ``WIDE``."""
+    missing = -weight.shape[0] % WIDE
+    padded = F.pad(weight, (0, 0) * (weight.dim() - 1) + (0, missing))
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return padded.contiguous(memory_format=layouts[weight.dim()])
+
+
+def spread(pairs: Tensor, factor: int, out: Tensor) -> None:
+    """Turn groups of channels into consecutive frames.
+
+    Args:
+        pairs: ``[F, H, W, factor C]``; the first ``C`` channels are the earliest frame.
+        factor: frames made of each.
+        out: receives ``[factor F, H, W, C]``.
+    """
+    parts = pairs.unflatten(3, (factor, -1)).permute(0, 3, 1, 2, 4)
+    out.unflatten(0, (-1, factor)).copy_(parts)
+
+
+def layers_of(layers: nn.Module, kind: type[_Layer]) -> list[_Layer]:
+    """Return the layers of one kind among a sequence's, in order."""
+    return [layer for layer in layers.children() if isinstance(layer, kind)]
