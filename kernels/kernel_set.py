@@ -136,9 +136,14 @@ def triton_unavailable_reason() -> str | None:
     """Return why the ``triton`` set cannot run here, or ``None``; its interpreter counts."""
     if find_spec("triton") is None:
         return "triton is not installed; pip install shotstream_rt[gpu]"
-    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    if not torch.cuda.is_available() and not interpreting():
         return "no NVIDIA GPU that torch can use, and TRITON_INTERPRET is not 1"
     return None
+
+
+def interpreting() -> bool:
+    """Return whether Triton runs its kernels on the host."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache
@@ -146,6 +151,7 @@ def triton_kernels() -> KernelSet:
     """Build the set for GPUs: Triton kernels, matrix products by cuBLAS."""
     from . import adaln as gpu_adaln
     from . import dual_attention as gpu_attention
+    from . import linear as gpu_linear
     from . import qk_norm as gpu_norm
     from . import qkv_append as gpu_append
     from . import renoise as gpu_renoise
@@ -154,6 +160,7 @@ def triton_kernels() -> KernelSet:
     return replace(
         REFERENCE,
         name="triton",
+        fuse_linear=gpu_linear.fuse_linear,
         layer_norm=gpu_adaln.layer_norm,
         gated_residual_norm=gpu_adaln.gated_residual_norm,
         gated_residual=gpu_adaln.gated_residual,

@@ -17,6 +17,8 @@ NVTX = "SHOTSTREAM_NVTX"
 """NVTX ranges: ``0`` (default), ``1``, or ``detail`` (adds layers; implies eager launches)."""
 CACHE_DIR = "SHOTSTREAM_CACHE_DIR"
 """Folder for built engines and downloaded models; default ``~/.cache/shotstream_rt``."""
+KERNEL_SET = "SHOTSTREAM_KERNEL_SET"
+"""Kernel set where none is named: ``auto`` (default), or a name that ``info`` lists."""
 KERNELS = "SHOTSTREAM_KERNELS"
 """Folder of kernels built ahead of time; unset: kernels are compiled when first called."""
 
@@ -52,6 +54,11 @@ def cache_dir() -> Path:
     """Return the cache folder; it need not exist."""
     value = os.environ.get(CACHE_DIR, "").strip()
     return Path(value).expanduser() if value else Path.home() / ".cache" / "shotstream_rt"
+
+
+def kernel_set() -> str:
+    """Return the kernel set to take where none is named."""
+    return os.environ.get(KERNEL_SET, "").strip() or "auto"
 
 
 def kernel_bundle() -> Path | None:

@@ -19,6 +19,8 @@ RangeName = Literal[
     "frame.pack", "queue.put", "queue.wait",
 ]  # fmt: skip
 DetailName = Literal["layer", "attn", "cross", "ffn", "renoise"]
+DETAIL_LEVEL = 2
+"""Level at which ``detail`` marks anything."""
 RANGE_NAMES: tuple[str, ...] = get_args(RangeName)
 
 _OFF: AbstractContextManager[Any] = nullcontext()
@@ -49,7 +51,7 @@ def annotate(name: RangeName, payload: int | None = None) -> AbstractContextMana
 
 def detail(name: DetailName, payload: int | None = None) -> AbstractContextManager[Any]:
     """Return a range of the ``detail`` level (layers and their parts)."""
-    return _range(name, payload) if level() >= 2 else _OFF
+    return _range(name, payload) if level() >= DETAIL_LEVEL else _OFF
 
 
 def _range(name: str, payload: int | None) -> AbstractContextManager[Any]:

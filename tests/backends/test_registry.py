@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from shotstream_rt import env
 from shotstream_rt.backends import registry
 from shotstream_rt.config import CacheConfig, ModelConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import BackendUnavailableError, ConfigError
@@ -25,8 +26,28 @@ def test_auto_takes_one_that_can_run_and_says_which() -> None:
     assert registry.availability(CPU)[backend.info.name] is None
 
 
+def test_a_gpu_replays_graphs_unless_layers_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    reasons = registry.availability(torch.device("cuda"))
+    assert next(name for name, reason in reasons.items() if reason is None) == "cuda_graph"
+    monkeypatch.setenv(env.NVTX, "detail")
+    reasons = registry.availability(torch.device("cuda"))
+    assert "detail" in str(reasons["cuda_graph"])
+    assert reasons["eager"] is None
+
+
+def test_the_variable_names_the_kernels_where_no_argument_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(env.KERNEL_SET, "torch")
+    student = Student(CONFIG.model)
+    assert registry.resolve("auto", student, CONFIG, CPU).info.kernel_set == "torch"
+    chosen = registry.resolve("auto", student, CONFIG, CPU, kernels="reference")
+    assert chosen.info.kernel_set == "reference"
+
+
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="auto, eager"):
+    with pytest.raises(ConfigError, match="auto, cuda_graph, eager"):
         registry.resolve("warp", Student(CONFIG.model), CONFIG, CPU)
 
 

@@ -60,3 +60,16 @@ def test_rows_of_any_number_share_the_packed_weight(
     for tokens in (1, 3, 511, 600):
         x = normal(1, tokens, 32)
         assert_close("linear", apply(x), naive_linear(x, fused))
+
+
+@pytest.mark.gpu
+def test_the_epilogue_is_the_same_gelu(
+    dtype: torch.dtype, normal: Draw, assert_close: Check
+) -> None:
+    from shotstream_rt.kernels.linear import fuse_linear
+
+    fused = layers(normal, 64, [48, 80], dtype)
+    x = normal(2, 37, 64, dtype=dtype)
+    wanted = naive_gelu(naive_linear(x, fused))
+    moved = [layer.cuda() for layer in fused]
+    assert_close("linear", fuse_linear(moved, True)(x.cuda()), wanted)

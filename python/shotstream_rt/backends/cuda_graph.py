@@ -1,13 +1,14 @@
 """The captured backend: every pass of a shot recorded once as a CUDA graph and replayed.
 
 A graph bakes in addresses and the plan's integers (slots, valid length); everything else that
-changes between chunks and shots is data in static buffers: latents, rotary tables, caption keys and
-which caption a frame attends to. So one graph per (pass, place in the ring) serves a whole film,
-and all of them are captured at open.
+changes between chunks and shots is data in static buffers: latents, noise, rotary tables, caption
+keys and which caption a context frame attends to. So one graph per (pass, place in the ring) serves
+a whole film, and all of them are captured at open.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from .passes import PassRunner
 
 if TYPE_CHECKING:
     from .._native import ChunkPlan, ContextPlan
-    from ..config import StreamConfig
+    from ..config import ModelConfig, StreamConfig
     from ..kernels.kernel_set import KernelSet
     from ..model.captions import CaptionSet
     from ..model.student import Student
@@ -32,28 +33,30 @@ Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
 """Records a function that reads and writes static buffers only; gives its replay."""
 
-_WARM_UP = 2
-"""Runs before a capture: libraries choose and load their kernels in the first ones."""
-
 
 class GraphCapture:
-    """Captures on a CUDA device; all graphs share one memory pool, for they never overlap."""
+    """Captures on a CUDA device; all graphs share one memory pool, for they never overlap.
+
+    What a function runs must have run before: libraries choose and load their kernels in a first
+    run, and a capture allows neither.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        # A graph that is freed during a capture would spoil it.
+        gc.collect()
+        torch.cuda.synchronize(device)
 
     def __call__(self, function: Callable[[], None]) -> Replay:
-        """Warm up and record ``function``."""
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                function()
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        """Record ``function``."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            function()
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                function()
+            finally:
+                graph.capture_end()
         return graph.replay
 
 
@@ -62,10 +65,10 @@ class StaticCaptions:
     """Caption keys and values of every layer in memory that never moves.
 
     Attributes:
-        k: ``[layers, rows, text_len, N, D]``.
+        k: ``[layers, captions, text_len, N, D]``.
         v: like ``k``.
-        bias: ``[rows, text_len]``; ``-inf`` hides a position, the log of a count stands for folded
-            padding.
+        bias: float32 ``[captions, text_len]``; ``-inf`` hides a position, the log of a
+            count stands for folded padding.
     """
 
     k: Tensor
@@ -74,13 +77,18 @@ class StaticCaptions:
 
     @classmethod
     def allocate(
-        cls, config: StreamConfig, dtype: torch.dtype, device: torch.device
+        cls, model: ModelConfig, captions: int, dtype: torch.dtype, device: torch.device
     ) -> StaticCaptions:
-        """Make room for a caption per context frame and the running shot's."""
-        model, rows = config.model, config.cache.context_frames + 1
-        shape = (model.num_layers, rows, model.text_len, model.num_heads, model.head_dim)
+        """Make room for some captions."""
+        shape = (model.num_layers, captions, model.text_len, model.num_heads, model.head_dim)
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(k, v, torch.zeros(rows, model.text_len, device=device))
+        return cls(k, v, torch.zeros(captions, model.text_len, device=device))
+
+    def take(self, other: StaticCaptions, row: int) -> None:
+        """Copy one caption of ``other``; room is for one."""
+        self.k.copy_(other.k[:, row : row + 1])
+        self.v.copy_(other.v[:, row : row + 1])
+        self.bias.copy_(other.bias[row : row + 1])
 
 
 class CudaGraphBackend:
@@ -110,9 +118,13 @@ class CudaGraphBackend:
             self.runner.latents(1, frames)
             for frames in (*[config.shot.chunk_frames] * 2, config.cache.context_frames)
         )
-        self._rows = torch.zeros(config.cache.context_frames, dtype=torch.int64, device=self.device)
-        self._row = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._captions = StaticCaptions.allocate(config, self.dtype, self.device)
+        context_frames = config.cache.context_frames
+        self._rows = torch.zeros(context_frames, dtype=torch.int64, device=self.device)
+        self._captions, self._caption = (
+            StaticCaptions.allocate(config.model, count, self.dtype, self.device)
+            for count in (context_frames + 1, 1)
+        )
+        self._row: int | None = None
         with torch.inference_mode():
             self._record(config, capture or GraphCapture(self.device))
 
@@ -130,6 +142,7 @@ class CudaGraphBackend:
                 k, v = block.caption_kv(text)
                 static.k[layer, row, :kept] = k[0]
                 static.v[layer, row, :kept] = v[0]
+        self._row = None
 
     @torch.inference_mode()
     def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
@@ -168,16 +181,22 @@ class CudaGraphBackend:
             rotate_on_read=config.cache.key_rotation == "on_read",
             shot_phase=config.shot.shot_phase,
         )
-        context = planner.context([0] * config.cache.context_frames)
-        self._graphs[("context",)] = capture(self._context_function(context))
+        if config.cache.context_frames:
+            encode = self._context_function(planner.context([0] * config.cache.context_frames))
+            encode()
+            self._graphs[("context",)] = capture(encode)
         chunk = 0
         while self._key(0, plan := planner.chunk(0, chunk, 0)) not in self._graphs:
             for step in (*range(config.schedule.num_steps), "commit"):
-                self._graphs[self._key(step, plan)] = capture(self._chunk_function(step, plan))
+                run = self._chunk_function(step, plan)
+                # A place's passes share the kernels for its valid length; steps have their own.
+                if chunk == 0 or step == 0:
+                    run()
+                self._graphs[self._key(step, plan)] = capture(run)
             chunk += 1
 
     def _context_function(self, plan: ContextPlan) -> Callable[[], None]:
-        planned = self.runner.context_pass(plan, lambda layer: self._cross(layer, self._rows))
+        planned = self.runner.context_pass(plan, self._cross_context)
 
         def encode() -> None:
             self.runner.run(self._context, 0.0, planned, keep_flow=False)
@@ -185,7 +204,7 @@ class CudaGraphBackend:
         return encode
 
     def _chunk_function(self, step: int | str, plan: ChunkPlan) -> Callable[[], None]:
-        planned = self.runner.chunk_pass(plan, lambda layer: self._cross(layer, self._row))
+        planned = self.runner.chunk_pass(plan, self._cross_chunk)
 
         def commit() -> None:
             time = self.schedule.commit_timestep
@@ -204,23 +223,30 @@ class CudaGraphBackend:
 
         return denoise
 
-    def _cross(self, layer: int, rows: Tensor) -> CrossAttend:
-        """Cross-attention whose captions are looked up by a device index, one per frame group."""
-        static, attend = self._captions, self.runner.kernels.cross_attention
+    def _cross_context(self, layer: int) -> CrossAttend:
+        """Cross-attention whose captions are looked up by a device index, one per frame."""
+        static, attend, rows = self._captions, self.runner.kernels.cross_attention, self._rows
 
         def cross(q: Tensor) -> Tensor:
-            groups = len(rows)
-            per_group: Tensor = q.unflatten(1, (groups, -1))
+            per_frame: Tensor = q[0].unflatten(0, (len(rows), -1))
             k, v = static.k[layer].index_select(0, rows), static.v[layer].index_select(0, rows)
             bias = static.bias.index_select(0, rows)[:, None, None]
-            out = attend(per_group.squeeze(0), k, v, self.runner.scale, bias)
+            out = attend(per_frame, k, v, self.runner.scale, bias)
             return out.flatten(0, 1).unsqueeze(0)
 
         return cross
 
+    def _cross_chunk(self, layer: int) -> CrossAttend:
+        """Cross-attention to the caption at hand."""
+        static, attend = self._caption, self.runner.kernels.cross_attention
+        k, v, bias = static.k[layer], static.v[layer], static.bias[0]
+        return lambda q: attend(q, k, v, self.runner.scale, bias)
+
     def _replay(self, step: int | str, plan: ChunkPlan, row: int) -> None:
         self.runner.place(plan)
-        self._row.fill_(row)
+        if row != self._row:
+            self._caption.take(self._captions, row)
+            self._row = row
         self._graphs[self._key(step, plan)]()
 
     @staticmethod

@@ -7,16 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .. import env
 from ..errors import BackendUnavailableError, ConfigError
+from ..nvtx import DETAIL_LEVEL
 
 if TYPE_CHECKING:
     import torch
 
     from ..config import StreamConfig
+    from ..kernels.kernel_set import KernelSet
     from ..model.student import Student
     from .base import StudentBackend
 
 _log = logging.getLogger("shotstream_rt.backends")
+
+_USUAL_HEAD_DIM = 128
+"""Features per head of the 1.3B student, for reports that know no model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +32,12 @@ class BackendEntry:
     Attributes:
         name: what users ask for.
         unavailable_reason: given a device, why it cannot run there, or ``None``.
-        build: makes it; imports whatever it needs.
+        build: makes it with a kernel set; imports whatever it needs.
     """
 
     name: str
     unavailable_reason: Callable[[torch.device], str | None]
-    build: Callable[[Student, StreamConfig], StudentBackend]
+    build: Callable[[Student, StreamConfig, KernelSet], StudentBackend]
 
 
 def _eager_reason(device: torch.device) -> str | None:
@@ -42,37 +48,31 @@ def _eager_reason(device: torch.device) -> str | None:
     return None
 
 
-def _build_eager(student: Student, config: StreamConfig) -> StudentBackend:
-    from ..kernels.kernel_set import TORCH_OPS, cpu_kernels, cpu_unavailable_reason
+def _build_eager(student: Student, config: StreamConfig, kernels: KernelSet) -> StudentBackend:
     from .eager import EagerBackend
 
-    if student.patch_embedding.weight.device.type != "cpu":
-        return EagerBackend(student, config, TORCH_OPS)
-    reason = cpu_unavailable_reason()
-    if reason is not None:
-        _log.warning("kernel set cpu is not usable (%s); taking torch", reason)
-        return EagerBackend(student, config, TORCH_OPS)
-    return EagerBackend(student, config, cpu_kernels())
+    return EagerBackend(student, config, kernels)
 
 
 def _cuda_graph_reason(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, not {device.type}"
+    if env.nvtx_level() >= DETAIL_LEVEL:
+        return f"{env.NVTX}=detail marks layers, which a replayed graph cannot"
     return _eager_reason(device)
 
 
-def _build_cuda_graph(student: Student, config: StreamConfig) -> StudentBackend:
-    from ..kernels.kernel_set import TORCH_OPS
+def _build_cuda_graph(student: Student, config: StreamConfig, kernels: KernelSet) -> StudentBackend:
     from .cuda_graph import CudaGraphBackend
 
-    return CudaGraphBackend(student, config, TORCH_OPS)
+    return CudaGraphBackend(student, config, kernels)
 
 
 _ENTRIES = (
-    BackendEntry("eager", _eager_reason, _build_eager),
     BackendEntry("cuda_graph", _cuda_graph_reason, _build_cuda_graph),
+    BackendEntry("eager", _eager_reason, _build_eager),
 )
-"""In the order in which ``auto`` prefers them: what no record vouches for yet comes last."""
+"""In the order in which ``auto`` prefers them."""
 
 
 def names() -> list[str]:
@@ -85,8 +85,24 @@ def availability(device: torch.device) -> dict[str, str | None]:
     return {entry.name: entry.unavailable_reason(device) for entry in _ENTRIES}
 
 
+def kernel_availability(device: torch.device) -> dict[str, str | None]:
+    """Why each kernel set and part cannot run on a device (in bfloat16 there), or ``None``."""
+    import torch
+
+    from . import kernel_registry
+
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    target = kernel_registry.Target(device=device, dtype=dtype, head_dim=_USUAL_HEAD_DIM)
+    return kernel_registry.availability(target)
+
+
 def resolve(
-    name: str, student: Student, config: StreamConfig, device: torch.device
+    name: str,
+    student: Student,
+    config: StreamConfig,
+    device: torch.device,
+    *,
+    kernels: str | None = None,
 ) -> StudentBackend:
     """Build the backend asked for; ``auto`` takes the first that can run and logs it.
 
@@ -95,11 +111,15 @@ def resolve(
         student: weights, already on ``device`` and in the wanted type.
         config: everything that decides the numbers.
         device: where it runs.
+        kernels: ``auto``, or a set and its parts such as ``triton+cudnn``; default: what the
+            variable ``SHOTSTREAM_KERNEL_SET`` says, else ``auto``.
 
     Raises:
-        ConfigError: no backend has this name.
-        BackendUnavailableError: the backend cannot run on this device.
+        ConfigError: no backend or kernel set has this name.
+        BackendUnavailableError: the backend or the kernels cannot run on this device.
     """
+    from . import kernel_registry
+
     if name not in names():
         raise ConfigError(f"backend: got {name!r}, wanted one of {', '.join(names())}")
     reasons = availability(device)
@@ -111,7 +131,12 @@ def resolve(
             f"{', '.join(entry.name for entry in usable) or 'none'}"
         )
     entry = chosen[0]
-    backend = entry.build(student, config)
+    target = kernel_registry.Target(
+        device=device, dtype=student.dtype, head_dim=config.model.head_dim
+    )
+    backend = entry.build(
+        student, config, kernel_registry.resolve(kernels or env.kernel_set(), target)
+    )
     _log.info("backend %s resolved to %s with %s kernels on %s", name, entry.name,
               backend.info.kernel_set, device)  # fmt: skip
     return backend

@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         lines.append(f"device     {device['name']}: {device['description']}{memory}")
         for name, reason in device["backends"].items():
             lines.append(f"  backend  {name}: {'usable' if reason is None else reason}")
+        for name, reason in device["kernels"].items():
+            lines.append(f"  kernels  {name}: {'usable' if reason is None else reason}")
     models = found["models"] or {"none": "this build carries no weights; give a folder"}
     lines += [f"model      {name}: {place}" for name, place in models.items()]
     for profile in PROFILES.values():
@@ -61,7 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """Return everything as plain JSON values; a backend's value is why it cannot run, or None."""
+    """Return everything as plain JSON values.
+
+    The value of a backend, a kernel set or a part of one is why it cannot run, or None.
+    """
     return {
         "version": shotstream_rt.__version__,
         "python": platform.python_version(),
@@ -92,6 +97,7 @@ def _device(device: torch.device) -> dict[str, Any]:
         "description": description,
         "memory_bytes": memory,
         "backends": registry.availability(device),
+        "kernels": registry.kernel_availability(device),
     }
 
 
