@@ -22,7 +22,7 @@ from . import (
     renoise,
     rope_shot,
 )
-from .tuning import attention_launch, block_of, row_warps
+from .tuning import FP8_CAPABILITY, attention_launch, block_of, row_warps
 
 DIM, FFN_DIM, HEADS, HEAD_DIM, FRAME_TOKENS, CHUNK_FRAMES = 1536, 8960, 12, 128, 1560, 3
 QUERIES, KEYS, CAPTION_KEYS = 4680, 42120, 512
@@ -56,9 +56,6 @@ class CompileCase:
     instructions: tuple[str, ...] = ()
     exact: bool = False
 
-
-FP8_CAPABILITY = 89
-"""First compute capability with e4m3 numbers."""
 
 _MATRIX_INSTRUCTION = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 """What a matrix product becomes; on sm_90 and sm_100 anything else would be half the rate."""

@@ -39,6 +39,9 @@ LONG_KEYS = 1024
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities with a row in the table below."""
 
+FP8_CAPABILITY = 89
+"""First compute capability with e4m3 numbers."""
+
 _FALLBACK = AttentionLaunch(block_q=64, block_k=32, num_warps=8, num_stages=2)
 """For heads wider than the table's, and the same for every chip."""
 
