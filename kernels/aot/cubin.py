@@ -58,8 +58,9 @@ def _read(data: bytes) -> Cubin:
     count, names_at = header[12:14]
     if machine != _MACHINE_CUDA:
         raise CubinError(f"got ELF machine {machine}, wanted {_MACHINE_CUDA}")
-    if sections_at + count * _SECTION.size > len(data):
-        raise CubinError(f"cut off after {len(data)} bytes, before its section table ends")
+    segments_end = header[5] + header[9] * header[10]
+    if max(sections_at + count * _SECTION.size, segments_end) > len(data):
+        raise CubinError(f"cut off after {len(data)} bytes, before its tables end")
     sections = [_SECTION.unpack_from(data, sections_at + i * _SECTION.size) for i in range(count)]
     names = sections[names_at][4]
     parameters = {}

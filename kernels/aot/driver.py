@@ -130,8 +130,7 @@ class CudaDriver:
             DeviceError: the hardware cannot describe such a tensor.
         """
         cuda, rank = self._cuda, len(request.shape)
-        no_nan = "CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE"
-        fill = "CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA"
+        fills = cuda.CUtensorMapFloatOOBfill
         encoded = self._call(
             cuda.cuTensorMapEncodeTiled(
                 cuda.CUtensorMapDataType(request.data_type),
@@ -147,7 +146,9 @@ class CudaDriver:
                 cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
                 cuda.CUtensorMapSwizzle(request.swizzle),
                 cuda.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                cuda.CUtensorMapFloatOOBfill[fill if request.not_a_number else no_nan],
+                fills.CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA
+                if request.not_a_number
+                else fills.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             ),
             f"describe {request}",
         )
