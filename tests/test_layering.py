@@ -66,7 +66,7 @@ HOMES = {
     "onnx": ("shotstream_rt.export.",),
     "transformers": ("shotstream_rt.model.",),
     "av": ("shotstream_rt.video", "shotstream_distill."),
-    "matplotlib": ("shotstream_rt.bench.plots",),
+    "matplotlib": ("shotstream_rt.bench.plots", "shotstream_distill.metrics.plots"),
     "nvtx": ("shotstream_rt.nvtx",),
     "cuda": ("shotstream_rt.kernels.aot.",),
 }

@@ -7,6 +7,7 @@
     tune-codec     train the codec's decoder further (latents stay valid)
     tune-detector  train the evaluation's detector further
     evaluate       score a model on held-out stories
+    fit-identity   fit the descriptors that consistency is measured with
 
 Every command takes ``--json``: one JSON object as the last line of standard output. Exit code 2
 means a mistake in the arguments.
@@ -24,7 +25,6 @@ from typing import Any
 from shotstream_rt.errors import ShotStreamError
 
 _RUN, _BANK = Path("runs/nano"), Path("runs/bank")
-_SCORE_NAMES = ("place", "framing", "color", "species", "accessory")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,41 +70,40 @@ def _parser() -> argparse.ArgumentParser:
         tune.add_argument("--out", type=Path, required=True, help="file to write")
     score = command("evaluate", "score a model on held-out stories")
     score.add_argument("--model", default="nano", help="nano or a student folder")
-    score.add_argument("--stories", type=int, default=64, help="held-out stories")
-    score.add_argument("--shots", type=int, default=2, help="shots of each story")
+    score.add_argument("--stories", type=int, default=100, help="held-out stories")
+    score.add_argument("--shots", type=int, default=5, help="shots of each story")
     score.add_argument("--seed", type=int, default=0, help="which held-out stories")
     score.add_argument("--threads", type=int, default=1, help="CPU threads of the student")
+    score.add_argument("--jobs", type=int, default=1, help="processes")
     score.add_argument("--ceilings", action="store_true", help="score drawn frames and codec too")
+    score.add_argument("--only-ceilings", action="store_true", help="score true pictures only")
+    score.add_argument("--records", type=Path, help="file of finished stories, to go on from")
     score.add_argument("--sheet", type=Path, help="PNG of the first stories")
+    score.add_argument("--plots", type=Path, help="folder for PNG plots (needs matplotlib)")
+    identity = command("fit-identity", "fit the descriptors that consistency is measured with")
+    identity.add_argument("--stories", type=int, default=200, help="drawn stories")
+    identity.add_argument("--codec", type=Path, help="codec.safetensors (default: shipped)")
+    identity.add_argument("--out", type=Path, required=True, help="file to write")
     return parser
 
 
-def _print_scores(title: str, table: dict[str, Any]) -> None:
-    print(title)  # noqa: T201 - a command's output
-    for name in _SCORE_NAMES:
-        row = table[name]
-        low, high = 100 * row["low"], 100 * row["high"]
-        text = f"  {name:10} {100 * row['value']:6.1f} %  [{low:.1f}, {high:.1f}]  n={row['n']}"
-        print(text)  # noqa: T201 - a command's output
-    if "motion" in table:
-        print(f"  {'motion':10} {table['motion']['value']:6.2f} x drawn")  # noqa: T201
-
-
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    from .evaluate import evaluate
+    from .evaluate import EvaluationConfig, evaluate, measure_ceilings
+    from .metrics.text_table import report_lines
 
-    report: dict[str, Any] = evaluate(
-        options.model, stories=options.stories, seed=options.seed, shots=options.shots,
-        threads=options.threads, ceilings=options.ceilings, sheet=options.sheet,
+    config = EvaluationConfig(
+        model=options.model, stories=options.stories, shots=options.shots, seed=options.seed,
+        threads=options.threads, jobs=options.jobs, ceilings=options.ceilings,
+        records=options.records, sheet=options.sheet,
     )  # fmt: skip
-    _print_scores(f"{options.model}, {options.stories} held-out stories", report["scores"])
-    tint = report["tint"]
-    print(  # noqa: T201 - a command's output
-        f"  tint r: given context {tint['given']:.2f}, own {tint['own']:.2f}, "
-        f"no context {tint['absent']:.2f}  n={tint['n']}"
-    )
-    for name, table in report.get("ceilings", {}).items():
-        _print_scores(f"ceiling: {name}", table)
+    if options.only_ceilings:
+        return measure_ceilings(config)
+    report = evaluate(config)
+    print(*report_lines(report), sep="\n")  # noqa: T201 - a command's output
+    if options.plots is not None:
+        from .metrics.plots import plot_report
+
+        report["plots"] = [str(path) for path in plot_report(report, options.plots)]
     return report
 
 
@@ -146,6 +145,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         from .tune_detector import tune_detector
 
         return tune_detector(options.start or DETECTOR_FILE, options.out, options.minutes)
+    if options.command == "fit-identity":
+        from .metrics.fit_identity import fit_identity
+
+        return {"cosines": fit_identity(options.out, codec, stories=options.stories)}
     return _evaluate(options)
 
 

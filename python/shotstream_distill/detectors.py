@@ -1,13 +1,14 @@
-"""Reads pictures of the drawn world: place, framing, species, colours, accessories.
+"""Reads pictures of the drawn world: place, framing, species, colours, accessories, positions.
 
 Called by the evaluation. A small segmenter, supervised by the renderer's exact masks, finds the
-species per pixel; the rest is counted off the masks. Its own ceilings on drawn frames and on codec
+species per pixel; the rest is counted off the masks. ``Detector.see`` gives the raw answers of many
+frames, ``Detector.read`` what single frames show. Its own ceilings on drawn frames and on codec
 reconstructions are part of every report (``evaluate``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,10 @@ class Segmenter(nn.Module):
             Logits ``[B, 8, 48, 80]`` (background, four species; coat, hat, scarf), place logits
             and framing logits.
         """
+        return self.inspect(frames)[:3]
+
+    def inspect(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what ``forward`` does and the features ``[B, 64, 12, 20]`` behind it."""
         d0 = self.down0(F.pixel_unshuffle(frames, 2) - 0.5)
         d1 = self.down1(d0)
         d2 = self.down2(d1)
@@ -71,7 +76,7 @@ class Segmenter(nn.Module):
         u0 = self.mix0(d0 + _twice(self.up0(u1)))
         pooled = d3.mean((2, 3))
         both = torch.cat((pooled, d3.amax((2, 3))), 1)
-        return self.out(u0), self.place(pooled), self.framing(both)
+        return self.out(u0), self.place(pooled), self.framing(both), d2
 
 
 def _twice(x: Tensor) -> Tensor:
@@ -87,6 +92,33 @@ class Subject:
     color: str
     accessory: str | None
     center_x: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sight:
+    """The segmenter's answers on frames, at half resolution.
+
+    Attributes:
+        classes: int64 ``[B, 48, 80]``: 0 background, else 1 + species.
+        certainty: ``[B, 48, 80]`` probability of that class.
+        marks: bool ``[B, 3, 48, 80]``: coat, hat, scarf.
+        places: ``[B, places]`` probabilities.
+        framings: ``[B, framings]`` probabilities.
+        features: ``[B, 64, 12, 20]`` of an inner layer.
+        small: ``[B, 3, 48, 80]`` the frames, halved.
+    """
+
+    classes: Tensor
+    certainty: Tensor
+    marks: Tensor
+    places: Tensor
+    framings: Tensor
+    features: Tensor
+    small: Tensor
+
+    def mask(self, species: str) -> Tensor:
+        """Return where a species is, bool ``[B, 48, 80]``."""
+        return self.classes == 1 + SPECIES.index(species)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,22 +169,34 @@ class Detector:
         return cls(net)
 
     @torch.inference_mode()
+    def see(self, frames: Tensor) -> Sight:
+        """Segment frames ``[B, 3, 96, 160]`` in [0, 1]."""
+        logits, places, framings, features = self._net.inspect(frames)
+        certainty, classes = logits[:, :5].softmax(1).max(1)
+        return Sight(
+            classes=classes,
+            certainty=certainty,
+            marks=logits[:, 5:] > 0,
+            places=places.softmax(-1),
+            framings=framings.softmax(-1),
+            features=features,
+            small=F.avg_pool2d(frames, 2),
+        )
+
     def read(self, frames: Tensor) -> list[Reading]:
         """Read frames ``[B, 3, 96, 160]`` in [0, 1]."""
-        logits, places, framings = self._net(frames)
-        small = F.avg_pool2d(frames, 2)
-        classes = logits[:, :5].argmax(1)
-        readings = []
-        for index in range(len(frames)):
-            found = classes[index]
-            readings.append(
-                Reading(
-                    place=PLACES[int(places[index].argmax())],
-                    framing=FRAMINGS[int(framings[index].argmax())],
-                    subjects=self._subjects(found, logits[index, 5:] > 0, small[index]),
-                )
+        return self.readings(self.see(frames), range(len(frames)))
+
+    def readings(self, sight: Sight, rows: Iterable[int]) -> list[Reading]:
+        """Read some rows of what was seen."""
+        return [
+            Reading(
+                place=PLACES[int(sight.places[row].argmax())],
+                framing=FRAMINGS[int(sight.framings[row].argmax())],
+                subjects=self._subjects(sight.classes[row], sight.marks[row], sight.small[row]),
             )
-        return readings
+            for row in rows
+        ]
 
     def _subjects(self, found: Tensor, marks: Tensor, frame: Tensor) -> tuple[Subject, ...]:
         subjects = []

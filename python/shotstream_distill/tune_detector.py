@@ -19,7 +19,7 @@ from torch import Tensor
 from shotstream_rt.model.nano_vocabulary import FRAMINGS, PLACES
 
 from .detectors import Detector, Segmenter
-from .evaluate import Scores
+from .metrics.facts import fact_shares, read_facts
 from .tune_codec import FIRST_SEED
 from .world.characters import MASK_COAT, MASK_HAT, MASK_SCARF
 from .world.render import SHOT_FRAMES, render_shot
@@ -78,14 +78,14 @@ def detection_loss(
     return 2 * by_species + 2 * by_mark + 0.5 * by_scene
 
 
-def score_drawn(net: Segmenter, shots: int) -> Scores:
-    """Score the detector on drawn frames of unseen stories."""
-    scores, detector = Scores(), Detector(net)
+def score_drawn(net: Segmenter, shots: int) -> dict[str, dict[str, float]]:
+    """Score the detector on drawn frames of unseen stories: facts with their intervals."""
+    facts, detector = [], Detector(net)
     for seed in range(FIRST_SEED - shots, FIRST_SEED):
         story = make_story(seed)
         frames, _ = render_shot(story, 0, [24])
-        scores.add(story, 0, detector.read(frames))
-    return scores
+        facts.append(read_facts(story, 0, detector.read(frames)))
+    return {name: share.estimate().as_dict() for name, share in fact_shares(facts).items()}
 
 
 def tune_detector(start: Path, out: Path, minutes: float, seed: int = 0) -> dict[str, object]:
@@ -105,7 +105,7 @@ def tune_detector(start: Path, out: Path, minutes: float, seed: int = 0) -> dict
     rng = random.Random(seed)
     net = Segmenter()
     net.load_state_dict({name: value.float() for name, value in load_file(str(start)).items()})
-    before = score_drawn(net, JUDGED_SHOTS).table()
+    before = score_drawn(net, JUDGED_SHOTS)
     net.train().requires_grad_(True)
     adam = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=1e-3)
     begun = logged = time.monotonic()
@@ -127,6 +127,6 @@ def tune_detector(start: Path, out: Path, minutes: float, seed: int = 0) -> dict
         if time.monotonic() - logged > _REPORT_S:
             logged = time.monotonic()
             _log.info("step %d: loss %.4f", steps, loss.item())
-    after = score_drawn(net, JUDGED_SHOTS).table()
+    after = score_drawn(net, JUDGED_SHOTS)
     save_file({name: value.bfloat16() for name, value in net.state_dict().items()}, str(out))
     return {"before": before, "after": after, "steps": steps}
