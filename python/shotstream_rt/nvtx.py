@@ -15,10 +15,10 @@ from . import env
 DOMAIN = "shotstream"
 
 RangeName = Literal[
-    "session.open", "text.encode", "context.encode", "chunk", "step", "commit", "vae.decode",
-    "frame.pack", "queue.put", "queue.wait",
+    "session.open", "text.encode", "context.encode", "context.pass", "chunk", "step", "renoise",
+    "commit", "vae.decode", "frame.pack", "host.copy", "queue.put", "queue.wait",
 ]  # fmt: skip
-DetailName = Literal["layer", "attn", "cross", "ffn", "renoise"]
+DetailName = Literal["layer", "attn", "cross", "ffn"]
 DETAIL_LEVEL = 2
 """Level at which ``detail`` marks anything."""
 RANGE_NAMES: tuple[str, ...] = get_args(RangeName)

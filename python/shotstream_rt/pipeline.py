@@ -96,7 +96,8 @@ class Pipeline:
         rows = [self._context_shots.index(flag) if self._row else 0 for flag in flags]
         plan = self.planner.context(list(flags))
         latents = send(context, self.backend.device).to(self.backend.dtype)
-        self.backend.encode_context(plan, rows, latents)
+        with annotate("context.pass", shot):
+            self.backend.encode_context(plan, rows, latents)
 
     def set_captions(self, captions: CaptionSet) -> None:
         """Replace the captions of the running shot, from the next pass on; caches are kept.

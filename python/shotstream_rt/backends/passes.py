@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..cache import DualKVCache, KVArena
+from ..history import spans_of
 from ..model.blocks import BoundBlock, CrossAttend, Modulation
-from ..nvtx import detail
+from ..nvtx import annotate, detail
 from ..schedule import Schedule
 from .base import BackendInfo
 from .rotary_table import RotaryTable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .._native import ChunkPlan, ContextPlan
     from ..config import StreamConfig
     from ..kernels.kernel_set import KernelSet
+    from ..kernels.reference.history_attention import Spans
     from ..model.student import Student
 
 
@@ -48,6 +50,7 @@ class PlannedPass:
         read_rotation: complex64 ``[valid tokens, D / 2]`` for keys as they are read, where keys
             are stored unrotated; else ``None``.
         cross: cross-attention of a layer.
+        spans: per layer, the keys that each head reads; ``None`` where all read everything.
     """
 
     slots: Sequence[int]
@@ -55,6 +58,7 @@ class PlannedPass:
     rotation: Tensor
     read_rotation: Tensor | None
     cross: Callable[[int], CrossAttend]
+    spans: Sequence[Sequence[Spans] | None] | None = None
 
 
 class PassRunner:
@@ -125,7 +129,7 @@ class PassRunner:
                 if not keep_flow and layer == len(self.blocks) - 1:
                     self._append(planned, bound, arena, bound.project(x, m))
                     return None
-                attend = partial(self._attend, planned, bound, arena)
+                attend = partial(self._attend, planned, layer)
                 x = bound(x, m, attend, planned.cross(layer))
         patches = self.student.head(x, *times.head, self.kernels)
         return self.student.fold_patches(patches, latents.shape[1], self.config.model.grid)
@@ -141,7 +145,7 @@ class PassRunner:
         if step + 1 == len(self.schedule.sigmas):
             x0 = self.kernels.to_x0(x, flow, self.sigmas[step])
             return x0, x0
-        with detail("renoise", step + 1):
+        with annotate("renoise", step + 1):
             return self.kernels.advance(x, flow, self.noise[step + 1], self.sigmas, step)
 
     def place(self, plan: ChunkPlan) -> None:
@@ -165,6 +169,7 @@ class PassRunner:
             rotation=self.rotation.rows,
             read_rotation=None if read is None else read.rows[:valid_tokens],
             cross=cross,
+            spans=self._spans(plan),
         )
 
     def context_pass(self, plan: ContextPlan, cross: Callable[[int], CrossAttend]) -> PlannedPass:
@@ -207,15 +212,34 @@ class PassRunner:
         rotate_key = planned.read_rotation is None
         return bound.append(qkv, planned.rotation, arena, planned.slots, rotate_key=rotate_key)
 
-    def _attend(
-        self, planned: PlannedPass, bound: BoundBlock, arena: KVArena, qkv: Tensor
-    ) -> Tensor:
+    def _attend(self, planned: PlannedPass, layer: int, qkv: Tensor) -> Tensor:
         """Store keys and values, then attend to the arena's valid prefix: ``[1, T, dim]``."""
-        q = self._append(planned, bound, arena, qkv)
+        arena = self.cache.arenas[layer]
+        q = self._append(planned, self.blocks[layer], arena, qkv)
         keys, values = arena.prefix(planned.valid_frames * self.cache.frame_tokens)
         if planned.read_rotation is not None:
             keys = self.kernels.rotate(keys, planned.read_rotation)
+        spans = None if planned.spans is None else planned.spans[layer]
+        if spans is not None:
+            return self.kernels.history_attention(q, keys, values, self.scale, spans).flatten(2)
         return self.kernels.attention(q, keys, values, self.scale, None).flatten(2)
+
+    def _spans(self, plan: ChunkPlan) -> list[list[Spans] | None] | None:
+        """Keys of every head in a chunk's passes; ``None`` where nothing is hidden from any."""
+        policy, cache, heads = self.config.history, self.config.cache, self.config.model.num_heads
+        if policy is None:
+            return None
+        slots = policy.visible_slots(
+            plan.slot_frames, plan.first_frame, cache.context_frames, cache.sink_frames
+        )
+        if len(slots) == plan.valid_frames:
+            return None
+        few = spans_of(slots, self.cache.frame_tokens)
+        whole = [(0, plan.valid_frames * self.cache.frame_tokens)]
+        return [
+            [few if head in pruned else whole for head in range(heads)] if pruned else None
+            for pruned in policy.pruned_heads
+        ]
 
     def _table(self, frames: int, plain_frames: int = 0) -> RotaryTable:
         return RotaryTable(

@@ -19,19 +19,23 @@ enum class NvtxName {
   kSessionOpen,
   kTextEncode,
   kContextEncode,
+  kContextPass,
   kChunk,
   kStep,
+  kRenoise,
   kCommit,
   kVaeDecode,
   kFramePack,
+  kHostCopy,
   kQueuePut,
   kQueueWait,
   kCount,
 };
 
 inline constexpr std::array<const char*, static_cast<std::size_t>(NvtxName::kCount)> kNvtxNames = {
-    "session.open", "text.encode", "context.encode", "chunk",     "step",
-    "commit",       "vae.decode",  "frame.pack",     "queue.put", "queue.wait",
+    "session.open", "text.encode", "context.encode", "context.pass", "chunk",
+    "step",         "renoise",     "commit",         "vae.decode",   "frame.pack",
+    "host.copy",    "queue.put",   "queue.wait",
 };
 
 #ifdef SHOTSTREAM_WITH_CUDA
