@@ -12,7 +12,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .reference import adaln, dual_attention, linear, qk_norm, qkv_append, renoise, rope_shot
+from .reference import (
+    adaln,
+    dual_attention,
+    history_attention,
+    linear,
+    qk_norm,
+    qkv_append,
+    renoise,
+    rope_shot,
+)
+from .reference.history_attention import Spans, attend_by_spans
 from .torch_ops import adaln as fused_adaln
 from .torch_ops import dual_attention as fused_attention
 from .torch_ops import qk_norm as fused_norm
@@ -51,6 +61,7 @@ class KernelSet:
         rotate: rotation of keys that an arena holds unrotated, as they are read.
         qkv_append: norms and rotation of a projection; keys and values into their arena slots.
         attention: over the valid prefix of an arena; the bias is ``None`` in inference.
+        history_attention: over each head's own spans of the prefix, where history is pruned.
         cross_attention: over a caption's keys, with a bias per key.
         to_x0: clean estimate of the last step.
         advance: clean estimate of a step, and the next step's input.
@@ -69,6 +80,7 @@ class KernelSet:
     rotate: Callable[[Tensor, Tensor], Tensor]
     qkv_append: Callable[..., Tensor]
     attention: Attention
+    history_attention: Callable[[Tensor, Tensor, Tensor, float, Sequence[Spans]], Tensor]
     cross_attention: Attention
     to_x0: Callable[[Tensor, Tensor, Tensor | float], Tensor]
     advance: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -86,6 +98,7 @@ REFERENCE = KernelSet(
     rotate=rope_shot.rotate,
     qkv_append=qkv_append.qkv_append,
     attention=dual_attention.dual_attention,
+    history_attention=history_attention.history_attention,
     cross_attention=dual_attention.dual_attention,
     to_x0=renoise.to_x0,
     advance=renoise.advance,
@@ -102,6 +115,7 @@ TORCH_OPS = replace(
     rms_norm=fused_norm.rms_norm,
     qkv_append=partial(qkv_append.qkv_append, norm=fused_norm.rms_norm),
     attention=fused_attention.dual_attention,
+    history_attention=partial(attend_by_spans, fused_attention.dual_attention),
     cross_attention=fused_attention.dual_attention,
 )
 """Torch's own fused calls: runs everywhere, is never the fastest."""
@@ -128,6 +142,7 @@ def cpu_kernels() -> KernelSet:
         head_major=True,
         fuse_linear=fast_linear.fuse_linear,
         attention=fast_attention.dual_attention,
+        history_attention=partial(attend_by_spans, fast_attention.dual_attention),
         cross_attention=fast_attention.dual_attention,
     )
 
@@ -151,6 +166,7 @@ def triton_kernels() -> KernelSet:
     """Build the set for GPUs: Triton kernels, matrix products by cuBLAS."""
     from . import adaln as gpu_adaln
     from . import dual_attention as gpu_attention
+    from . import history_attention as gpu_history
     from . import linear as gpu_linear
     from . import qk_norm as gpu_norm
     from . import qkv_append as gpu_append
@@ -169,6 +185,7 @@ def triton_kernels() -> KernelSet:
         rotate=gpu_rope.rotate,
         qkv_append=gpu_append.qkv_append,
         attention=gpu_attention.dual_attention,
+        history_attention=gpu_history.history_attention,
         cross_attention=gpu_attention.dual_attention,
         to_x0=gpu_renoise.to_x0,
         advance=gpu_renoise.advance,

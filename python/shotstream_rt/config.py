@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
 from .errors import ConfigError
+from .history import HistoryPolicy
 
 KeyRotation = Literal["on_write", "on_read"]
 T = TypeVar("T", bound="_Config")
@@ -197,14 +198,20 @@ class ScheduleConfig(_Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig(_Config):
-    """All that decides the numbers: model, cache, shot and schedule."""
+    """All that decides the numbers: model, cache, shot and schedule.
+
+    ``history`` is there in a profile that prunes it; without, every head reads everything.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     shot: ShotConfig = field(default_factory=ShotConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    history: HistoryPolicy | None = None
 
     def __post_init__(self) -> None:
+        if self.history is not None:
+            self.history.check(self.model.num_layers, self.model.num_heads)
         capacity, chunk = self.local_frames, self.shot.chunk_frames
         _require(capacity - self.cache.sink_frames >= chunk, "CacheConfig.window_frames",
                  self.cache.window_frames,
@@ -223,9 +230,9 @@ class StreamConfig(_Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StreamConfig:
         """Build from nested JSON objects; see ``_Config.from_dict``."""
-        parts: dict[str, type[_Config]] = {
+        parts: dict[str, type[_Config] | type[HistoryPolicy]] = {
             "model": ModelConfig, "cache": CacheConfig, "shot": ShotConfig,
-            "schedule": ScheduleConfig}  # fmt: skip
+            "schedule": ScheduleConfig, "history": HistoryPolicy}  # fmt: skip
         unknown = sorted(set(data) - set(parts))
         if unknown:
             raise ConfigError(f"StreamConfig: unknown key(s) {', '.join(unknown)}")
@@ -233,4 +240,5 @@ class StreamConfig(_Config):
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain JSON types."""
-        return {k: getattr(self, k).to_dict() for k in ("model", "cache", "shot", "schedule")}
+        data = {k: getattr(self, k).to_dict() for k in ("model", "cache", "shot", "schedule")}
+        return data if self.history is None else {**data, "history": self.history.to_dict()}
