@@ -29,19 +29,24 @@ def test_last_line_is_one_json_record(
 
 
 def test_table_is_for_people(student_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--student", str(student_file), *STUDENT]) == 0
+    assert main(["--student", str(student_file), *STUDENT, "--baseline"]) == 0
     out = capsys.readouterr().out
     assert "correctness passed" in out
     assert "shot_s" in out
+    assert "best ratio" in out
 
 
 def test_plots_are_drawn(student_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     folder = tmp_path / "plots"
-    assert main(["--student", str(student_file), *STUDENT, "--plots", str(folder)]) == 0
+    assert (
+        main(["--student", str(student_file), *STUDENT, "--roofline", "--plots", str(folder)]) == 0
+    )
     assert {path.name.rpartition("--")[2] for path in folder.iterdir()} == {
-        "chunks.png", "stages.png", "latency.png",
-    }  # fmt: skip
+        f"{name}.{suffix}"
+        for name in ("chunks", "stages", "latency", "roofline")
+        for suffix in ("png", "svg")
+    }
 
 
 @pytest.mark.parametrize(

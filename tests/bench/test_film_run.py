@@ -5,14 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from shotstream_rt.backends import registry
 from shotstream_rt.bench.film_run import measure_bundle
 from shotstream_rt.bench.options import BenchOptions
+from shotstream_rt.bench.oracle import student_of
 from shotstream_rt.bench.runner import run
 from shotstream_rt.bench.stopwatch import Stopwatch
 from shotstream_rt.bench.workloads import Workload
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.loading import ModelBundle
 from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
+from shotstream_rt.pipeline import Pipeline
 
 
 @pytest.fixture
@@ -31,7 +34,9 @@ def film() -> Workload:
 def test_film_gives_every_metric(tiny_bundle: ModelBundle, film: Workload) -> None:
     options = BenchOptions(device="cpu", threads=1, warmup=1, repeats=2, full_check=True)
     watch = Stopwatch(torch.device("cpu"))
-    measured = measure_bundle(tiny_bundle, film, options, watch, load_s=0.5)
+    measured = measure_bundle(
+        tiny_bundle, film, options, watch, load_s=0.5, load_exact=lambda: tiny_bundle
+    )
     assert measured.correctness.passed
     assert measured.consumer == "fast"
     counts = {metric.name: metric.n for metric in measured.metrics()}
@@ -55,7 +60,10 @@ def test_missing_story_is_named(tiny_bundle: ModelBundle, film: Workload) -> Non
     watch = Stopwatch(torch.device("cpu"))
     missing = film.with_recipe(story="nowhere.json")
     with pytest.raises(ConfigError, match="nowhere"):
-        measure_bundle(tiny_bundle, missing, BenchOptions(device="cpu"), watch, load_s=0.0)
+        measure_bundle(
+            tiny_bundle, missing, BenchOptions(device="cpu"), watch,
+            load_s=0.0, load_exact=lambda: tiny_bundle,
+        )  # fmt: skip
 
 
 @pytest.mark.timeout(60)
@@ -64,21 +72,42 @@ def test_record_tells_the_profile_and_how_far_its_frames_are(
 ) -> None:
     torch.manual_seed(0)
     lossy = replace(tiny_bundle, codec=TinyCodec(tiny_bundle.codec, TinyDecoder()))
+    # A session closes what it plays with.
+    backend = registry.resolve(
+        "eager", student_of(tiny_bundle.pipeline.backend), tiny_bundle.config, tiny_bundle.device
+    )
+    exact_bundle = replace(tiny_bundle, pipeline=Pipeline(tiny_bundle.config, backend))
     asked: list[str] = []
 
     def load(*_: object, profile: str, **__: object) -> ModelBundle:
         asked.append(profile)
-        return lossy
+        return lossy if profile == "tiny" else exact_bundle
 
     monkeypatch.setattr("shotstream_rt.bench.film_run.load_model", load)
     options = BenchOptions(device="cpu", profile="tiny", threads=1, warmup=0, repeats=1)
     record, _ = run(film.with_recipe(shots=1), options, ["--profile", "tiny"])
-    assert asked == ["tiny"]
+    assert asked == ["tiny", "exact"]
     assert record.status == "ok"
     assert record.backend["profile"] == "tiny"
-    metric = record.metric("decoder_psnr_db")
-    assert metric is not None
-    assert (metric.unit, metric.higher_is_better) == ("dB", True)
-    assert 0 < metric.p50 < 40
+    found = record.fidelity
+    assert found is not None
+    assert found.latents_rel_l2 == 0  # only the decoder is another
+    assert found.frames == 17
+    assert found.frames_psnr_db is not None and 0 < found.frames_psnr_db < 40
+    assert found.frames_mean_grey is not None and found.frames_mean_grey > 1
     exact = BenchOptions(device="cpu", threads=1, warmup=0, repeats=1)
     assert film.fingerprint(options.requested()) != film.fingerprint(exact.requested())
+
+
+@pytest.mark.timeout(60)
+def test_film_has_its_baseline_too(tiny_bundle: ModelBundle, film: Workload) -> None:
+    options = BenchOptions(device="cpu", threads=1, warmup=0, repeats=1, baseline=True)
+    watch = Stopwatch(torch.device("cpu"))
+    measured = measure_bundle(
+        tiny_bundle, film, options, watch, load_s=0.0, load_exact=lambda: tiny_bundle
+    )
+    metrics = {metric.name: metric for metric in measured.metrics()}
+    for name in ("e2e_fps", "first_frame_ms", "cut_ms", "shot_s", "chunk_ms.1"):
+        assert metrics[name].ratio is not None, name
+    # The plain film shows its first frame after its last one is made.
+    assert metrics["first_frame_ms"].baseline_p50 > metrics["first_frame_ms"].p50

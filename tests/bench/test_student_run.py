@@ -25,7 +25,8 @@ QUICK = BenchOptions(device="cpu", warmup=1, repeats=2, full_check=True)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_record_has_every_metric(tiny_workload: Workload, dtype: str) -> None:
-    record, samples = run(tiny_workload, replace(QUICK, dtype=dtype), ["--json"])
+    record, measured = run(tiny_workload, replace(QUICK, dtype=dtype), ["--json"])
+    assert measured is not None
     assert record.status == "ok", record.message
     assert record.correctness is not None
     assert record.correctness.passed
@@ -34,23 +35,28 @@ def test_record_has_every_metric(tiny_workload: Workload, dtype: str) -> None:
     counts = {metric.name: metric.n for metric in record.metrics}
     assert counts == {
         "shot_s": shots, "shot_cpu_s": shots, "denoise_fps": shots, "caption_kv_ms": shots,
-        "context_encode_ms": shots, "worst_chunk_fps": shots, "chunk_ms": shots * chunks,
+        "context_encode_ms": shots, "context_pass_ms": shots, "worst_chunk_fps": shots,
+        "chunk_ms": shots * chunks,
         **{f"chunk_ms.{n + 1}": shots for n in range(chunks)},
         "step_ms": shots * chunks * steps, "commit_ms": shots * (chunks - 1),
+        **{f"step_ms.{n + 1}": shots * steps for n in range(chunks)},
+        **{f"commit_ms.{n + 1}": shots for n in range(chunks - 1)},
         "peak_memory_mib": 1, "startup_s": 1,
     }  # fmt: skip
     units = {metric.name: metric.unit for metric in record.metrics}
     assert (units["chunk_ms.2"], units["denoise_fps"], units["peak_memory_mib"]) == (
         "ms", "fps", "MiB",
     )  # fmt: skip
-    assert record.headline()["shot_s"] == pytest.approx(min(samples["shot_s"]), abs=1e-6)
+    assert record.headline()["shot_s"] == pytest.approx(min(measured.samples["shot_s"]), abs=1e-6)
     assert record.backend["resolved"] == "eager"
     assert record.backend["dtype"] == dtype
     assert record.method["command"].endswith("shotstream_rt.bench --json")
 
 
 def test_shot_is_no_less_than_its_parts(tiny_workload: Workload) -> None:
-    _, samples = run(tiny_workload.with_recipe(shots=1), replace(QUICK, repeats=1), [])
+    _, measured = run(tiny_workload.with_recipe(shots=1), replace(QUICK, repeats=1), [])
+    assert measured is not None
+    samples = measured.samples
     parts = ("context_encode_ms", "chunk_ms", "commit_ms")
     total_ms = sum(sum(samples[part]) for part in parts)
     assert samples["shot_s"][0] * 1e3 >= total_ms
@@ -75,16 +81,34 @@ def test_wrong_passes_get_no_figures(
     assert "withheld" in record.message
 
 
-def test_baseline_is_timed_on_request(tiny_workload: Workload) -> None:
+def test_every_figure_has_its_ratio_to_the_baseline(tiny_workload: Workload) -> None:
     record, _ = run(tiny_workload, replace(QUICK, baseline=True), [])
-    speedup, baseline, shot = (
-        record.metric(name) for name in ("speedup", "baseline_shot_s", "shot_s")
-    )
-    assert speedup is not None
-    assert baseline is not None
+    for name in ("shot_s", "denoise_fps", "chunk_ms", "chunk_ms.3", "step_ms", "commit_ms.1"):
+        metric = record.metric(name)
+        assert metric is not None, name
+        assert metric.baseline_n == (5 * metric.n // 4 if name == "commit_ms" else metric.n)
+        assert metric.ratio is not None
+    shot = record.metric("shot_s")
     assert shot is not None
-    assert speedup.unit == "x"
-    assert speedup.min == pytest.approx(baseline.min / shot.min, rel=1e-2)
+    assert shot.baseline_p50 is not None
+    assert shot.ratio == pytest.approx(shot.baseline_p50 / shot.p50, rel=1e-2)
+    caption = record.metric("caption_kv_ms")
+    assert caption is not None
+    assert caption.ratio is None  # the baseline makes caption keys in its context pass
+
+
+def test_stages_stand_beside_their_floors(tiny_workload: Workload) -> None:
+    record, _ = run(tiny_workload, replace(QUICK, roofline=True), [])
+    assert record.roofline is not None
+    stages = {stage["metric"]: stage for stage in record.roofline["stages"]}
+    assert {"caption_kv_ms", "context_pass_ms", "step_ms.1", "step_ms.5", "commit_ms.4"} <= set(
+        stages
+    )
+    assert stages["step_ms.5"]["flops"] > stages["step_ms.1"]["flops"] > 0
+    for stage in stages.values():
+        assert stage["percent"] == pytest.approx(
+            100 * stage["floor_ms"] / stage["measured_ms"], rel=0.2, abs=0.1
+        )
 
 
 def test_running_out_of_memory_is_a_status(
@@ -94,8 +118,8 @@ def test_running_out_of_memory_is_a_status(
         raise MemoryError("cannot allocate the cache")
 
     monkeypatch.setattr("shotstream_rt.backends.registry.resolve", full)
-    record, samples = run(tiny_workload, QUICK, [])
-    assert (record.status, record.metrics, samples) == ("oom", (), {})
+    record, measured = run(tiny_workload, QUICK, [])
+    assert (record.status, record.metrics, measured) == ("oom", (), None)
     assert record.message == "cannot allocate the cache"
     assert record.correctness is None
 

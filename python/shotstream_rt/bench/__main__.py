@@ -85,8 +85,13 @@ def parser() -> argparse.ArgumentParser:
         "--full-check", action="store_true", help="check a whole shot, not its first two chunks"
     )
     how.add_argument(
-        "--baseline", action="store_true", help="time the plain reference kernels too (speedup)"
-    )
+        "--baseline", action="store_true",
+        help="run plain eager torch by turns with it; every figure then has its ratio",
+    )  # fmt: skip
+    how.add_argument(
+        "--roofline", action="store_true",
+        help="measure the device's ceilings; tell floor and percent of floor of every stage",
+    )  # fmt: skip
     where = out.add_argument_group("where results go")
     where.add_argument("--out", metavar="PATH", help="write the record to this file or folder")
     where.add_argument("--json", action="store_true", help="print the record as one JSON line")
@@ -163,16 +168,16 @@ def _measure(arguments: list[str]) -> int:
         device=asked.device, backend=asked.backend, profile=asked.profile, dtype=asked.dtype,
         threads=asked.threads, warmup=asked.warmup,
         repeats=repeats,
-        full_check=asked.full_check, baseline=asked.baseline,
+        full_check=asked.full_check, baseline=asked.baseline, roofline=asked.roofline,
     )  # fmt: skip
-    record, samples = run(workload, options, arguments)
+    record, measured = run(workload, options, arguments)
     if asked.out is not None:
         path = write_record(record, asked.out)
         logging.getLogger("shotstream_rt.bench").info("record: %s", path)
-    if asked.plots is not None and record.status == "ok":
+    if asked.plots is not None and measured is not None and record.status == "ok":
         from .plots import draw
 
-        draw(record, samples, Path(asked.plots))
+        draw(record, measured, Path(asked.plots))
     if asked.json:
         print(json.dumps({**record.to_dict(), **record.headline()}))  # noqa: T201
     else:

@@ -6,32 +6,37 @@ The consumer takes every chunk at once, so the rates are those of the runtime.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from shotstream_rt.kernels.decoder_set import decoder_kernels
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.loading import ModelBundle, load_model
-from shotstream_rt.model.tiny_decoder import TinyCodec
 from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.profiles import find_profile
 from shotstream_rt.session import Session
 from shotstream_rt.story import Story
 from shotstream_rt.types import Chunk
 
-from .measurement import Measurement, add_rates
+from .fidelity import compare_fidelity
+from .measurement import Measurement, add_rates, baseline_samples
 from .options import DTYPES, BenchOptions
-from .oracle import (
-    checked_chunks,
-    compare_latents,
-    frame_distance_db,
-    reference_pipeline,
-    student_of,
-)
+from .oracle import checked_chunks, compare_latents, reference_pipeline, student_of
+from .plain_film import PlainFilm
+from .random_checkpoint import resolve_model
+from .roofline import Roofline, measure_roofline
 from .shot_inputs import ShotInputs, run_shot
 from .stopwatch import Stopwatch, peak_memory_mib
-from .timed import TimedCodec, TimedPipeline
+from .timed import TimedCodec, TimedPipeline, TimedText
+from .work import codec_stages, network_of, pack_stage, student_stages, text_stage
 from .workloads import Workload
+
+_PACKS = 20
+"""Timed packings of a chunk, the first one not counted."""
 
 AHEAD = 3
 """Chunks that may be done or at work when the consumer sees one: a change needs a running shot."""
@@ -48,15 +53,19 @@ def measure_film(workload: Workload, options: BenchOptions) -> Measurement:
         BackendUnavailableError: the backend asked for cannot run here.
     """
     watch = Stopwatch(options.torch_device())
+    model = resolve_model(workload.recipe["model"])
+
+    def load(profile: str, backend: str) -> ModelBundle:
+        return load_model(
+            model, device=options.device, backend=backend, profile=profile, dtype=options.dtype
+        )
+
     begun = watch.now_ns()
-    bundle = load_model(
-        workload.recipe["model"],
-        device=options.device,
-        backend=options.backend,
-        profile=options.profile,
-        dtype=options.dtype,
+    bundle = load(options.profile, options.backend)
+    load_s = (watch.now_ns() - begun) / 1e9
+    return measure_bundle(
+        bundle, workload, options, watch, load_s=load_s, load_exact=lambda: load("exact", "eager")
     )
-    return measure_bundle(bundle, workload, options, watch, load_s=(watch.now_ns() - begun) / 1e9)
 
 
 def measure_bundle(
@@ -66,6 +75,7 @@ def measure_bundle(
     watch: Stopwatch,
     *,
     load_s: float,
+    load_exact: Callable[[], ModelBundle],
 ) -> Measurement:
     """Measure a loaded model, and close it.
 
@@ -75,33 +85,97 @@ def measure_bundle(
         options: how.
         watch: takes the samples.
         load_s: how long loading took.
+        load_exact: loads it with profile ``exact``; called for a lossy profile's fidelity.
     """
-    recipe, config = workload.recipe, bundle.config
+    recipe, config, profile = workload.recipe, bundle.config, find_profile(options.profile)
     story = _story(recipe["story"]).first(recipe["shots"])
     backend, noise = bundle.pipeline.backend, PhiloxNoise(recipe["seed"])
     student, dtype = student_of(backend), DTYPES[backend.info.dtype]
-    checked = checked_chunks(config, full=options.full_check)
+    checked = checked_chunks(config, full=options.full_check or profile.lossy)
     inputs = _first_shot(bundle, story)
     measured = run_shot(bundle.pipeline, inputs, noise, chunks=checked)
+    frames = _decode(bundle, measured) if profile.lossy else []
     watch.clear()
 
+    plain_watch = Stopwatch(bundle.device)
+    plain = None
+    if options.baseline:
+        plain = PlainFilm(bundle, student, plain_watch, seed=recipe["seed"])
     timed = TimedPipeline(bundle.pipeline, watch)
-    wrapped = replace(bundle, pipeline=timed, codec=TimedCodec(bundle.codec, watch))
-    samples = _measure_session(wrapped, timed, story, options, watch, seed=recipe["seed"])
+    wrapped = replace(
+        bundle,
+        pipeline=timed,
+        codec=TimedCodec(bundle.codec, watch),
+        text=TimedText(bundle.text, watch),
+    )
+    samples = _measure_session(
+        wrapped, timed, story, options, watch, plain, plain_watch, seed=recipe["seed"]
+    )
     samples["startup_s"] = [samples["startup_s"][0] + load_s]
     add_rates(samples, config.shot)
-    if isinstance(bundle.codec, TinyCodec):
-        samples["decoder_psnr_db"] = [frame_distance_db(bundle.codec, measured)]
+    if plain is not None:
+        plain.close()
 
+    fidelity = roofline = None
+    if profile.lossy:
+        exact = load_exact()
+        latents = run_shot(exact.pipeline, inputs, noise, chunks=checked)
+        info = exact.pipeline.backend.info
+        fidelity = compare_fidelity(
+            measured, latents, frames, _decode(exact, latents),
+            reference=f"exact, {info.name}, {info.kernel_set}, {info.dtype}",
+        )  # fmt: skip
+        exact.close()
+    if options.roofline:
+        roofline = _roofline(bundle, inputs, samples, watch, dtype)
     _log.info("comparing with the oracle")
     wanted = run_shot(reference_pipeline(student, config), inputs, noise, chunks=checked)
     return Measurement(
         info=backend.info,
         samples=samples,
-        correctness=compare_latents(measured, wanted, dtype),
+        correctness=compare_latents(measured, wanted, dtype, profile),
         timer=watch.timer,
         consumer="fast",
+        baseline=baseline_samples(plain_watch, config.shot),
+        fidelity=fidelity,
+        roofline=roofline,
     )
+
+
+def _decode(bundle: ModelBundle, chunks: Sequence[Tensor]) -> list[Tensor]:
+    """Return the frames of a shot's first chunks on the host, by chunk."""
+    decoder = bundle.codec.decoder()
+    return [decoder.decode(chunk)[0].cpu() for chunk in chunks]
+
+
+def _roofline(
+    bundle: ModelBundle,
+    inputs: ShotInputs,
+    samples: dict[str, list[float]],
+    watch: Stopwatch,
+    dtype: torch.dtype,
+) -> Roofline:
+    """Put every stage of the film under the device's ceilings."""
+    config, codec, device = bundle.config, bundle.codec, bundle.device
+    pack = pack_stage(config, codec)
+    height, width = codec.pixel_size(config.model.latent_height, config.model.latent_width)
+    count = codec.temporal_stride * config.shot.chunk_frames
+    pictures = torch.zeros(count, 3, height, width, device=device)
+    packer = decoder_kernels(device).frame_pack
+    watch.clear()
+    for _ in range(_PACKS):
+        with watch.time_ms(pack.metric):
+            packer(pictures)
+    times = {**samples, pack.metric: watch.samples()[pack.metric][1:]}
+    lengths = inputs.captions.lengths
+    stages = [
+        text_stage(network_of(bundle.text), lengths[-1]),
+        *student_stages(config, lengths, dtype.itemsize),
+        *codec_stages(codec, config),
+        pack,
+    ]
+    float8 = "fp8" in bundle.pipeline.backend.info.kernel_set
+    return measure_roofline(stages, times, device, dtype, config.model, float8=float8)
 
 
 def _measure_session(
@@ -110,6 +184,8 @@ def _measure_session(
     story: Story,
     options: BenchOptions,
     watch: Stopwatch,
+    plain: PlainFilm | None,
+    plain_watch: Stopwatch,
     *,
     seed: int,
 ) -> dict[str, list[float]]:
@@ -123,9 +199,14 @@ def _measure_session(
         for _ in range(options.warmup):
             session.cut(story.shots[0])
             _drain(session, watch)
+            if plain is not None:
+                plain.play(story.first(1))
         timed.forget()
+        plain_watch.clear()
         for repeat in range(options.repeats):
             _play(session, story, watch)
+            if plain is not None:
+                plain.play(story)
             _log.info("film %d of %d", repeat + 1, options.repeats)
         timed.finish_shot()
         for shot in session.stats["shots"][-len(story.shots) * options.repeats :]:
@@ -136,17 +217,17 @@ def _measure_session(
         samples = watch.samples()
         # A changed caption slows its shot, so that is measured in shots of their own.
         for _ in range(options.repeats):
-            samples.setdefault("prompt_ms", []).extend(_steer(session, timed, story, watch))
+            samples.setdefault("prompt_ms", []).extend(_steer(session, timed, story))
     return samples
 
 
 def _play(session: Session, story: Story, watch: Stopwatch) -> None:
     """Play the story once and note rates, frame intervals and waits."""
-    begun = last = watch.now_ns()
+    begun = last = time.perf_counter_ns()
     frames = later_frames = first_at = 0
     session.story(story)
     for chunk in _chunks(session, watch):
-        now = watch.now_ns()
+        now = time.perf_counter_ns()
         count = len(chunk.pixels)
         if frames:
             later_frames += count
@@ -161,7 +242,7 @@ def _play(session: Session, story: Story, watch: Stopwatch) -> None:
         watch.add("steady_fps", later_frames * 1e9 / (last - first_at))
 
 
-def _steer(session: Session, timed: TimedPipeline, story: Story, watch: Stopwatch) -> list[float]:
+def _steer(session: Session, timed: TimedPipeline, story: Story) -> list[float]:
     """Make one shot and change its caption while it runs.
 
     Returns:
@@ -173,14 +254,14 @@ def _steer(session: Session, timed: TimedPipeline, story: Story, watch: Stopwatc
     session.cut(story.shots[0])
     for chunk in session.chunks():
         if asked is None and chunk.chunk < chunks - AHEAD:
-            asked = watch.now_ns()
+            asked = time.perf_counter_ns()
             session.prompt(story.shots[len(took_ms) % len(story.shots)])
         elif (
             asked is not None
             and len(timed.applied) > changes
             and (chunk.shot, chunk.chunk) >= timed.applied[-1]
         ):
-            took_ms.append((watch.now_ns() - asked) / 1e6)
+            took_ms.append((time.perf_counter_ns() - asked) / 1e6)
             asked, changes = None, len(timed.applied)
     return took_ms
 
@@ -189,7 +270,7 @@ def _chunks(session: Session, watch: Stopwatch) -> Iterator[Chunk]:
     """Yield the chunks that were asked for, noting how long the consumer waited for each."""
     chunks = session.chunks()
     while True:
-        with watch.time_ms("queue_wait_ms"):
+        with watch.host_ms("queue_wait_ms"):
             chunk = next(chunks, None)
         if chunk is None:
             return

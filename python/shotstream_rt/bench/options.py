@@ -28,7 +28,8 @@ class BenchOptions:
         warmup: runs that are not counted; of a film only its first shot.
         repeats: runs that are.
         full_check: compare whole shots with the oracle instead of two chunks.
-        baseline: time the oracle's kernels in the same type as well.
+        baseline: run the plain baseline too, in the same type, by turns with what is measured.
+        roofline: measure the device's ceilings and tell every stage's floor.
     """
 
     device: str = "auto"
@@ -40,6 +41,7 @@ class BenchOptions:
     repeats: int = 5
     full_check: bool = False
     baseline: bool = False
+    roofline: bool = False
 
     def __post_init__(self) -> None:
         find_profile(self.profile)

@@ -18,8 +18,8 @@ from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import BackendUnavailableError
 from shotstream_rt.kernels.kernel_set import REFERENCE
 from shotstream_rt.model.student import Student
-from shotstream_rt.model.tiny_decoder import TinyCodec
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.profiles import EXACT, Profile
 
 from .record import Correctness
 
@@ -61,15 +61,20 @@ def reference_pipeline(student: Student, config: StreamConfig) -> Pipeline:
 
 
 def compare_latents(
-    measured: Sequence[Tensor], reference: Sequence[Tensor], dtype: torch.dtype
+    measured: Sequence[Tensor],
+    reference: Sequence[Tensor],
+    dtype: torch.dtype,
+    profile: Profile = EXACT,
 ) -> Correctness:
     """Compare chunks of latents.
 
     Args:
         measured: what the measured passes gave, any type and device.
         reference: what the oracle gave, the same shapes.
-        dtype: type of the measured passes; decides the tolerance.
+        dtype: type of the measured passes; decides the tolerance of exact latents.
+        profile: of the measured passes; a lossy one may state its own tolerance.
     """
+    tolerance = profile.latents_tolerance or TOLERANCES[dtype]
     got = torch.cat([chunk.double().cpu() for chunk in measured])
     wanted = torch.cat([chunk.double().cpu() for chunk in reference])
     error = got - wanted
@@ -81,21 +86,9 @@ def compare_latents(
         rel_l2=rel_l2 if finite else 1e9,
         max_abs_err=float(error.abs().max()) if finite else 1e9,
         psnr_db=round(psnr_db, 2) if finite else 0.0,
-        tolerance=TOLERANCES[dtype],
-        passed=finite and rel_l2 <= TOLERANCES[dtype],
+        tolerance=tolerance,
+        passed=finite and rel_l2 <= tolerance,
     )
-
-
-def frame_distance_db(codec: TinyCodec, chunks: Sequence[Tensor]) -> float:
-    """Return the signal-to-noise ratio of a tiny decoder's frames to the exact codec's, in dB.
-
-    Args:
-        codec: decodes, and keeps the exact codec.
-        chunks: the first latents of a shot.
-    """
-    latents = torch.cat(list(chunks), 1)
-    error = codec.decode_full(latents) - codec.exact.decode_full(latents)
-    return round(_psnr_db(error.double(), span=2.0), 2)  # frames are in [-1, 1]
 
 
 def _psnr_db(error: Tensor, *, span: float) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .compare import Verdict
+from .fidelity import Fidelity
 from .record import BenchRecord
 
 
@@ -27,12 +29,47 @@ def record_table(record: BenchRecord) -> str:
         )
     if record.status != "ok":
         lines.append(f"  {record.status}: {record.message}")
+    if record.fidelity is not None:
+        lines.append(_fidelity_line(record.fidelity))
+    compared = any(metric.ratio is not None for metric in record.metrics)
     if record.metrics:
-        lines.append(f"\n{'metric':22}{'unit':>8}{'n':>6}" + _header(_STATISTICS))
+        columns = (*_STATISTICS, *(("baseline", "ratio", "best ratio") if compared else ()))
+        lines.append(f"\n{'metric':22}{'unit':>8}{'n':>6}" + _header(columns))
     for metric in record.metrics:
         values = "".join(f"{getattr(metric, name):>12.4g}" for name in _STATISTICS)
+        for value in (metric.baseline_p50, metric.ratio, metric.best_ratio):
+            values += "" if value is None else f"{value:>12.4g}"
         lines.append(f"{metric.name:22}{metric.unit:>8}{metric.n:>6}{values}")
+    if compared:
+        lines.append("baseline: plain eager torch in this run; ratio: of medians, and of the best")
+    if record.roofline is not None:
+        lines += ["", *_roofline_lines(record.roofline)]
     return "\n".join(lines)
+
+
+def _fidelity_line(found: Fidelity) -> str:
+    text = f"  fidelity to {found.reference}: latents rel_l2 {found.latents_rel_l2:.2e}"
+    if found.frames:
+        text += (
+            f"; {found.frames} frames: PSNR {found.frames_psnr_db} dB, mean difference "
+            f"{found.frames_mean_grey} grey levels, largest {found.frames_max_grey}"
+        )
+    return text
+
+
+def _roofline_lines(roofline: Mapping[str, Any]) -> list[str]:
+    ceilings = roofline["ceilings"]
+    rates = ", ".join(f"{name} {rate:.4g}" for name, rate in ceilings["gemm_tflops"].items())
+    lines = [
+        f"ceilings measured here: copy {ceilings['copy_gbps']:.4g} GB/s, products in TFLOP/s: "
+        f"{rates}; floors are for {roofline['dtype']}",
+        f"{'stage':34}{'bound':>9}" + _header(("measured ms", "floor ms", "% of floor", "TFLOP/s")),
+    ]
+    for stage in roofline["stages"]:
+        values = (stage["measured_ms"], stage["floor_ms"], stage["percent"], stage["tflops"])
+        text = "".join(f"{value:>12.4g}" for value in values)
+        lines.append(f"{stage['stage']:34}{stage['bound']:>9}{text}")
+    return lines
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:

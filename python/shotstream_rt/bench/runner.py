@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -21,7 +21,7 @@ _log = logging.getLogger("shotstream_rt.bench")
 
 def run(
     workload: Workload, options: BenchOptions, command: Sequence[str]
-) -> tuple[BenchRecord, Mapping[str, Sequence[float]]]:
+) -> tuple[BenchRecord, Measurement | None]:
     """Run a workload.
 
     Args:
@@ -30,7 +30,7 @@ def run(
         command: arguments of the command line, for the record.
 
     Returns:
-        The record, whose status tells whether there are metrics, and the samples behind them.
+        The record, whose status tells whether there are metrics, and what it was made of.
 
     Raises:
         ConfigError: the workload or the options cannot be used.
@@ -87,8 +87,10 @@ def run(
         message=message,
         correctness=measurement.correctness if measurement else None,
         metrics=measurement.metrics() if measurement and status == "ok" else (),
+        fidelity=measurement.fidelity if measurement else None,
+        roofline=measurement.roofline.to_dict() if measurement and measurement.roofline else None,
     )
-    return record, measurement.samples if measurement else {}
+    return record, measurement
 
 
 def _measure(workload: Workload, options: BenchOptions) -> Measurement:

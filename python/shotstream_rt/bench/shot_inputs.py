@@ -53,7 +53,7 @@ def random_inputs(
         else:
             context = torch.randn(latent_shape, generator=generator)
             lengths = [frames_of(config.shot.shot_frames)] * shot
-            flags = [past for past, _ in _native.sample_context(lengths, budget)]
+            flags = [past for past, _ in _native.sample_context(lengths, budget)] if budget else []
         past = sorted(set(flags)) if shot and config.shot.multi_caption else []
         seen = [*past, shot]
         captions = CaptionSet(embeddings=rows[seen], lengths=(text_tokens,) * len(seen))
@@ -63,22 +63,28 @@ def random_inputs(
                 context=context,
                 flags=flags,
                 captions=captions,
-                target_flag=flags[-1] + 1,
+                target_flag=flags[-1] + 1 if flags else 1,
             )
         )
     return inputs
 
 
 def run_shot(
-    pipeline: Pipeline, inputs: ShotInputs, noise: NoiseSource, *, chunks: int | None = None
+    pipeline: Pipeline,
+    inputs: ShotInputs,
+    noise: NoiseSource,
+    *,
+    chunks: int | None = None,
+    commit_last: bool = False,
 ) -> list[Tensor]:
-    """Run a shot's student passes as a session does; the last chunk's clean pass is skipped.
+    """Run a shot's student passes as a session does.
 
     Args:
         pipeline: to run.
         inputs: of the shot.
         noise: of the film.
         chunks: run only so many; default: all.
+        commit_last: run the last chunk's clean pass too, which nothing reads; the original does.
 
     Returns:
         Latents of each chunk, in new memory.
@@ -90,6 +96,6 @@ def run_shot(
     latents = []
     for chunk in range(chunks):
         latents.append(pipeline.run_chunk(chunk, noise).clone())
-        if chunk + 1 < chunks:
+        if commit_last or chunk + 1 < chunks:
             pipeline.commit()
     return latents

@@ -1,52 +1,81 @@
-"""Collects durations by metric name, from any thread."""
+"""Collects durations by metric name, from any thread, without disturbing what it measures.
+
+On a GPU a stage is timed by a pair of events on the stream it is queued on, read when all is over:
+nothing waits, so what overlaps goes on overlapping.
+"""
 
 from __future__ import annotations
 
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+
+Reading = Callable[[], float]
+"""Gives milliseconds, once the device has finished."""
 
 
 class Stopwatch:
     """Samples by name.
 
     Args:
-        device: on a GPU every reading of the clock waits for the work queued before it.
+        device: where the timed work runs.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._lock = threading.Lock()
-        self._samples: dict[str, list[float]] = {}
+        self._samples: dict[str, list[float | Reading]] = {}
 
     @property
     def timer(self) -> str:
         """How time is read, for the record."""
-        return "perf_counter_ns" + ("+synchronize" if self._device.type == "cuda" else "")
+        return "cuda events, perf_counter_ns" if self._on_gpu else "perf_counter_ns"
 
     def now_ns(self) -> int:
-        """Return host time after the device has finished."""
-        if self._device.type == "cuda":
+        """Return host time after the device has finished everything."""
+        if self._on_gpu:
             torch.cuda.synchronize(self._device)
         return time.perf_counter_ns()
 
-    def add(self, name: str, value: float) -> None:
-        """Append a sample."""
+    def add(self, name: str, value: float | Reading) -> None:
+        """Append a sample, or what will give it."""
         with self._lock:
             self._samples.setdefault(name, []).append(value)
 
     @contextmanager
+    def span(self) -> Iterator[list[Reading]]:
+        """Time the enclosed work of the device; the list holds its reading afterwards."""
+        out: list[Reading] = []
+        if self._on_gpu:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield out
+            end.record()
+            out.append(lambda: _elapsed_ms(start, end))
+        else:
+            begun = time.perf_counter_ns()
+            yield out
+            elapsed_ms = (time.perf_counter_ns() - begun) / 1e6
+            out.append(lambda: elapsed_ms)
+
+    @contextmanager
     def time_ms(self, *names: str) -> Iterator[None]:
-        """Append the milliseconds of the enclosed work under every name."""
-        begun = self.now_ns()
-        yield
-        elapsed = (self.now_ns() - begun) / 1e6
+        """Append the milliseconds of the device's enclosed work under every name."""
+        with self.span() as reading:
+            yield
         for name in names:
-            self.add(name, elapsed)
+            self.add(name, reading[0])
+
+    @contextmanager
+    def host_ms(self, name: str) -> Iterator[None]:
+        """Append the milliseconds that the calling thread takes for the enclosed."""
+        begun = time.perf_counter_ns()
+        yield
+        self.add(name, (time.perf_counter_ns() - begun) / 1e6)
 
     def clear(self) -> None:
         """Forget everything, as after a warm-up."""
@@ -54,9 +83,21 @@ class Stopwatch:
             self._samples.clear()
 
     def samples(self) -> dict[str, list[float]]:
-        """Return a copy."""
+        """Return all samples as numbers; waits for the device."""
+        self.now_ns()
         with self._lock:
-            return {name: list(values) for name, values in self._samples.items()}
+            return {
+                name: [value if isinstance(value, float | int) else value() for value in values]
+                for name, values in self._samples.items()
+            }
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
+
+def _elapsed_ms(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    return float(start.elapsed_time(end))
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -8,21 +8,23 @@ import torch
 from torch import nn
 
 from shotstream_rt.backends import registry
-from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.kernels.kernel_set import REFERENCE
 from shotstream_rt.model.student import Student
 from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.profiles import find_profile
 
-from .measurement import Measurement, add_rates
+from .fidelity import compare_fidelity
+from .measurement import Measurement, add_rates, baseline_samples
 from .options import DTYPES, BenchOptions
 from .oracle import checked_chunks, compare_latents, reference_pipeline
+from .plain_student import PlainStudent
+from .roofline import measure_roofline
 from .shot_inputs import ShotInputs, random_inputs, run_shot
 from .stopwatch import Stopwatch, peak_memory_mib
 from .timed import TimedPipeline
+from .work import student_stages
 from .workloads import Workload
 
 _log = logging.getLogger("shotstream_rt.bench")
@@ -55,7 +57,8 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
         ConfigError: the recipe does not describe a student, or the profile is about frames.
         BackendUnavailableError: the backend asked for cannot run here.
     """
-    if find_profile(options.profile).decoder != "codec":
+    profile = find_profile(options.profile)
+    if profile.decoder != "codec":
         raise ConfigError(
             f"profile {options.profile}: changes how frames are decoded, and workload "
             f"{workload.id} makes none; use a film, such as --model DIR, or profile exact"
@@ -67,50 +70,67 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
         config, shots=recipe["shots"], text_tokens=recipe["text_tokens"], seed=recipe["seed"]
     )
     noise = PhiloxNoise(recipe["seed"])
-    watch = Stopwatch(device)
+    watch, plain_watch = Stopwatch(device), Stopwatch(device)
 
     begun = watch.now_ns()
     student = random_student(config, seed=recipe["seed"], device=device).to(dtype)
     backend = registry.resolve(options.backend, student, config, device)
     pipeline = TimedPipeline(Pipeline(config, backend), watch)
-    checked = checked_chunks(config, full=options.full_check)
+    checked = checked_chunks(config, full=options.full_check or profile.lossy)
     # The last shot has the most context to get wrong.
     measured = run_shot(pipeline, inputs[-1], noise, chunks=checked)
-    startup_s = (watch.now_ns() - begun) / 1e9
+    startup_s, peak_mib = (watch.now_ns() - begun) / 1e9, peak_memory_mib(device)
 
-    _run_films(pipeline, inputs, noise, options)
-    watch.add("peak_memory_mib", peak_memory_mib(device))
-    watch.add("startup_s", startup_s)
+    plain = None
+    if options.baseline:
+        plain = TimedPipeline(Pipeline(config, PlainStudent(student, config)), plain_watch)
+    for repeat in range(options.warmup + options.repeats):
+        if repeat == options.warmup:
+            watch.clear()
+            plain_watch.clear()
+        # By turns, so that both meet the same neighbours on a busy machine.
+        _run_film(pipeline, inputs, noise)
+        if plain is not None:
+            _run_film(plain, inputs, noise, commit_last=True)
+        _log.info("film %d of %d", repeat + 1, options.warmup + options.repeats)
     samples = watch.samples()
+    samples["startup_s"], samples["peak_memory_mib"] = [startup_s], [peak_mib]
+    add_rates(samples, config.shot)
+    if plain is not None:
+        plain.close()
 
+    fidelity = None
+    if profile.lossy:
+        exact = Pipeline(config, registry.resolve("eager", student, config, device))
+        latents = run_shot(exact, inputs[-1], noise, chunks=checked)
+        reference = f"exact, eager, {exact.backend.info.kernel_set}, {exact.backend.info.dtype}"
+        fidelity = compare_fidelity(measured, latents, reference=reference)
+    roofline = None
+    if options.roofline:
+        stages = student_stages(config, inputs[-1].captions.lengths, dtype.itemsize)
+        float8 = "fp8" in backend.info.kernel_set
+        roofline = measure_roofline(stages, samples, device, dtype, config.model, float8=float8)
     _log.info("comparing with the oracle")
     wanted = run_shot(reference_pipeline(student, config), inputs[-1], noise, chunks=checked)
-    if options.baseline:
-        plain = Stopwatch(device)
-        kernels = EagerBackend(student, config, REFERENCE)
-        _run_films(TimedPipeline(Pipeline(config, kernels), plain), inputs, noise, options)
-        baseline = plain.samples()["shot_s"]
-        samples["baseline_shot_s"] = baseline
-        samples["speedup"] = [min(baseline) / min(samples["shot_s"])]
-
-    add_rates(samples, config.shot)
     return Measurement(
         info=backend.info,
         samples=samples,
-        correctness=compare_latents(measured, wanted, dtype),
+        correctness=compare_latents(measured, wanted, dtype, profile),
         timer=watch.timer,
         consumer="none",
+        baseline=baseline_samples(plain_watch, config.shot),
+        fidelity=fidelity,
+        roofline=roofline,
     )
 
 
-def _run_films(
-    pipeline: TimedPipeline, inputs: list[ShotInputs], noise: PhiloxNoise, options: BenchOptions
+def _run_film(
+    pipeline: TimedPipeline,
+    inputs: list[ShotInputs],
+    noise: PhiloxNoise,
+    *,
+    commit_last: bool = False,
 ) -> None:
-    """Run the film ``warmup + repeats`` times; only the repeats stay in the stopwatch."""
-    for repeat in range(options.warmup + options.repeats):
-        if repeat == options.warmup:
-            pipeline.forget()
-        for shot in inputs:
-            run_shot(pipeline, shot, noise)
-            pipeline.finish_shot()
-        _log.info("film %d of %d", repeat + 1, options.warmup + options.repeats)
+    for shot in inputs:
+        run_shot(pipeline, shot, noise, commit_last=commit_last)
+        pipeline.finish_shot()

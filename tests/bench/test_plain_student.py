@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from shotstream_rt.bench.oracle import compare_latents, reference_pipeline
+from shotstream_rt.bench.plain_student import PlainStudent
+from shotstream_rt.bench.shot_inputs import random_inputs, run_shot
+from shotstream_rt.bench.student_run import random_student
+from shotstream_rt.config import CacheConfig, StreamConfig
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.pipeline import Pipeline
+
+
+@pytest.mark.parametrize(
+    ("shot", "context_frames"), [(0, 6), (2, 6), (0, 0)], ids=["first", "third", "no-context"]
+)
+def test_baseline_computes_what_the_runtime_computes(
+    tiny_config: StreamConfig, shot: int, context_frames: int
+) -> None:
+    config = replace(tiny_config, cache=CacheConfig(context_frames=context_frames))
+    student, noise = random_student(config, seed=1), PhiloxNoise(5)
+    inputs = random_inputs(config, shots=shot + 1, text_tokens=4, seed=2)[shot]
+    wanted = run_shot(reference_pipeline(student, config), inputs, noise)
+    plain = Pipeline(config, PlainStudent(student, config))
+    got = run_shot(plain, inputs, noise, commit_last=True)
+    assert compare_latents(got, wanted, torch.float32).rel_l2 < 2e-6
+    again = run_shot(plain, inputs, noise)  # nothing of a shot is left for the next one
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [{"window_frames": 3}, {"sink_frames": 1}, {"key_rotation": "on_read"}],
+    ids=["window", "sink", "on-read"],
+)
+def test_baseline_knows_the_shipped_cache_only(
+    tiny_config: StreamConfig, cache: dict[str, object]
+) -> None:
+    config = replace(tiny_config, cache=CacheConfig(**cache))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="leave out --baseline"):
+        PlainStudent(random_student(config, seed=0), config)
