@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream_rt.backends import registry
 from shotstream_rt.backends.base import StudentBackend
 from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.backends.eager import EagerBackend
@@ -98,9 +99,34 @@ def test_nothing_is_captured_after_open() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
 @pytest.mark.parametrize("cache", CACHES, ids=str)
-def test_replayed_graphs_equal_eager(cache: dict[str, object]) -> None:
-    made = config(cache)
-    want = film(made, EagerBackend(student("cuda"), made, TORCH_OPS))
-    got = film(made, CudaGraphBackend(student("cuda"), made, TORCH_OPS))
+def test_replayed_graphs_equal_eager(cache: dict[str, object], kernels: str) -> None:
+    made, device = config(cache), torch.device("cuda")
+    eager, graph = (
+        registry.resolve(name, student("cuda"), made, device, kernels=kernels)
+        for name in ("eager", "cuda_graph")
+    )
+    want, got = film(made, eager), film(made, graph)
     assert float((got - want).norm() / want.norm()) < 1e-5
+    oracle = film(made, EagerBackend(student(), made, REFERENCE))
+    assert float((got - oracle).norm() / oracle.norm()) < 1e-4
+
+
+@pytest.mark.gpu
+def test_a_shot_never_waits_for_the_device() -> None:
+    made, device = config({}), torch.device("cuda")
+    backend = registry.resolve("cuda_graph", student("cuda"), made, device)
+    pipeline, noise = Pipeline(made, backend), PhiloxNoise(5)
+    captions = CaptionSet(embeddings=torch.zeros(1, 12, 20), lengths=(4,))
+    context = torch.zeros(1, 4, 16, 4, 6)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for shot in range(2):
+            pipeline.begin_shot(shot, context, [0] * 4, captions, 1)
+            for chunk in range(3):
+                pipeline.run_chunk(chunk, noise)
+                pipeline.commit()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -136,7 +136,7 @@ class CudaGraphBackend:
         for row, (rows, bias) in enumerate(fold_padding(embeddings, captions.lengths)):
             kept = len(rows)
             static.bias[row, :kept] = bias
-            static.bias[row, kept:] = -torch.inf
+            static.bias[row, kept:].fill_(-torch.inf)
             text = self.student.embed_text(rows[None])
             for layer, block in enumerate(self.runner.blocks):
                 k, v = block.caption_kv(text)
