@@ -6,15 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from .caption_book import CaptionBook
 from .context import ContextSelector
 from .frames import DecodeWorker
+from .host_ring import HostRing
+from .kernels.decoder_set import decoder_kernels
 from .reader import FrameReader
 from .stats import SessionStats
+from .streams import Streams, streams_of
 
 if TYPE_CHECKING:
     from .model.loading import ModelBundle
     from .pipeline import Pipeline
+
+_HOST_BUFFERS = 6
+"""Chunks that consumers may hold in page-locked memory; more are copied once more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,6 +37,7 @@ class Crew:
         stats: clock.
         reader: takes finished chunks.
         on_error: told what stopped the generator.
+        streams: of the model's device; None on a CPU.
     """
 
     pipeline: Pipeline
@@ -38,6 +47,7 @@ class Crew:
     stats: SessionStats
     reader: FrameReader
     on_error: Callable[[BaseException], None]
+    streams: Streams | None = None
 
     @classmethod
     def assemble(
@@ -48,8 +58,11 @@ class Crew:
         threads: int,
         keep_on_device: bool,
         on_error: Callable[[BaseException], None],
+        streams: Streams | None = None,
     ) -> Crew:
         """Start the text and decode threads for a model.
+
+        Everything that a GPU records or compiles for decoding is recorded and compiled here.
 
         Args:
             model: the loaded model.
@@ -57,9 +70,18 @@ class Crew:
             threads: CPU threads of the student; the decoder gets half as many.
             keep_on_device: leave pixels where they are decoded.
             on_error: told, from a thread, what stopped it.
+            streams: default: those of the model's device.
         """
         codec, config, device = model.codec, model.config, model.device
         latent = config.model
+        streams = streams or streams_of(device)
+        size = codec.pixel_size(latent.latent_height, latent.latent_width)
+        ring, pack = None, decoder_kernels(device).frame_pack
+        if streams is not None:
+            pack(torch.zeros(1, 3, *size, device=device))  # compiles it
+            if not keep_on_device:
+                frames = codec.temporal_stride * config.shot.chunk_frames
+                ring = HostRing(streams, (frames, *size, 3), slots=_HOST_BUFFERS)
         selector = ContextSelector(
             codec,
             budget=config.cache.context_frames,
@@ -72,16 +94,19 @@ class Crew:
             selector=selector,
             book=CaptionBook(model.text, device=device),
             decoder=DecodeWorker(
-                codec,
+                codec.decoder(),
                 selector,
                 on_error=on_error,
                 threads=max(1, threads // 2),
-                device=device,
+                streams=streams,
+                ring=ring,
                 keep_on_device=keep_on_device,
+                pack=pack,
             ),
             stats=SessionStats(),
             reader=reader,
             on_error=on_error,
+            streams=streams,
         )
 
     def close(self) -> None:

@@ -348,9 +348,9 @@ class Generator:
         crew.stats.add("chunk", begun_ns)
         latents = x0.clone()  # backends may reuse x0's memory for the next chunk
         ready = None
-        if x0.is_cuda:
-            ready = torch.cuda.Event()
-            ready.record()
+        if crew.streams is not None:
+            ready = crew.streams.event()
+            ready.record(crew.streams.current())
 
         def done(made: Chunk) -> None:
             if times is not None:
@@ -379,7 +379,7 @@ class Generator:
             crew.stats.add("commit", begun_ns)
         if chunk == 0:
             # A viewer waits for the first frames: nothing competes with their decoding.
-            crew.decoder.wait_idle()
+            crew.decoder.yield_to_decoding()
 
     def _settled(self) -> None:
         with self._turn:

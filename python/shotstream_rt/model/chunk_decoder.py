@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -60,6 +60,7 @@ class ChunkProgram(Protocol):
         ...
 
 
+@runtime_checkable
 class ProgrammableCodec(LatentCodec, Protocol):
     """A codec that can decode by chunks."""
 
@@ -77,7 +78,7 @@ class ChunkDecoder:
     """The ``StreamDecoder`` of a recorded program; its frames last until the next call.
 
     Args:
-        program: decodes.
+        program: decodes; run here once, before it is recorded.
         capture: records the program's two forms, here and never again.
 
     Cost: no host synchronisation, no allocation; two launches.
@@ -86,6 +87,11 @@ class ChunkDecoder:
     def __init__(self, program: ChunkProgram, capture: Capture) -> None:
         self._program = program
         with torch.inference_mode():
+            # Libraries choose and load their kernels in a first run, which no capture allows.
+            program.run(True)
+            program.run(False)
+            if program.pixels.is_cuda:
+                torch.cuda.synchronize(program.pixels.device)
             self._first = capture(lambda: program.run(True))
             self._next = capture(lambda: program.run(False))
         self._begun = False
@@ -130,11 +136,16 @@ class ChunkCodec:
         self, codec: ProgrammableCodec, shape: ChunkShape, capture: Callable[[], Capture]
     ) -> None:
         self.codec, self.shape = codec, shape
-        self.kernels = decoder_kernels(codec.device)
+        self._kernels = decoder_kernels(codec.device)
         self._capture = capture
         self.latent_channels = codec.latent_channels
         self.spatial_stride = codec.spatial_stride
         self.temporal_stride = codec.temporal_stride
+
+    @property
+    def kernel_set(self) -> str:
+        """Which kernels stand between the convolutions."""
+        return self._kernels.name
 
     def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
         """Return frame height and width in pixels of a latent size."""
@@ -153,7 +164,7 @@ class ChunkCodec:
 
         Cost: a few decodes, and memory for the frames between its layers.
         """
-        decoder = ChunkDecoder(self.codec.chunk_program(self.shape, self.kernels), self._capture())
+        decoder = ChunkDecoder(self.codec.chunk_program(self.shape, self._kernels), self._capture())
         if self.codec.device.type == "cuda":
             torch.cuda.empty_cache()  # what warming up took; the recording has memory of its own
         return decoder

@@ -136,6 +136,7 @@ def load_model(
     codec, text = parts.codec(), parts.text()
     if tiny_file is not None:
         codec = TinyCodec.load(tiny_file, codec, device=place, dtype=kind)
+    codec = _by_chunks(codec, config, built.info.name)
     height, width = codec.pixel_size(config.model.latent_height, config.model.latent_width)
     pipeline = Pipeline(config, built)
     info = {
@@ -143,6 +144,7 @@ def load_model(
         "profile": chosen.name,
         "lossy": chosen.lossy,
         "decoder": parts.latents if tiny_file is None else tiny_file.name,
+        "decoder_kernels": getattr(codec, "kernel_set", "torch"),
         "backend_requested": backend,
         "backend": built.info.name,
         **{k: v for k, v in dataclasses.asdict(built.info).items() if k != "name"},
@@ -247,6 +249,23 @@ def _tiny_file(profile: Profile, parts: _Parts, model: str | Path) -> Path | Non
             f"latents of the Wan VAE, this model's are of kind {parts.latents}; use profile exact"
         )
     return find_tiny_decoder(parts.folder)
+
+
+def _by_chunks(codec: LatentCodec, config: StreamConfig, backend: str) -> LatentCodec:
+    """Record the decoding too where the student's passes are recorded; else leave it as it is."""
+    from .chunk_decoder import ChunkCodec, ChunkShape, ProgrammableCodec
+
+    if not isinstance(codec, ProgrammableCodec) or codec.device.type != "cuda":
+        return codec
+    if backend == "eager":
+        return codec
+    from shotstream_rt.backends.cuda_graph import GraphCapture
+
+    model, device = config.model, codec.device
+    shape = ChunkShape(
+        frames=config.shot.chunk_frames, height=model.latent_height, width=model.latent_width
+    )
+    return ChunkCodec(codec, shape, lambda: GraphCapture(device))
 
 
 def _project_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> _Parts:
