@@ -48,10 +48,13 @@ MAY_IMPORT = {
     "model": PLAIN | {"kernels", "schedule"},
     # The one place that puts a model, a backend and a pipeline together.
     "model.loading": STUDENT | {"backends.cuda_graph", "backends.registry", "pipeline"},
+    "model.history_file": {*PLAIN, "model", "outputs"},
     "backends": STUDENT,
     "pipeline": {*PLAIN, "backends.base", "cache", "schedule", "noise", "model.captions",
                  "kernels.reference"},
-    "frames": {*PLAIN, "context", "model.codec", "kernels"},
+    "streams": set(),
+    "host_ring": {"streams"},
+    "frames": {*PLAIN, "context", "host_ring", "model.codec", "kernels", "streams"},
     "session": SESSION,
     "verify": {*STUDENT, "backends", "pipeline", "context", "frames"},
 }  # fmt: skip
