@@ -19,6 +19,8 @@ from torch import Tensor
 from .. import _native
 from ..cache import fold_padding
 from ..model.blocks import CrossAttend
+from ..model.captions import CaptionSet
+from ..noise import PhiloxNoise
 from ..transfer import send
 from .passes import PassRunner
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from .._native import ChunkPlan, ContextPlan
     from ..config import ModelConfig, StreamConfig
     from ..kernels.kernel_set import KernelSet
-    from ..model.captions import CaptionSet
     from ..model.student import Student
 
 Replay = Callable[[], None]
@@ -127,6 +128,7 @@ class CudaGraphBackend:
         self._row: int | None = None
         with torch.inference_mode():
             self._record(config, capture or GraphCapture(self.device))
+        self._warm_up(config.model)
 
     @torch.inference_mode()
     def set_captions(self, captions: CaptionSet) -> None:
@@ -194,6 +196,12 @@ class CudaGraphBackend:
                     run()
                 self._graphs[self._key(step, plan)] = capture(run)
             chunk += 1
+
+    def _warm_up(self, model: ModelConfig) -> None:
+        """Compile and load what runs outside of graphs: captions and noise."""
+        blank = torch.zeros(1, model.text_len, model.text_dim)
+        self.set_captions(CaptionSet(embeddings=blank, lengths=(0,)))
+        PhiloxNoise(0).draw(0, 0, 0, self._x.shape, self.device)
 
     def _context_function(self, plan: ContextPlan) -> Callable[[], None]:
         planned = self.runner.context_pass(plan, self._cross_context)
