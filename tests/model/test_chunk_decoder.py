@@ -193,10 +193,12 @@ def test_other_shapes_than_the_recorded_are_refused(wan: WanCodec) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2)])
 def test_enlarging_is_doubling_then_convolving(size: tuple[int, int]) -> None:
-    x, weight, bias = torch.randn(2, *size, 5), torch.randn(7, 5, 3, 3), torch.randn(7)
+    x, weight = torch.randn(2, *size, 5), torch.randn(7, 5, 3, 3)
     doubled = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="nearest")
-    wanted = F.conv2d(doubled, weight, bias, padding=1).permute(0, 2, 3, 1)
-    torch.testing.assert_close(enlarge(x, enlarging_weight(weight), bias), wanted)
+    wanted = F.conv2d(doubled, weight, padding=1).permute(0, 2, 3, 1)
+    got = enlarge(x, enlarging_weight(weight))
+    torch.testing.assert_close(got, wanted)
+    assert got.is_contiguous()
 
 
 def test_channels_spread_over_frames_and_pad_to_eight() -> None:

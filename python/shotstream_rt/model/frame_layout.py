@@ -41,19 +41,27 @@ def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def enlarge(frames: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Double height and width and convolve, as one transposed convolution.
+def enlarge(frames: Tensor, weight: Tensor) -> Tensor:
+    """Double height and width and convolve, as one convolution of the frames as they are.
 
     Args:
         frames: ``[F, H, W, C]``.
         weight: from ``enlarging_weight``.
-        bias: ``[O]``.
 
     Returns:
         ``[F, 2 H, 2 W, O]``.
     """
-    y = F.conv_transpose2d(frames.permute(0, 3, 1, 2), weight, bias, stride=2, padding=1)
-    return y.permute(0, 2, 3, 1).contiguous()
+    count, height, width, _ = frames.shape
+    quarters = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=1)
+    quarters = quarters.permute(0, 2, 3, 1).contiguous()  # [F, H + 1, W + 1, 4 O]
+    frame, row, column, _ = quarters.stride()
+    outputs = column // 4
+    # Row 2 m + a of the result is quarter a of row m + a; columns likewise.
+    woven = quarters.as_strided(
+        (count, height, 2, width, 2, outputs),
+        (frame, row, row + 2 * outputs, column, column + outputs, 1),
+    )
+    return woven.reshape(count, 2 * height, 2 * width, outputs).contiguous()
 
 
 def enlarging_weight(weight: Tensor) -> Tensor:
@@ -61,20 +69,20 @@ def enlarging_weight(weight: Tensor) -> Tensor:
 
     Of a doubled picture's three neighbours two are equal, so along an axis an output sees two
     inputs: ``y[2m] = w0 x[m-1] + (w1 + w2) x[m]``, ``y[2m+1] = (w0 + w1) x[m] + w2 x[m+1]``.
-    That is a transposed convolution of stride 2 with taps ``w2, w1 + w2, w0 + w1, w0``: 4/9 of the
-    products, and the doubled picture is never written. Sums are rounded once.
+    The even and odd rows and columns become four groups of channels of one 2x2 convolution: 4/9 of
+    the products, and the doubled picture is never written. Sums are rounded once.
 
     Args:
         weight: ``[O, C, 3, 3]``.
 
     Returns:
-        ``[C, O, 4, 4]``, channels last.
+        ``[4 O, C, 2, 2]``, channels last; groups in the order of rows, then columns.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     taps = torch.tensor(
-        [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=wide, device=weight.device
+        [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=wide, device=weight.device
     )
-    folded = torch.einsum("ir,ocrs,js->coij", taps, weight.to(wide), taps)
+    folded = torch.einsum("air,ocrs,bjs->abocij", taps, weight.to(wide), taps).flatten(0, 2)
     return folded.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
 
