@@ -24,16 +24,21 @@ class Profile:
         summary: one line.
         changes: what is computed differently from ``exact``, one line; empty for ``exact``.
         needs: files or models it needs beyond those of ``exact``, one line; empty for none.
-        decoder: which network turns latents into frames: the ``codec``'s own, or the ``tiny`` one.
-        latents_tolerance: relative distance of latents to the float32 oracle up to which the bench
-            takes a run as what the profile means to compute; None: that of exact latents.
+        decoder: which network turns latents into frames: the ``codec``'s own, the ``tiny`` one, or
+            the ``small`` one there is: tiny for the Wan VAE's latents, nano's own codec for nano.
+        kernel_parts: lossy parts of the kernel set that it takes; see ``kernel_registry``.
+        prunes_history: whether it takes the model's ``history.json``.
+        latents_tolerance: largest distance of a shot's latents to the float32 oracle's that counts
+            as correct; ``None`` for that of the type.
     """
 
     name: str
     summary: str
     changes: str = ""
     needs: str = ""
-    decoder: Literal["codec", "tiny"] = "codec"
+    decoder: Literal["codec", "tiny", "small"] = "codec"
+    kernel_parts: tuple[str, ...] = ()
+    prunes_history: bool = False
     latents_tolerance: float | None = None
 
     @property
@@ -67,7 +72,56 @@ TINY = Profile(
     decoder="tiny",
 )
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (EXACT, TINY)})
+_FP8_CHANGES = (
+    "the student's linear layers multiply 8-bit numbers (e4m3) with a scale per token and per "
+    "output channel; attention stays in the model's type"
+)
+_FP8_NEEDS = (
+    "on a GPU: sm_89 or later, and widths in multiples of 16; on a CPU the same numbers are "
+    "imitated, slower than exact"
+)
+_FP8_TOLERANCE = 0.25
+"""Four times what a shot of nano shows: a broken kernel is further away than that."""
+
+FP8 = Profile(
+    name="fp8",
+    summary="linear layers of the student in 8 bits",
+    changes=_FP8_CHANGES,
+    needs=_FP8_NEEDS,
+    kernel_parts=("fp8",),
+    latents_tolerance=_FP8_TOLERANCE,
+)
+
+FP8_TINY = Profile(
+    name="fp8-tiny",
+    summary="profiles fp8 and tiny together",
+    changes=f"{_FP8_CHANGES}; {TINY.changes}",
+    needs=f"{_FP8_NEEDS}; {TINY.needs}",
+    decoder="tiny",
+    kernel_parts=("fp8",),
+    latents_tolerance=_FP8_TOLERANCE,
+)
+
+FAST = Profile(
+    name="fast",
+    summary="8-bit linear layers, pruned history and the smallest decoder",
+    changes=(
+        f"{_FP8_CHANGES}; heads named in the model's history.json read the context and the last "
+        f"frames, not the whole shot; where latents are the Wan VAE's, {TINY.changes}"
+    ),
+    needs=(
+        f"{_FP8_NEEDS}; a history.json beside the weights (python -m shotstream_rt calibrate "
+        "MODEL), which nano has; taew2_1.safetensors or taew2_1.pth where latents are the Wan VAE's"
+    ),
+    decoder="small",
+    kernel_parts=("fp8",),
+    prunes_history=True,
+    latents_tolerance=_FP8_TOLERANCE,
+)
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {p.name: p for p in (EXACT, TINY, FP8, FP8_TINY, FAST)}
+)
 """Every profile by name, ``exact`` first."""
 
 

@@ -73,7 +73,7 @@ def test_wrong_passes_get_no_figures(
     cheating = replace(cpu_kernels(), attention=wrong)
     monkeypatch.setattr(
         "shotstream_rt.backends.registry.resolve",
-        lambda name, student, config, device: EagerBackend(student, config, cheating),
+        lambda name, student, config, device, **_: EagerBackend(student, config, cheating),
     )
     record, _ = run(tiny_workload, QUICK, [])
     assert record.status == "incorrect"
@@ -114,7 +114,7 @@ def test_stages_stand_beside_their_floors(tiny_workload: Workload) -> None:
 def test_running_out_of_memory_is_a_status(
     tiny_workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise MemoryError("cannot allocate the cache")
 
     monkeypatch.setattr("shotstream_rt.backends.registry.resolve", full)

@@ -73,7 +73,7 @@ def play(folder: Path, profile: str) -> tuple[torch.Tensor, dict[str, object]]:
 
 
 def test_table_says_what_is_lossy() -> None:
-    assert list(PROFILES) == ["exact", "tiny"]
+    assert list(PROFILES) == ["exact", "tiny", "fp8", "fp8-tiny", "fast"]
     assert find_profile("exact") is EXACT
     assert not EXACT.lossy
     for name, profile in PROFILES.items():
@@ -81,7 +81,7 @@ def test_table_says_what_is_lossy() -> None:
         assert profile.summary
         assert profile.lossy == (name != "exact") == bool(profile.changes)
         assert json.loads(json.dumps(profile.describe()))["lossy"] == profile.lossy
-    with pytest.raises(ConfigError, match="profile: got 'Exact', wanted one of exact, tiny"):
+    with pytest.raises(ConfigError, match="profile: got 'Exact', wanted one of exact, tiny, fp8"):
         find_profile("Exact")
 
 
@@ -139,5 +139,5 @@ def test_wrong_file_is_named(without_tiny: Path) -> None:
 def test_model_with_another_codec_has_only_exact(without_tiny: Path) -> None:
     (without_tiny / "student.json").unlink()
     write_manifest(without_tiny, codec="nano")
-    with pytest.raises(ConfigError, match="has only profile exact"):
+    with pytest.raises(ConfigError, match="has latents of kind nano"):
         Session.open(without_tiny, device="cpu", profile="tiny")

@@ -7,7 +7,7 @@ error with the reason, never another set. Only ``auto`` chooses, once, and logs 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import torch
 
 from ..errors import BackendUnavailableError, ConfigError
 from ..kernels import kernel_set
+from ..kernels.fp8_set import fp8_unavailable_reason, with_fp8
 from ..kernels.kernel_set import KernelSet
 from ..kernels.library_attention import (
     cudnn_attention,
@@ -84,6 +85,11 @@ def _attend_by(name: str, attention: Attention, kernels: KernelSet | None) -> Ke
     return replace(kernels, name=f"{kernels.name}+{name}", attention=attention)
 
 
+def _with_fp8(kernels: KernelSet | None) -> KernelSet:
+    assert kernels is not None
+    return with_fp8(kernels)
+
+
 def _library(name: str, attention: Attention, summary: str) -> KernelEntry:
     return KernelEntry(
         name=name,
@@ -131,28 +137,45 @@ PARTS = (
 _AUTO = {"cuda": ("triton", "torch"), "cpu": ("cpu", "torch")}
 
 
+LOSSY_PARTS = (
+    KernelEntry(
+        name="fp8",
+        summary="linear layers on 8-bit numbers",
+        unavailable_reason=lambda target: fp8_unavailable_reason(target.device),
+        build=_with_fp8,
+    ),
+)
+"""Parts that change the result by more than rounding: only a profile names them."""
+
+
 def availability(target: Target) -> dict[str, str | None]:
     """Why each set (``triton``) and part (``+cudnn``) cannot serve a target, or ``None``."""
     found = {entry.name: entry.unavailable_reason(target) for entry in SETS}
     return found | {f"+{part.name}": part.unavailable_reason(target) for part in PARTS}
 
 
-def resolve(name: str, target: Target) -> KernelSet:
+def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> KernelSet:
     """Build the kernel set asked for.
 
     Args:
         name: ``auto``, a set's name, or one followed by parts, as in ``triton+cudnn``.
         target: what it has to serve.
+        lossy_parts: of the profile, put in last.
 
     Raises:
         ConfigError: there is no such set or part.
         BackendUnavailableError: it cannot run here.
     """
-    if name == "auto":
-        return _resolve_auto(target)
-    first, *rest = name.split("+")
-    chosen = [_find(first, SETS, name), *(_find(part, PARTS, name) for part in rest)]
+    lossy = [entry for entry in LOSSY_PARTS if entry.name in lossy_parts]
+    assert len(lossy) == len(lossy_parts), f"unknown among {lossy_parts}"
     kernels: KernelSet | None = None
+    chosen = lossy
+    if name == "auto":
+        kernels = _resolve_auto(target)
+    else:
+        first, *rest = name.split("+")
+        parts = (_find(part, PARTS, name) for part in rest)
+        chosen = [_find(first, SETS, name), *parts, *lossy]
     for entry in chosen:
         reason = entry.unavailable_reason(target)
         if reason is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,6 +103,7 @@ def resolve(
     device: torch.device,
     *,
     kernels: str | None = None,
+    lossy_parts: Sequence[str] = (),
 ) -> StudentBackend:
     """Build the backend asked for; ``auto`` takes the first that can run and logs it.
 
@@ -113,6 +114,7 @@ def resolve(
         device: where it runs.
         kernels: ``auto``, or a set and its parts such as ``triton+cudnn``; default: what the
             variable ``SHOTSTREAM_KERNEL_SET`` says, else ``auto``.
+        lossy_parts: parts of the kernel set that the profile takes.
 
     Raises:
         ConfigError: no backend or kernel set has this name.
@@ -134,9 +136,8 @@ def resolve(
     target = kernel_registry.Target(
         device=device, dtype=student.dtype, head_dim=config.model.head_dim
     )
-    backend = entry.build(
-        student, config, kernel_registry.resolve(kernels or env.kernel_set(), target)
-    )
+    chosen_kernels = kernel_registry.resolve(kernels or env.kernel_set(), target, lossy_parts)
+    backend = entry.build(student, config, chosen_kernels)
     _log.info("backend %s resolved to %s with %s kernels on %s", name, entry.name,
               backend.info.kernel_set, device)  # fmt: skip
     return backend

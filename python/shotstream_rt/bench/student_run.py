@@ -50,12 +50,14 @@ def random_student(
     return student.eval().requires_grad_(False)
 
 
-def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
-    """Run a ``student`` workload.
+def open_student(
+    workload: Workload, options: BenchOptions
+) -> tuple[Pipeline, list[ShotInputs], Student]:
+    """Build the pipeline of a ``student`` workload, the inputs of its shots and its weights.
 
     Raises:
         ConfigError: the recipe does not describe a student, or the profile is about frames.
-        BackendUnavailableError: the backend asked for cannot run here.
+        BackendUnavailableError: the backend or the kernels asked for cannot run here.
     """
     profile = find_profile(options.profile)
     if profile.decoder != "codec":
@@ -65,17 +67,33 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
         )
     recipe, device = workload.recipe, options.torch_device()
     config = StreamConfig.from_dict(recipe["stream"])
-    dtype = DTYPES[options.dtype or "float32"]
     inputs = random_inputs(
         config, shots=recipe["shots"], text_tokens=recipe["text_tokens"], seed=recipe["seed"]
     )
-    noise = PhiloxNoise(recipe["seed"])
+    student = random_student(config, seed=recipe["seed"], device=device)
+    student = student.to(DTYPES[options.dtype or "float32"])
+    backend = registry.resolve(
+        options.backend, student, config, device,
+        kernels=options.kernels, lossy_parts=profile.kernel_parts,
+    )  # fmt: skip
+    return Pipeline(config, backend), inputs, student
+
+
+def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
+    """Run a ``student`` workload.
+
+    Raises:
+        ConfigError: the recipe does not describe a student, or the profile is about frames.
+        BackendUnavailableError: the backend asked for cannot run here.
+    """
+    profile, device = find_profile(options.profile), options.torch_device()
+    noise = PhiloxNoise(workload.recipe["seed"])
     watch, plain_watch = Stopwatch(device), Stopwatch(device)
 
     begun = watch.now_ns()
-    student = random_student(config, seed=recipe["seed"], device=device).to(dtype)
-    backend = registry.resolve(options.backend, student, config, device)
-    pipeline = TimedPipeline(Pipeline(config, backend), watch)
+    bare, inputs, student = open_student(workload, options)
+    config, backend, dtype = bare.config, bare.backend, student.dtype
+    pipeline = TimedPipeline(bare, watch)
     checked = checked_chunks(config, full=options.full_check or profile.lossy)
     # The last shot has the most context to get wrong.
     measured = run_shot(pipeline, inputs[-1], noise, chunks=checked)

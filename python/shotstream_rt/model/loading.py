@@ -109,12 +109,14 @@ def load_model(
     Raises:
         ConfigError: an argument is not usable.
         WeightsError: a checkpoint file is missing or broken.
-        ManifestError: ``student.json`` is broken or of another version.
+        ManifestError: ``student.json`` or ``history.json`` is broken, of another version, or made
+            for other weights.
         BackendUnavailableError: the device or the backend cannot be used here.
     """
     from shotstream_rt.backends import registry
     from shotstream_rt.pipeline import Pipeline
 
+    from .history_file import read_history
     from .student import Student
     from .tiny_decoder import TinyCodec
     from .weights import load_into
@@ -129,10 +131,14 @@ def load_model(
     parts = _open_parts(model, place, kind)
     tiny_file = _tiny_file(chosen, parts, model)
     config = parts.config if wanted is None else _resized(parts.config, *wanted)
+    history = read_history(parts.folder) if chosen.prunes_history else None
     with torch.device("meta"):
         student = Student(config.model)
     load_into(student, parts.student, source=parts.source, device=place, dtype=kind)
-    built = registry.resolve(backend, student, config, place)
+    if history is not None:
+        history.check(student)
+        config = dataclasses.replace(config, history=history.policy)
+    built = registry.resolve(backend, student, config, place, lossy_parts=chosen.kernel_parts)
     codec, text = parts.codec(), parts.text()
     if tiny_file is not None:
         codec = TinyCodec.load(tiny_file, codec, device=place, dtype=kind)
@@ -143,6 +149,7 @@ def load_model(
         "model": str(model),
         "profile": chosen.name,
         "lossy": chosen.lossy,
+        "pruned_heads": None if history is None else history.share,
         "decoder": parts.latents if tiny_file is None else tiny_file.name,
         "decoder_kernels": getattr(codec, "kernel_set", "torch"),
         "backend_requested": backend,
@@ -241,12 +248,13 @@ def _tiny_file(profile: Profile, parts: _Parts, model: str | Path) -> Path | Non
     """Return the tiny decoder's file if the profile takes one."""
     from .released import find_tiny_decoder
 
-    if profile.decoder != "tiny":
+    if profile.decoder == "codec" or (profile.decoder == "small" and parts.latents != "wan"):
         return None
     if parts.latents != "wan":
         raise ConfigError(
-            f"profile {profile.name}: model {model} has only profile exact: the tiny decoder reads "
-            f"latents of the Wan VAE, this model's are of kind {parts.latents}; use profile exact"
+            f"profile {profile.name}: the tiny decoder reads latents of the Wan VAE, model {model} "
+            f"has latents of kind {parts.latents}; use a profile that keeps the decoder, such as "
+            "exact"
         )
     return find_tiny_decoder(parts.folder)
 
