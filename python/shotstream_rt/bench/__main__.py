@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from shotstream_rt import env
 from shotstream_rt.errors import ShotStreamError
 from shotstream_rt.profiles import PROFILES
 
@@ -40,7 +43,9 @@ examples
   python -m shotstream_rt.bench --threads 2
   python -m shotstream_rt.bench --workload student-256x4 --threads 1 --dtype bfloat16 --json
   python -m shotstream_rt.bench --model nano --shots 3 --out before.json --plots plots
+  python -m shotstream_rt.bench --workload student-256x4 --baseline --roofline
   python -m shotstream_rt.bench compare before.json after.json
+  python -m shotstream_rt.bench profile --workload nano-story --trace trace.json
 
 exit codes
   0 measured; 1 not correct, out of memory, or worse than the baseline; 2 a mistake in the call
@@ -72,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     how = out.add_argument_group("how to run it")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     how.add_argument("--backend", default="auto", help="auto or a backend's name (default auto)")
+    how.add_argument(
+        "--kernels", metavar="SET", help="kernel set and its parts, such as triton+cudnn"
+    )
     how.add_argument("--profile", default="exact", help="a name that --list shows (default exact)")
     how.add_argument("--dtype", choices=tuple(DTYPES), help="default: the model's own choice")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
@@ -128,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["compare"]:
             return _compare(arguments[1:])
+        if arguments[:1] == ["profile"]:
+            return _profile(arguments[1:])
         return _measure(arguments)
     except ShotStreamError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -144,6 +154,15 @@ def _compare(arguments: list[str]) -> int:
     else:
         print(report.verdict_table(verdicts))  # noqa: T201
     return 0 if all(verdict.accepted for verdict in verdicts) else 1
+
+
+def _profile(arguments: list[str]) -> int:
+    from .profile_run import profile, profile_parser
+
+    asked = profile_parser().parse_args(arguments)
+    with _kernels(asked.kernels):
+        profile(asked)
+    return 0
 
 
 def _measure(arguments: list[str]) -> int:
@@ -165,12 +184,14 @@ def _measure(arguments: list[str]) -> int:
     if repeats is None:
         repeats = 2 if workload.kind == "film" else 5
     options = BenchOptions(
-        device=asked.device, backend=asked.backend, profile=asked.profile, dtype=asked.dtype,
+        device=asked.device, backend=asked.backend, kernels=asked.kernels, profile=asked.profile,
+        dtype=asked.dtype,
         threads=asked.threads, warmup=asked.warmup,
         repeats=repeats,
         full_check=asked.full_check, baseline=asked.baseline, roofline=asked.roofline,
     )  # fmt: skip
-    record, measured = run(workload, options, arguments)
+    with _kernels(asked.kernels):
+        record, measured = run(workload, options, arguments)
     if asked.out is not None:
         path = write_record(record, asked.out)
         logging.getLogger("shotstream_rt.bench").info("record: %s", path)
@@ -183,6 +204,21 @@ def _measure(arguments: list[str]) -> int:
     else:
         print(report.record_table(record))  # noqa: T201
     return _exit_code(record)
+
+
+@contextmanager
+def _kernels(name: str | None) -> Iterator[None]:
+    """Let every model that is loaded meanwhile take this kernel set."""
+    before = os.environ.get(env.KERNEL_SET)
+    if name is not None:
+        os.environ[env.KERNEL_SET] = name
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ.pop(env.KERNEL_SET)
+            if before is not None:
+                os.environ[env.KERNEL_SET] = before
 
 
 def _exit_code(record: BenchRecord) -> int:

@@ -88,7 +88,7 @@ def measure_bundle(
         load_exact: loads it with profile ``exact``; called for a lossy profile's fidelity.
     """
     recipe, config, profile = workload.recipe, bundle.config, find_profile(options.profile)
-    story = _story(recipe["story"]).first(recipe["shots"])
+    story = find_story(recipe["story"]).first(recipe["shots"])
     backend, noise = bundle.pipeline.backend, PhiloxNoise(recipe["seed"])
     student, dtype = student_of(backend), DTYPES[backend.info.dtype]
     checked = checked_chunks(config, full=options.full_check or profile.lossy)
@@ -297,5 +297,6 @@ def _first_shot(bundle: ModelBundle, story: Story) -> ShotInputs:
     )
 
 
-def _story(name: str) -> Story:
+def find_story(name: str) -> Story:
+    """Return a story from its file, or one of the package by its name."""
     return Story.from_json(name) if name.endswith(".json") else Story.bundled(name)

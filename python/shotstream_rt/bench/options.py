@@ -21,6 +21,7 @@ class BenchOptions:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``auto`` or a backend's name.
+        kernels: a kernel set and its parts; None: what ``SHOTSTREAM_KERNEL_SET`` says, else auto.
         profile: a name of ``profiles.PROFILES``.
         dtype: ``float32``, ``bfloat16`` or None for the model's own choice (students with random
             weights: float32).
@@ -34,6 +35,7 @@ class BenchOptions:
 
     device: str = "auto"
     backend: str = "auto"
+    kernels: str | None = None
     profile: str = "exact"
     dtype: str | None = None
     threads: int | None = None
@@ -61,10 +63,11 @@ class BenchOptions:
 
     def requested(self) -> dict[str, Any]:
         """Return what enters a workload's fingerprint."""
-        return {
+        asked = {
             "device": self.torch_device().type,
             "backend": self.backend,
             "profile": self.profile,
             "dtype": self.dtype,
             "threads": self.threads,
         }
+        return asked if self.kernels is None else {**asked, "kernels": self.kernels}

@@ -63,7 +63,8 @@ class BenchRecord:
 
     Attributes:
         workload: ``id``, ``version`` and ``fingerprint`` of the declared recipe.
-        backend: ``requested``, ``resolved``, ``kernel_set``, ``dtype``, ``profile``, ``device``.
+        backend: ``requested``, ``resolved``, ``kernels`` (asked for, if any), ``kernel_set``,
+            ``dtype``, ``profile``, ``device``.
         git: ``commit`` and ``dirty``; nulls outside a checkout.
         hardware: see ``hardware.describe_hardware``.
         software: versions, null where absent.
@@ -167,7 +168,8 @@ def read_record(path: str | Path) -> BenchRecord:
 def write_record(record: BenchRecord, path: str | Path) -> Path:
     """Write a record atomically; a folder gets ``WORKLOAD--BACKEND-DTYPE.json``.
 
-    A lossy profile's name is added, so that its record never takes the place of an exact one.
+    A lossy profile's name and kernels asked for are added, so that such a record never takes the
+    place of another one.
 
     Raises:
         OutputError: the file cannot be written; nothing half-written is left behind.
@@ -179,6 +181,7 @@ def write_record(record: BenchRecord, path: str | Path) -> Path:
         parts = (
             backend.get("resolved") or backend.get("requested"),
             backend.get("dtype"),
+            backend.get("kernels"),
             None if profile == EXACT.name else profile,
         )
         stem = "-".join(str(part) for part in parts if part)

@@ -64,6 +64,7 @@ def run(
         },
         backend={
             "requested": options.backend,
+            **({} if options.kernels is None else {"kernels": options.kernels}),
             "resolved": info and info.name,
             "kernel_set": info and info.kernel_set,
             "dtype": info.dtype if info else options.dtype,
