@@ -123,6 +123,10 @@ def _row_cases() -> list[CompileCase]:
             {**block, "HAS_GATE": True, "NORM": True},
         ),
         (
+            "residual_norm", adaln._gated_residual_kernel, residual,
+            {**block, "HAS_GATE": False, "NORM": True},
+        ),
+        (
             "rms_norm", qk_norm._rms_norm_kernel,
             {"X": "*bf16", "WEIGHT": "*bf16", "OUT": "*bf16", "row_stride": DIM, "eps": 1e-6},
             block,
@@ -188,13 +192,18 @@ def _fp8_row_cases() -> list[CompileCase]:
             },
             {}, DIM,
         ),
-        (
-            "gated_residual_norm_quantise", fp8_rows._gated_residual_norm_quantise_kernel,
-            {
-                **dict.fromkeys(("X", "Y", "GATE", "FACTOR", "OFFSET", "SUM"), "*bf16"), **rows,
-                **frames, **strides("gate", "factor", "offset"), "eps": 1e-6,
-            },
-            {"HAS_GATE": True}, DIM,
+        *(
+            (
+                name, fp8_rows._gated_residual_norm_quantise_kernel,
+                {
+                    **dict.fromkeys(("X", "Y", "GATE", "FACTOR", "OFFSET", "SUM"), "*bf16"),
+                    **rows, **frames, **strides("gate", "factor", "offset"), "eps": 1e-6,
+                },
+                {"HAS_GATE": has_gate}, DIM,
+            )
+            for name, has_gate in (
+                ("gated_residual_norm_quantise", True), ("residual_norm_quantise", False),
+            )
         ),
     ]  # fmt: skip
     made = []

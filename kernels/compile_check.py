@@ -76,9 +76,10 @@ def specialise(case: CompileCase) -> tuple[dict[str, str], dict[str, Any], dict[
             signature[name] = value
         else:
             signature[name] = "i32" if isinstance(value, int) else "fp32"
+        promising = specialised and name not in case.kernel.do_not_specialize_on_alignment
         aligned = isinstance(value, str) and value.startswith("*")
-        aligned = aligned or (isinstance(value, int) and value % 16 == 0 and specialised)
-        if aligned and not fixed:
+        aligned = aligned or (isinstance(value, int) and value % 16 == 0)
+        if aligned and promising and not fixed:
             attributes[(index,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
 

@@ -4,7 +4,8 @@
 
 q, out ``[B, Tq, N, D]``; k, v ``[B, Tk, N, D]``, all at any token and head stride with dense
 features. One program per (block of queries, head, batch entry) walks the keys block by block with a
-running maximum and sum; only the last, partial block is masked. 4 Tq Tk N D FLOP; bound by the
+running maximum and sum; only the last, partial block is masked. With pointers, keys behind the last
+one that a bias shows are not loaded: a short caption in a long buffer costs what it is long. 4 Tq Tk N D FLOP; bound by the
 matrix units, so K and V blocks are loaded ahead of their use: through tensor descriptors on chips
 that have them, through pointers elsewhere. ``scale`` is folded with log2(e) into the exponent.
 
@@ -28,6 +29,8 @@ from .tuning import AttentionLaunch, attention_launch, block_of, capability_of
 _LOG2_E = tl.constexpr(1 / math.log(2))
 _NEVER = tl.constexpr(-1e30)
 """Start of the running maximum: finite, so that blocks of hidden keys alone give no NaN."""
+_SCAN = tl.constexpr(512)
+"""Biases looked at in one go for the last key that shows."""
 
 
 @triton.jit
@@ -59,6 +62,19 @@ def _attend_block(
 
 @triton.jit
 @no_type_check
+def _visible_keys(BIAS, keys):
+    """Keys up to the last one that its bias does not hide; a caption's buffer ends in hidden ones."""
+    place = tl.arange(0, _SCAN)
+    visible = keys * 0
+    for first in range(0, keys, _SCAN):
+        bias = tl.load(BIAS + first + place, mask=first + place < keys, other=float("-inf"))
+        ends = tl.where(bias > float("-inf"), first + place + 1, 0)
+        visible = tl.maximum(visible, tl.max(ends, 0))
+    return visible
+
+
+@triton.jit(do_not_specialize=["queries", "keys"])
+@no_type_check
 def _attention_kernel(
     Q, K, V, BIAS, OUT, queries, keys, scale,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
@@ -68,6 +84,8 @@ def _attention_kernel(
 ):  # fmt: skip
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     BIAS += batch * bias_batch
+    if HAS_BIAS:
+        keys = _visible_keys(BIAS, keys)
     row = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     feature = tl.arange(0, BLOCK_D)
     place = tl.arange(0, BLOCK_K)
@@ -121,7 +139,7 @@ def _attention_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys"])
 @no_type_check
 def _attention_tma_kernel(
     Q_BLOCKS, K_BLOCKS, V_BLOCKS, BIAS, OUT, queries, keys, scale, out_token, out_head,

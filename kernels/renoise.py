@@ -32,7 +32,7 @@ def _clean(X, FLOW, sigma, element, inside):
     return (x - sigma * flow).to(tl.float32).to(FLOW.dtype.element_ty)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["SIGMAS"])
 @no_type_check
 def _to_x0_kernel(X, FLOW, SIGMAS, X0, count, group, BLOCK: tl.constexpr):
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -48,7 +48,7 @@ def _mix(x0, noise, sigma):
     return (1.0 - level) * x0.to(tl.float32) + level * noise.to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["SIGMAS"])
 @no_type_check
 def _renoise_kernel(X0, NOISE, SIGMAS, OUT, count, group, BLOCK: tl.constexpr):
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,13 +133,16 @@ class BundleLauncher:
                 f"{', '.join(f'sm_{arch}' for arch in sorted({e.capability for e in entries}))}; "
                 f"build with --arch {capability}, or do not open a bundle"
             )
-        differences = {e.name: _differences(e, described, constants, options) for e in local}
-        fitting = [e for e in local if not differences[e.name]]
+        words = {
+            e.name: differences(e.arguments, e.constants, e.options, described, constants, options)
+            for e in local
+        }
+        fitting = [e for e in local if not words[e.name]]
         if not fitting:
-            nearest = min(local, key=lambda e: len(differences[e.name]))
+            nearest = min(local, key=lambda e: len(words[e.name]))
             raise KernelUnavailableError(
                 f"{self.folder}: {name} on sm_{capability} has no machine code for this launch; "
-                f"nearest is {nearest.name}: {'; '.join(differences[nearest.name])}. Add a case "
+                f"nearest is {nearest.name}: {'; '.join(words[nearest.name])}. Add a case "
                 f"to kernels/compile_cases.py and build it again, or do not open a bundle"
             )
         return max(fitting, key=lambda e: sum(_promises(a) for a in e.arguments))
@@ -248,22 +252,27 @@ def _promises(argument: Argument) -> int:
     return argument.divisible + (argument.type in (ONE, NONE))
 
 
-def _differences(
-    entry: KernelEntry, described: tuple[Argument, ...], constants: str, options: str
+def differences(
+    arguments: Sequence[Argument],
+    constants: str,
+    options: str,
+    got_arguments: Sequence[Argument],
+    got_constants: str,
+    got_options: str,
 ) -> list[str]:
-    """Say in words why an entry cannot serve a launch; empty if it can."""
+    """Say in words why what was compiled for one launch cannot serve another; empty if it can."""
     words = []
-    for wanted, got in zip(entry.arguments, described, strict=True):
+    for wanted, got in zip(arguments, got_arguments, strict=True):
         # The integer 1 is also an integer of no promise.
         same = got.type == wanted.type or (got.type == ONE and wanted.type == "i32")
         if not same:
             words.append(f"{got.name}: got {got.type}, wanted {wanted.type}")
         elif wanted.divisible and not got.divisible:
             words.append(f"{got.name}: got no multiple of 16, wanted one")
-    if constants != entry.constants:
-        words.append(f"constants: got {constants}, wanted {entry.constants}")
-    if options != entry.options:
-        words.append(f"options: got {options}, wanted {entry.options}")
+    if got_constants != constants:
+        words.append(f"constants: got {got_constants}, wanted {constants}")
+    if got_options != options:
+        words.append(f"options: got {got_options}, wanted {options}")
     return words
 
 

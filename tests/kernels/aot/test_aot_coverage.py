@@ -1,0 +1,121 @@
+"""Every launch that the product makes at its own shapes has machine code in a bundle.
+
+The 1.3B student runs a shot on tensors without memory: wrappers prepare their launches as on a GPU,
+and each is looked up among the compile cases.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("runs compiled kernels; the plain run does it", allow_module_level=True)
+
+from shotstream_rt.backends.cuda_graph import CudaGraphBackend
+from shotstream_rt.config import ModelConfig, StreamConfig
+from shotstream_rt.kernels import launch
+from shotstream_rt.kernels.aot import launcher as launching
+from shotstream_rt.kernels.aot import signature
+from shotstream_rt.kernels.aot.build import arguments_of, constants_of
+from shotstream_rt.kernels.aot.source import kernel_name
+from shotstream_rt.kernels.compile_cases import FP8_CAPABILITY, compile_cases
+from shotstream_rt.kernels.fp8_set import with_fp8
+from shotstream_rt.kernels.kernel_set import KernelSet, triton_kernels
+from shotstream_rt.kernels.noise import addressed_normal
+from shotstream_rt.kernels.tuning import ARCHITECTURES
+from shotstream_rt.model.captions import CaptionSet
+from shotstream_rt.model.student import Student
+from shotstream_rt.pipeline import Pipeline
+
+META = torch.device("meta")
+
+
+class Finder:
+    """A launcher that looks up what it would run, and runs nothing."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+        self.entries = [
+            (case, kernel_name(case.kernel), arguments_of(case))
+            for case in compile_cases(capability)
+        ]
+        self.used: set[str] = set()
+        self.missing: set[str] = set()
+
+    def launch(
+        self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        parameters = signature.parameters_of(kernel)
+        values, constants, options = signature.bind(parameters, arguments, named)
+        declared = [parameter for parameter in parameters if not parameter.constant]
+        described = tuple(map(signature.describe, declared, values))
+        words = {}
+        for case, name, wanted in self.entries:
+            if name == kernel_name(kernel):
+                words[case.name] = launching.differences(
+                    wanted, signature.constants_text(constants_of(case)),
+                    signature.options_text(case.options), described,
+                    signature.constants_text(constants), signature.options_text(options),
+                )  # fmt: skip
+        fitting = [name for name, differences in words.items() if not differences]
+        self.used.update(fitting)
+        if not fitting:
+            self.missing.add(f"{kernel_name(kernel)}: {words}")
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def finder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Finder]:
+    for name, module in list(sys.modules.items()):
+        if name.startswith("shotstream_rt.") and hasattr(module, "capability_of"):
+            monkeypatch.setattr(module, "capability_of", lambda tensor: request.param)
+    finder = Finder(request.param)
+    launch.use_launcher(finder)
+    yield finder
+    launch.use_launcher(None)
+
+
+class DeviceNoise:
+    """Noise as it is drawn on a GPU."""
+
+    def draw(
+        self, shot: int, chunk: int, step: int, shape: Sequence[int], device: torch.device
+    ) -> torch.Tensor:
+        address = torch.zeros(3, dtype=torch.int64, device=device)
+        return addressed_normal(address, step, math.prod(shape)).view(tuple(shape))
+
+
+def shoot(kernels: KernelSet) -> None:
+    """Two chunks of a shot of the product's width, behind a context of two shots."""
+    config = StreamConfig(model=ModelConfig(num_layers=2))
+    with META:
+        student = Student(config.model).to(torch.bfloat16).requires_grad_(False)
+    backend = CudaGraphBackend(student, config, kernels, capture=lambda function: function)
+    pipeline = Pipeline(config, backend)
+    model = config.model
+    captions = CaptionSet(
+        embeddings=torch.zeros(3, model.text_len, model.text_dim), lengths=(40, 63, 101)
+    )
+    context = torch.zeros(1, config.cache.context_frames, *pipeline.latent_shape[2:], device=META)
+    pipeline.begin_shot(2, context, [0, 0, 0, 1, 1, 1], captions, 2)
+    for chunk in range(2):
+        pipeline.run_chunk(chunk, DeviceNoise())
+        pipeline.commit()
+
+
+@pytest.mark.parametrize("maths", ["bf16", "fp8"])
+def test_every_launch_of_the_student_is_built(finder: Finder, maths: str) -> None:
+    if maths == "fp8" and finder.capability < FP8_CAPABILITY:
+        pytest.skip(f"sm_{finder.capability} has no fp8")
+    kernels = triton_kernels()
+    with torch.inference_mode():
+        shoot(with_fp8(kernels) if maths == "fp8" else kernels)
+    assert finder.missing == set()
+    assert finder.used
