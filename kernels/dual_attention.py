@@ -4,10 +4,11 @@
 
 q, out ``[B, Tq, N, D]``; k, v ``[B, Tk, N, D]``, all at any token and head stride with dense
 features. One program per (block of queries, head, batch entry) walks the keys block by block with a
-running maximum and sum; only the last, partial block is masked. With pointers, keys behind the last
-one that a bias shows are not loaded: a short caption in a long buffer costs what it is long. 4 Tq Tk N D FLOP; bound by the
+running maximum and sum; only the last, partial block is masked. 4 Tq Tk N D FLOP; bound by the
 matrix units, so K and V blocks are loaded ahead of their use: through tensor descriptors on chips
-that have them, through pointers elsewhere. ``scale`` is folded with log2(e) into the exponent.
+that have them, through pointers elsewhere. With pointers, keys behind the last one that its bias
+shows are not loaded: a short caption in a long buffer costs what it is long. ``scale`` is folded
+with log2(e) into the exponent.
 
 Sources: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao,
 "FlashAttention-2", 2023.
@@ -63,7 +64,7 @@ def _attend_block(
 @triton.jit
 @no_type_check
 def _visible_keys(BIAS, keys):
-    """Keys up to the last one that its bias does not hide; a caption's buffer ends in hidden ones."""
+    """Keys up to the last one that its bias shows."""
     place = tl.arange(0, _SCAN)
     visible = keys * 0
     for first in range(0, keys, _SCAN):

@@ -74,6 +74,27 @@ def test_a_whole_block_of_hidden_keys_leaves_no_nan(
     assert_close("dual_attention", attention(q, k, v, bias), wanted)
 
 
+@pytest.mark.parametrize("visible", [1, 33, 520], ids=str)
+def test_keys_behind_the_last_visible_one_are_not_loaded(
+    triton_device: torch.device, normal: Draw, assert_close: Check, visible: int
+) -> None:
+    from shotstream_rt.kernels.dual_attention import dual_attention
+
+    rows, keys = 2, 530
+    q, k, v = (normal(rows, n, 1, 16) for n in (5, keys, keys))
+    bias = normal(rows, keys)
+    bias[0, visible:] = -torch.inf
+    wanted = [
+        reference(q[[row]].double(), k[[row], :end].double(), v[[row], :end].double(), 0.25,
+                  bias[row, :end].double())
+        for row, end in enumerate((visible, keys))
+    ]  # fmt: skip
+    k[0, visible:] = v[0, visible:] = torch.nan
+    given = [x.to(triton_device) for x in (q, k, v)]
+    got = dual_attention(*given, 0.25, bias[:, None, None].to(triton_device))
+    assert_close("dual_attention", got, torch.cat(wanted))
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_batch_entries_are_apart(
     attention: Callable[..., Tensor], normal: Draw, assert_close: Check, biased: bool
