@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import ManifestError
 from ..compile_cases import compile_cases
 from .build import arguments_of, constants_of
-from .launcher import read_machine_code
+from .bundle import read_machine_code
 from .manifest import BundleManifest, KernelEntry
 from .signature import constants_text, options_text
 from .source import kernel_name, source_sha256

@@ -2,16 +2,15 @@
 
 A kernel may have been compiled several times, each time under promises about its arguments (an
 address divisible by 16, a stride of 1). A launch takes the entry whose types, constants and options
-are its own and whose promises all hold; of several the one with the most promises, which is what
-Triton would have compiled. No entry is an error that names what differs: nothing is compiled.
+are its own and whose promises all hold; of several the one with the most promises. No entry is an
+error that names what differs: nothing is compiled.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ import torch
 from torch import Tensor
 
 from ...errors import BackendUnavailableError, KernelUnavailableError, ManifestError
-from .cubin import CubinError, read_cubin
+from .bundle import Bundle, read_machine_code
 from .driver import CudaDriver, Driver, Launch, TensorMapRequest
-from .manifest import BundleManifest, Descriptor, KernelEntry
+from .manifest import Descriptor, KernelEntry
 from .packing import ParameterLayout
 from .signature import (
+    DIVISOR,
     NONE,
     ONE,
-    Argument,
     Parameter,
     bind,
     constants_text,
@@ -39,14 +38,28 @@ from .source import kernel_name, source_sha256
 _KEPT_MAPS = 4096
 """Tensor maps kept: three per layer and fill level of a 30-layer student fit many times."""
 
+_ADDRESS, _NUMBER = "address", "number"
+
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """An entry on a device, ready to run."""
+    """An entry on a device, ready to run.
+
+    Attributes:
+        entry: what was built.
+        function: what the driver gave for it.
+        layout: of its parameters.
+        passed: place among the launch's values, and how to pass it, of each argument that the
+            machine code has a parameter for.
+        parameters: declarations, where a launch has to be sorted first; empty where its
+            positional arguments are the values.
+    """
 
     entry: KernelEntry
     function: Any
     layout: ParameterLayout
+    passed: tuple[tuple[int, str | Descriptor], ...]
+    parameters: tuple[Parameter, ...]
 
 
 class BundleLauncher:
@@ -62,10 +75,8 @@ class BundleLauncher:
     """
 
     def __init__(self, folder: Path, driver: Driver | None = None) -> None:
-        self.folder = folder
-        self.manifest = BundleManifest.read(folder)
+        self.bundle = Bundle(folder)
         self._driver = driver or _cuda_driver()
-        self._parameters: dict[Any, tuple[Parameter, ...]] = {}
         self._found: dict[Any, _Loaded] = {}
         self._maps: OrderedDict[TensorMapRequest, bytes] = OrderedDict()
 
@@ -73,96 +84,83 @@ class BundleLauncher:
         self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> None:
         """Like ``kernels.launch.run_kernel``."""
-        function = getattr(kernel, "fn", None)
-        parameters = self._parameters.get(function)
-        if parameters is None:
-            parameters = self._parameters[function] = _declared(kernel)
-        values, constants, options = bind(parameters, arguments, named)
-        device = _device_of(values, kernel)
-        declared = [parameter for parameter in parameters if not parameter.constant]
-        described = tuple(map(describe, declared, values))
-        key = (function, device, described, constants_text(constants), options_text(options))
+        device = _device_of(kernel, (*arguments, *named.values()))
+        # At least as fine as what entries differ in, and quick to make.
+        key = (
+            kernel.fn,
+            device,
+            tuple(map(_token, arguments)),
+            tuple((name, _token(value), _plain(value)) for name, value in named.items()),
+        )
         loaded = self._found.get(key)
         if loaded is None:
-            loaded = self._found[key] = self._load(kernel, device, *key[2:])
+            loaded = self._found[key] = self._load(kernel, device, arguments, named)
+        values = arguments
+        if loaded.parameters:
+            values = tuple(bind(loaded.parameters, arguments, named)[0])
         self._start(loaded, grid, values, device)
 
     def _load(
         self,
         kernel: Any,
         device: torch.device,
-        described: tuple[Argument, ...],
-        constants: str,
-        options: str,
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
     ) -> _Loaded:
         """Find the entry for a launch, check it and put it onto the device."""
-        name, capability = kernel_name(kernel), self._driver.capability(device)
-        entry = self._find(name, capability, described, constants, options)
+        name, folder = kernel_name(kernel), self.bundle.folder
+        if not hasattr(kernel, "params"):
+            raise KernelUnavailableError(
+                f"{name}: is interpreted (TRITON_INTERPRET=1), and a bundle is open; unset one of "
+                f"the two"
+            )
+        parameters = parameters_of(kernel)
+        values, constants, options = bind(parameters, arguments, named)
+        declared = [parameter for parameter in parameters if not parameter.constant]
+        entry = self.bundle.find(
+            name,
+            self._driver.capability(device),
+            tuple(map(describe, declared, values)),
+            constants_text(constants),
+            options_text(options),
+        )
         if entry.source_sha256 != source_sha256(kernel):
             raise ManifestError(
-                f"{self.folder}: {name}: the bundle was built from another source of this kernel; "
-                f"build it again: python -m shotstream_rt.kernels.aot build --out {self.folder}"
+                f"{folder}: {name}: the bundle was built from another source of this kernel; "
+                f"build it again: python -m shotstream_rt.kernels.aot build --out {folder}"
             )
-        cubin = read_machine_code(self.folder, entry)
-        layout = ParameterLayout.of(entry.arguments)
+        cubin = read_machine_code(folder, entry)
+        same = len(arguments) == len(values) and all(map(is_, arguments, values))
         return _Loaded(
             entry,
             self._driver.load(cubin, entry.symbol, entry.shared_bytes, device),
-            layout,
+            ParameterLayout.of(entry.arguments),
+            _passed(entry),
+            () if same else parameters,
         )
 
-    def _find(
-        self,
-        name: str,
-        capability: int,
-        described: tuple[Argument, ...],
-        constants: str,
-        options: str,
-    ) -> KernelEntry:
-        """Find the entry with the most promises of those that hold."""
-        entries = [e for e in self.manifest.kernels if e.kernel == name]
-        if not entries:
-            raise KernelUnavailableError(
-                f"{self.folder}: {name} is not in the bundle; add a case to "
-                f"kernels/compile_cases.py and build it again, or do not open a bundle"
-            )
-        local = [e for e in entries if e.capability == capability]
-        if not local:
-            raise KernelUnavailableError(
-                f"{self.folder}: {name}: got a device of sm_{capability}, wanted one of "
-                f"{', '.join(f'sm_{arch}' for arch in sorted({e.capability for e in entries}))}; "
-                f"build with --arch {capability}, or do not open a bundle"
-            )
-        words = {
-            e.name: differences(e.arguments, e.constants, e.options, described, constants, options)
-            for e in local
-        }
-        fitting = [e for e in local if not words[e.name]]
-        if not fitting:
-            nearest = min(local, key=lambda e: len(words[e.name]))
-            raise KernelUnavailableError(
-                f"{self.folder}: {name} on sm_{capability} has no machine code for this launch; "
-                f"nearest is {nearest.name}: {'; '.join(words[nearest.name])}. Add a case "
-                f"to kernels/compile_cases.py and build it again, or do not open a bundle"
-            )
-        return max(fitting, key=lambda e: sum(_promises(a) for a in e.arguments))
-
     def _start(
-        self, loaded: _Loaded, grid: tuple[int, ...], values: list[Any], device: torch.device
+        self, loaded: _Loaded, grid: tuple[int, ...], values: tuple[Any, ...], device: torch.device
     ) -> None:
         entry = loaded.entry
         x, y, z = (*grid, 1, 1)[:3]
         if x * y * z == 0:
             return
-        programs = x * y * z * entry.num_ctas
-        # Scratch is taken from torch on the same stream, so it may be given back at once.
-        scratch = (
-            torch.empty(programs * entry.scratch_bytes, dtype=torch.uint8, device=device)
-            if entry.scratch_bytes
-            else None
-        )
-        flat = self._flatten(entry, values)
-        packed = loaded.layout.pack([*flat, scratch.data_ptr() if scratch is not None else 0, 0])
+        flat: list[Any] = []
+        for index, how in loaded.passed:
+            value = values[index]
+            if how is _ADDRESS:
+                flat.append(value.data_ptr())
+            elif isinstance(how, Descriptor):
+                flat += (self._tensor_map(value, how), *value.shape, *value.strides)
+            else:
+                flat.append(value)
+        scratch = None
+        if entry.scratch_bytes:
+            # Taken from torch on the same stream, so it may be given back at once.
+            size = x * y * z * entry.num_ctas * entry.scratch_bytes
+            scratch = torch.empty(size, dtype=torch.uint8, device=device)
+        packed = loaded.layout.pack([*flat, 0 if scratch is None else scratch.data_ptr(), 0])
         shape = Launch(
             grid=(x * entry.num_ctas, y, z),
             threads=32 * entry.num_warps,
@@ -172,23 +170,6 @@ class BundleLauncher:
             overlapped=entry.overlapped,
         )
         self._driver.launch(loaded.function, shape, packed.address, device)
-
-    def _flatten(self, entry: KernelEntry, values: list[Any]) -> list[Any]:
-        """Values as they lie in parameter memory, scratch left out."""
-        flat: list[Any] = []
-        descriptors = iter(entry.descriptors)
-        for argument, value in zip(entry.arguments, values, strict=True):
-            if argument.type in (ONE, NONE):
-                continue
-            if argument.type.startswith("*"):
-                flat.append(value.data_ptr())
-            elif argument.type.startswith("tensordesc"):
-                flat += [
-                    self._tensor_map(value, next(descriptors)), *value.shape, *value.strides
-                ]  # fmt: skip
-            else:
-                flat.append(value)
-        return flat
 
     def _tensor_map(self, value: Any, descriptor: Descriptor) -> bytes:
         """Encode a descriptor; one that was encoded before is remembered."""
@@ -210,82 +191,44 @@ class BundleLauncher:
         return known
 
 
-def read_machine_code(folder: Path, entry: KernelEntry) -> bytes:
-    """Read an entry's machine code and hold it against the manifest.
+def _passed(entry: KernelEntry) -> tuple[tuple[int, str | Descriptor], ...]:
+    """Places and kinds of the arguments that are passed."""
+    descriptors = iter(entry.descriptors)
+    passed: list[tuple[int, str | Descriptor]] = []
+    for index, argument in enumerate(entry.arguments):
+        if argument.type.startswith("*"):
+            passed.append((index, _ADDRESS))
+        elif argument.type.startswith("tensordesc"):
+            passed.append((index, next(descriptors)))
+        elif argument.type not in (ONE, NONE):
+            passed.append((index, _NUMBER))
+    return tuple(passed)
 
-    Raises:
-        ManifestError: missing, changed since it was built, or not what the entry says.
-    """
-    path = folder / entry.file
-    again = f"build it again: python -m shotstream_rt.kernels.aot build --out {folder}"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); {again}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != entry.cubin_sha256:
-        raise ManifestError(
-            f"{path}: got sha256 {found[:16]}, wanted {entry.cubin_sha256[:16]}: changed since it "
-            f"was built; {again}"
+
+def _token(value: Any) -> Any:
+    """All that specialisation may look at in one value."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.data_ptr() % DIVISOR == 0
+    if isinstance(value, int):
+        return (
+            type(value),
+            value == 1,
+            value % DIVISOR == 0,
+            -(2**31) <= value < 2**31,
+            value < 2**63,
         )
-    try:
-        cubin = read_cubin(data)
-    except CubinError as error:
-        raise ManifestError(f"{path}: not machine code: {error}; {again}") from error
-    if cubin.capability != entry.capability:
-        raise ManifestError(
-            f"{path}: got machine code for sm_{cubin.capability}, wanted sm_{entry.capability}; "
-            f"{again}"
-        )
-    table = cubin.parameters.get(entry.symbol)
-    if table is None:
-        raise ManifestError(f"{path}: has no kernel {entry.symbol}; {again}")
-    sizes = ParameterLayout.of(entry.arguments).sizes
-    if table != sizes:
-        raise ManifestError(
-            f"{path}: {entry.symbol} takes parameters of {table} bytes, wanted {sizes}; {again}"
-        )
-    return data
+    if hasattr(value, "block_shape"):
+        layout = getattr(value, "layout", None)
+        return value.base.dtype, tuple(value.block_shape), layout
+    return type(value)
 
 
-def _promises(argument: Argument) -> int:
-    return argument.divisible + (argument.type in (ONE, NONE))
+def _plain(value: Any) -> Any:
+    """A named value itself where it may be a compile-time constant."""
+    return None if isinstance(value, Tensor) or hasattr(value, "block_shape") else value
 
 
-def differences(
-    arguments: Sequence[Argument],
-    constants: str,
-    options: str,
-    got_arguments: Sequence[Argument],
-    got_constants: str,
-    got_options: str,
-) -> list[str]:
-    """Say in words why what was compiled for one launch cannot serve another; empty if it can."""
-    words = []
-    for wanted, got in zip(arguments, got_arguments, strict=True):
-        # The integer 1 is also an integer of no promise.
-        same = got.type == wanted.type or (got.type == ONE and wanted.type == "i32")
-        if not same:
-            words.append(f"{got.name}: got {got.type}, wanted {wanted.type}")
-        elif wanted.divisible and not got.divisible:
-            words.append(f"{got.name}: got no multiple of 16, wanted one")
-    if got_constants != constants:
-        words.append(f"constants: got {got_constants}, wanted {constants}")
-    if got_options != options:
-        words.append(f"options: got {got_options}, wanted {options}")
-    return words
-
-
-def _declared(kernel: Any) -> tuple[Parameter, ...]:
-    if not hasattr(kernel, "params"):
-        raise KernelUnavailableError(
-            f"{kernel_name(kernel)}: is interpreted (TRITON_INTERPRET=1), and a bundle is open; "
-            f"unset one of the two"
-        )
-    return parameters_of(kernel)
-
-
-def _device_of(values: list[Any], kernel: Any) -> torch.device:
+def _device_of(kernel: Any, values: tuple[Any, ...]) -> torch.device:
     for value in values:
         tensor = getattr(value, "base", value)
         if isinstance(tensor, Tensor):

@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
             symbol = kernel.fn.__name__
             entry = next(
                 e
-                for e in bundle.manifest.kernels
+                for e in bundle.bundle.manifest.kernels
                 if (e.symbol, e.capability) == (symbol, CAPABILITY)
             )
             sizes = ParameterLayout.of(entry.arguments).sizes

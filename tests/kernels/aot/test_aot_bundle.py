@@ -22,9 +22,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from shotstream_rt.errors import ManifestError  # noqa: E402
 from shotstream_rt.kernels.aot import __main__ as command  # noqa: E402
 from shotstream_rt.kernels.aot import build as building  # noqa: E402
+from shotstream_rt.kernels.aot.bundle import read_machine_code  # noqa: E402
 from shotstream_rt.kernels.aot.check import check_bundle  # noqa: E402
 from shotstream_rt.kernels.aot.cubin import CubinError, read_cubin  # noqa: E402
-from shotstream_rt.kernels.aot.launcher import read_machine_code  # noqa: E402
 from shotstream_rt.kernels.aot.manifest import FILE, BundleManifest  # noqa: E402
 from shotstream_rt.kernels.compile_cases import compile_cases  # noqa: E402
 from shotstream_rt.kernels.tuning import ARCHITECTURES  # noqa: E402

@@ -22,9 +22,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.kernels import launch
-from shotstream_rt.kernels.aot import launcher as launching
 from shotstream_rt.kernels.aot import signature
 from shotstream_rt.kernels.aot.build import arguments_of, constants_of
+from shotstream_rt.kernels.aot.bundle import differences
 from shotstream_rt.kernels.aot.source import kernel_name
 from shotstream_rt.kernels.compile_cases import FP8_CAPABILITY, compile_cases
 from shotstream_rt.kernels.fp8_set import with_fp8
@@ -60,7 +60,7 @@ class Finder:
         words = {}
         for case, name, wanted in self.entries:
             if name == kernel_name(kernel):
-                words[case.name] = launching.differences(
+                words[case.name] = differences(
                     wanted, signature.constants_text(constants_of(case)),
                     signature.options_text(case.options), described,
                     signature.constants_text(constants), signature.options_text(options),

@@ -23,10 +23,12 @@ from shotstream_rt.errors import (
 )
 from shotstream_rt.kernels import dual_attention, launch, noise, qk_norm, renoise
 from shotstream_rt.kernels.aot import launcher as launching
+from shotstream_rt.kernels.aot.bundle import Bundle
 from shotstream_rt.kernels.aot.driver import Launch, TensorMapRequest
 from shotstream_rt.kernels.aot.launcher import BundleLauncher
-from shotstream_rt.kernels.aot.manifest import BundleManifest
+from shotstream_rt.kernels.aot.manifest import BundleManifest, KernelEntry
 from shotstream_rt.kernels.aot.packing import ParameterLayout
+from shotstream_rt.kernels.aot.signature import Argument
 
 WIDTH = 1536
 WEIGHT = torch.ones(WIDTH, dtype=torch.bfloat16)
@@ -199,10 +201,10 @@ def test_fewer_promises_serve_better_arguments(built: Path) -> None:
 
 
 def test_of_several_the_one_with_most_promises_runs(built: Path) -> None:
-    bundle = BundleLauncher(built, FakeDriver())
+    bundle = Bundle(built)
     norm = next(e for e in bundle.manifest.kernels if (e.name, e.capability) == ("rms_norm", 90))
-    argument = launching.Argument(name="row_stride", type="i32", divisible=False)
-    looser = launching.KernelEntry(
+    argument = Argument(name="row_stride", type="i32", divisible=False)
+    looser = KernelEntry(
         **{
             **{name: getattr(norm, name) for name in norm.__dataclass_fields__},
             "name": "looser",
@@ -214,10 +216,23 @@ def test_of_several_the_one_with_most_promises_runs(built: Path) -> None:
     )  # fmt: skip
 
     def found(described: tuple[Any, ...]) -> str:
-        return bundle._find(norm.kernel, 90, described, norm.constants, norm.options).name
+        return bundle.find(norm.kernel, 90, described, norm.constants, norm.options).name
 
     assert found(norm.arguments) == "rms_norm"
     assert found(looser.arguments) == "looser"
+
+
+def test_arguments_may_be_named(built: Path) -> None:
+    driver = opened(built)
+    x, out = rows(), rows()
+    for weight in (WEIGHT, WEIGHT.clone()):
+        launch.run_kernel(
+            qk_norm._rms_norm_kernel, (6,), x, OUT=out, WEIGHT=weight, eps=1e-6, row_stride=WIDTH,
+            WIDTH=WIDTH, BLOCK=2048, num_warps=8,
+        )  # fmt: skip
+        pointers = [int.from_bytes(value, "little") for value in driver.parameters[:3]]
+        assert pointers == [x.data_ptr(), weight.data_ptr(), out.data_ptr()]
+    assert len(driver.loaded) == 1
 
 
 def test_a_stale_bundle_is_refused(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,14 +265,17 @@ def test_an_interpreted_kernel_is_refused(built: Path) -> None:
 def test_scratch_memory_is_given(built: Path) -> None:
     driver = FakeDriver()
     bundle = BundleLauncher(built, driver)
-    norm = next(e for e in bundle.manifest.kernels if (e.name, e.capability) == ("rms_norm", 90))
+    norm = next(
+        e for e in bundle.bundle.manifest.kernels if (e.name, e.capability) == ("rms_norm", 90)
+    )
     values = {name: getattr(norm, name) for name in norm.__dataclass_fields__}
-    entry = launching.KernelEntry(**{**values, "scratch_bytes": 64, "num_ctas": 2})
+    entry = KernelEntry(**{**values, "scratch_bytes": 64, "num_ctas": 2})
     layout = ParameterLayout.of(entry.arguments)
     driver.sizes = layout.sizes
-    loaded = launching._Loaded(entry, "function", layout)
+    passed = launching._passed(entry)
+    loaded = launching._Loaded(entry, "function", layout, passed, ())
     x = rows()
-    bundle._start(loaded, (3,), [x, WEIGHT, x, WIDTH, 1e-6], x.device)
+    bundle._start(loaded, (3,), (x, WEIGHT, x, WIDTH, 1e-6), x.device)
     assert int.from_bytes(driver.parameters[5], "little") != 0
     shape = driver.launches[0][1]
     assert (shape.grid, shape.cluster) == ((6, 1, 1), 2)
