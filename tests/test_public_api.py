@@ -42,8 +42,8 @@ def test_session_methods() -> None:
 @pytest.mark.parametrize(
     "method,arguments",
     [
-        ("open", ["model", "seed", "device", "backend", "profile", "size", "dtype", "at_end",
-                  "queue_chunks", "queue_policy", "threads", "keep_on_device"]),
+        ("open", ["model", "seed", "device", "backend", "kernels", "profile", "size", "dtype",
+                  "at_end", "queue_chunks", "queue_policy", "threads", "keep_on_device"]),
         ("cut", ["self", "text", "global_caption", "seed", "take", "now"]),
         ("prompt", ["self", "text"]),
         ("stream", ["self", "follow", "timeout_s"]),

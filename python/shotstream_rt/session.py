@@ -1,8 +1,8 @@
 """The session: prompts in, frames out.
 
 The public front of the runtime. It validates what callers say, owns the threads (text, generator,
-decode); the work is done in ``generator.py`` and ``frames.py``, reading in ``streaming.py``. Longer
-than other files because it is one class whose documentation is the manual.
+decode); ``generator.py`` and ``frames.py`` do the work, ``streaming.py`` reads. Longer than other
+files: it is one class whose documentation is the manual.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class Session(FrameStream):
         seed: int = 0,
         device: str = "auto",
         backend: str = "auto",
+        kernels: str | None = None,
         profile: str = "exact",
         size: tuple[int, int] | str | None = None,
         dtype: str | None = None,
@@ -137,14 +138,14 @@ class Session(FrameStream):
         """Load a model and open a session on it.
 
         Args:
-            model: ``nano`` (inside the package), a folder with ``student.json``, or a folder in
-                the layout of the released ShotStream checkpoint.
+            model: ``nano`` (inside the package), or a folder with ``student.json`` or of the
+                released ShotStream checkpoint.
             seed: see ``Session``.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             backend: ``auto`` or a name that ``python -m shotstream_rt info`` lists.
+            kernels: likewise; default: ``SHOTSTREAM_KERNEL_SET``, else ``auto``.
             profile: ``exact``, or ``tiny``: frames from a tiny decoder, lossy. See ``profiles``.
-            size: frame size in pixels, ``(height, width)`` or ``"HxW"``, multiples of 16;
-                default: the model's own.
+            size: ``(height, width)`` or ``"HxW"`` in pixels, multiples of 16; default: the model's.
             dtype: ``float32`` or ``bfloat16``; default: the model's choice for the device.
             at_end: see ``Session``.
             queue_chunks: see ``Session``.
@@ -155,7 +156,7 @@ class Session(FrameStream):
         Raises:
             ConfigError: an argument is not usable, or the model has no such profile.
             WeightsError: a checkpoint file is missing or broken.
-            BackendUnavailableError: the named backend cannot run here.
+            BackendUnavailableError: the named backend or kernels cannot run here.
         """
         from .model.loading import load_model
 
@@ -163,8 +164,8 @@ class Session(FrameStream):
         with annotate("session.open"):
             begun_ns = time.perf_counter_ns()
             bundle = load_model(
-                model, device=device, backend=backend, profile=profile, size=size, dtype=dtype
-            )
+                model, device=device, backend=backend, kernels=kernels, profile=profile, size=size,
+                dtype=dtype)  # fmt: skip
             try:
                 session = cls(
                     bundle, seed=seed, at_end=at_end, queue_chunks=queue_chunks,

@@ -95,6 +95,16 @@ def test_size_and_dtype_are_taken(folder: Path) -> None:
     bundle.close()
 
 
+def test_kernels_are_taken_by_name_or_refused(folder: Path) -> None:
+    bundle = load_model(folder, device="cpu", kernels="torch")
+    assert bundle.info["kernel_set"] == "torch"
+    bundle.close()
+    with pytest.raises(BackendUnavailableError, match="needs an NVIDIA GPU"):
+        Session.open(folder, device="cpu", kernels="torch+flash")
+    with pytest.raises(ConfigError, match="kernels"):
+        Session.open(folder, device="cpu", kernels="flash")
+
+
 def test_extended_shot_rolls_on_with_a_real_model(folder: Path) -> None:
     with Session.open(folder, device="cpu", at_end="extend", threads=1) as session:
         session.cut("a red cat")

@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seed", default="0", metavar="N", help="noise seed, 0 to 2**63 - 1 (default: 0)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
     add("--backend", default="auto", help="auto (default) or a name that `info` lists")
+    add("--kernels", metavar="SET", help="kernel set from `info`, such as triton+cudnn")
     add("--profile", default="exact", help=f"{' or '.join(PROFILES)} (default: exact); see `info`")
     add("--dtype", help="float32 or bfloat16 (default: the device's choice)")
     add("--size", metavar="HxW", help="frame size in multiples of 16 (default: the model's)")
@@ -95,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=seed,
         device=arguments.device,
         backend=arguments.backend,
+        kernels=arguments.kernels,
         profile=arguments.profile,
         size=arguments.size,
         dtype=arguments.dtype,

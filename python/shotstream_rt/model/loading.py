@@ -92,6 +92,7 @@ def load_model(
     *,
     device: str = "auto",
     backend: str = "auto",
+    kernels: str | None = None,
     profile: str = "exact",
     size: tuple[int, int] | str | None = None,
     dtype: str | None = None,
@@ -102,6 +103,7 @@ def load_model(
         model: ``nano``, a folder with ``student.json``, or a released checkpoint's folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``auto`` or a backend's name.
+        kernels: ``auto``, or a kernel set with its parts; see ``backends.registry.resolve``.
         profile: a name of ``profiles.PROFILES``.
         size: frame height and width in pixels, multiples of 16; default: the model's own.
         dtype: ``float32`` or ``bfloat16``; default: bfloat16 on a GPU, else float32.
@@ -138,7 +140,9 @@ def load_model(
     if history is not None:
         history.check(student)
         config = dataclasses.replace(config, history=history.policy)
-    built = registry.resolve(backend, student, config, place, lossy_parts=chosen.kernel_parts)
+    built = registry.resolve(
+        backend, student, config, place, kernels=kernels, lossy_parts=chosen.kernel_parts
+    )
     codec, text = parts.codec(), parts.text()
     if tiny_file is not None:
         codec = TinyCodec.load(tiny_file, codec, device=place, dtype=kind)
