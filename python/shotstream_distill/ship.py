@@ -34,7 +34,13 @@ def _replace(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def ship(
-    checkpoint: Path, folder: Path, model: ModelConfig, codec: Path, lineage: dict[str, Any]
+    checkpoint: Path,
+    folder: Path,
+    model: ModelConfig,
+    codec: Path,
+    lineage: dict[str, Any],
+    *,
+    stream: StreamConfig | None = None,
 ) -> None:
     """Write a student folder.
 
@@ -44,6 +50,7 @@ def ship(
         model: the student's shape.
         codec: ``codec.safetensors`` to ship along.
         lineage: how the weights came to be.
+        stream: what decides the numbers; default: the nano recipe's for ``model``.
     """
     data = torch.load(checkpoint, weights_only=True)
     averaged = dict(zip(data["names"], data["average"], strict=True))
@@ -63,7 +70,7 @@ def ship(
     if codec.resolve() != (folder / "codec.safetensors").resolve():
         shutil.copyfile(codec, folder / "codec.safetensors")
     StudentManifest(
-        stream=stream_config(model),
+        stream=stream or stream_config(model),
         codec={"kind": "nano", "file": "codec.safetensors"},
         text={"kind": "nano", "file": "text.safetensors"},
         lineage={**lineage, "steps": data["step"], "train_s": round(data["elapsed_s"])},

@@ -74,8 +74,9 @@ class ScoreMatch:
         }
 
     def turn(self, step: int) -> str:
-        """Return whose step it is."""
-        return "student" if step % (self._config.critic_updates + 1) == 0 else "critic"
+        """Return whose step it is; the critic first learns what it is to judge."""
+        since, cycle = step - self._config.critic_warmup, self._config.critic_updates + 1
+        return "student" if since >= 0 and since % cycle == 0 else "critic"
 
     def step(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shotstream_rt._native import context_candidates, sample_context
+from shotstream_rt.context import frames_wanted, pick_context
 
 from .dmd import ScoreMatch
 from .draw import Draw
@@ -43,7 +43,8 @@ class Film:
         self._shape = (model.in_dim, model.latent_height, model.latent_width)
         self._budget = shop.config.stream.cache.context_frames
         self._pictures = 1 + shop.codec.temporal_stride * (frames - 1)
-        self._wanted = list(context_candidates(self._pictures, self._budget))
+        self._choice = shop.config.stream.cache.context_choice
+        self._wanted = frames_wanted(self._pictures, self._budget, self._choice)
         self.kept: list[Tensor] = []
 
     def batch(self) -> ShotBatch:
@@ -53,7 +54,7 @@ class Film:
         shots = torch.zeros(count, self._budget, dtype=torch.long)
         context = torch.zeros(count, self._budget, *self._shape, device=device)
         if number:
-            picks = sample_context([self._pictures] * number, self._budget)
+            picks = pick_context([self._pictures] * number, self._budget, self._choice)
             shots = torch.tensor([[shot for shot, _ in picks]]).expand(count, -1).clone()
             columns = [self.kept[shot][:, self._wanted.index(frame)] for shot, frame in picks]
             context = torch.stack(columns, 1)
@@ -92,22 +93,26 @@ class InterShotStage:
         self._match = ScoreMatch(shop, config, student, teacher)
         self._text = shop.text_side(student)
         self.learners = self._match.learners
+        self.judged_step = config.critic_warmup
         self._film: Film | None = None
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
         """Loss on the next shot of the story; afterwards the shot is remembered."""
         config, shop = self._config, self._shop
         film = self._film
-        if film is None or len(film.kept) == config.shots:
+        if film is None:
             words = shop.source.stories(draw, config.batch, config.shots)
             film = self._film = Film(shop, words, config.frames)
         dropped = draw.hits(config.batch, config.context_drop)
         told, plain = self._condition(film, dropped)
         plan = shop.plan(config.frames)
         loss, shot, exit_step = self._match.step(step, told, plain, plan, draw)
-        if len(film.kept) < config.shots - 1 and not shop.config.quirks.history_from_exit:
+        if len(film.kept) == config.shots - 1:
+            self._film = None  # nobody sees a story's last shot
+            return loss
+        if exit_step < plan.steps - 1 and not shop.config.quirks.history_from_exit:
             # What later shots see must look like what inference would show them.
-            if exit_step < plan.steps - 1:
+            with torch.no_grad():
                 shot = roll_out(self._match.student, told, plan, draw)
         film.remember(shot)
         return loss
@@ -147,7 +152,8 @@ class InterShotStage:
         return {"words": words, "kept": [kept.cpu() for kept in film.kept]}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
-        """Go on with a story."""
+        """Go on with a story; an empty memory begins a new one."""
+        self._film = None
         if not memory:
             return
         words = memory["words"]

@@ -41,6 +41,7 @@ class IntraShotStage:
         self._match = ScoreMatch(shop, config, student, teacher)
         self._text = shop.text_side(student)
         self.learners = self._match.learners
+        self.judged_step = config.critic_warmup
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
         """Loss of the student or of the critic, whose turn it is."""

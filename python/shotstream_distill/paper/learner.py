@@ -99,6 +99,14 @@ class Learner:
         for average, master in zip(self._average, self.masters, strict=False):
             local(average).lerp_(local(master.detach()), 1 - keep)
 
+    def working_bytes(self) -> int:
+        """Bytes of the modules' parameters, masters not counted."""
+        own = {id(m) for m in self.masters}
+        return sum(
+            p.nbytes for module in self._modules.values() for p in module.parameters()
+            if id(p) not in own
+        )  # fmt: skip
+
     def shipped(self) -> dict[str, Tensor]:
         """Return what ships, whole and on the host: the average, or the weights themselves."""
         values = self._average or [m.detach() for m in self.masters]

@@ -25,14 +25,14 @@ def draw_levels(
         high: highest time.
 
     Returns:
-        Times ``[count]`` in [low, high] and the noise level of each.
+        Times ``[count]`` in [low, high] and the noise level of each, on the host.
     """
     times = schedule.grid_timesteps[draw.indices(count, GRID_SIZE)]
     if rounded:
         times = times.bfloat16().float()
     times = times.clamp(low, high)
     levels = schedule.sigma_at(times)
-    return times.to(draw.device), levels.to(draw.device)
+    return times, levels
 
 
 def per_sample(value: Tensor) -> Tensor:
@@ -42,13 +42,13 @@ def per_sample(value: Tensor) -> Tensor:
 
 def mix(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     """Return ``(1 - sigma) clean + sigma noise`` with a level per sample."""
-    level = per_sample(levels)
+    level = per_sample(levels.to(clean.device))
     return (1 - level) * clean + level * noise
 
 
 def clean_of(noisy: Tensor, flow: Tensor, levels: Tensor) -> Tensor:
     """Return the clean state a flow points to: ``x - sigma v``."""
-    return noisy - per_sample(levels) * flow
+    return noisy - per_sample(levels.to(noisy.device)) * flow
 
 
 def mean_square(value: Tensor) -> Tensor:

@@ -11,9 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from shotstream_rt.config import ContextChoice
+from shotstream_rt.context import pick_context
 from shotstream_rt.errors import ConfigError
 
-from ..bank import CONTEXT_FRAMES, context_frames
+from ..bank import CANDIDATE_FRAMES, CONTEXT_FRAMES
+from ..world.render import SHOT_FRAMES
 from .draw import Draw
 from .shot_batch import ShotBatch
 
@@ -27,12 +30,16 @@ class NanoShots:
     Args:
         folder: of shards.
         frames: latent frames a shot must have.
+        choice: which frames of earlier shots are context (``CacheConfig.context_choice``).
 
     Raises:
         ConfigError: no shard with shots that long.
     """
 
-    def __init__(self, folder: Path, frames: int) -> None:
+    def __init__(
+        self, folder: Path, frames: int, choice: ContextChoice = "dynamic"
+    ) -> None:
+        self._choice: ContextChoice = choice
         self._shards: list[dict[str, Tensor]] = []
         self._rows: list[tuple[int, int]] = []
         self._stories: list[tuple[int, int, int]] = []
@@ -103,9 +110,9 @@ class NanoShots:
         held, number = self._shards[shard], self._number(shard, row)
         if number == 0:
             return torch.zeros(CONTEXT_FRAMES, *held["cand"].shape[2:]), [0] * CONTEXT_FRAMES
-        chosen = context_frames(number)
-        first = row - number
-        return torch.stack([held["cand"][first + s, c] for s, c in chosen]), [s for s, _ in chosen]
+        chosen = pick_context([SHOT_FRAMES] * number, CONTEXT_FRAMES, self._choice)
+        rows = [(row - number + shot, CANDIDATE_FRAMES.index(frame)) for shot, frame in chosen]
+        return torch.stack([held["cand"][place] for place in rows]), [shot for shot, _ in chosen]
 
     def _words(self, draw: Draw, shard: int, row: int, rows: int) -> Tensor:
         """Token ids of shots 0 .. this row's in one wording, padded to ``rows`` shots."""

@@ -1,7 +1,7 @@
-"""The student's network as it is trained: groups of frames, keys and values that carry gradients.
+"""The student's network as it is trained: frames in groups, keys and values with gradients.
 
-Called by every stage, for the teacher, the critic and the student alike. Parameters, names and maths
-are those of ``shotstream_rt.model.student``; what differs is the form of a pass. A pass computes
+Called by every stage, for teacher, critic and student alike. Parameters, names and maths are those
+of ``shotstream_rt.model.student``; what differs is the form of a pass. A pass computes
 frames in groups: a group sees itself, the groups before it and, if given, the keys and values of
 earlier passes. One group is the bidirectional teacher; context, then chunks, is the masked training
 form; a chunk with earlier keys is the cached rollout. All are dense products without a mask.
@@ -36,7 +36,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = 
     On a CPU torch's fused call is slower than its parts: in bfloat16 a third of the speed.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if not q.device.type == "cpu":
+    if q.is_meta and bias is None:
+        # What a device would run: its memory, not that of a decomposition, is to be counted.
+        flash = torch.ops.aten._scaled_dot_product_flash_attention
+        out: Tensor = flash(q, k, v, 0.0, False, scale=scale)[0]
+        return out.transpose(1, 2)
+    if q.device.type != "cpu":
         if bias is not None:
             bias = bias.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).transpose(1, 2)
@@ -153,12 +158,16 @@ class TrainNet(Student):
     Args:
         config: shape of the network.
         recompute: forget activations inside blocks and compute them again on the way back.
+        shot_phase: whether flags turn the time pairs (``ShotConfig.shot_phase``).
     """
 
-    def __init__(self, config: ModelConfig, *, recompute: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, *, recompute: bool = False, shot_phase: bool = True
+    ) -> None:
         super().__init__(config)
         self.blocks = nn.ModuleList(TrainBlock(config) for _ in range(config.num_layers))
         self.recompute = recompute
+        self._phase_rad = SHOT_PHASE_RAD if shot_phase else 0.0
 
     def forward(
         self,
@@ -181,7 +190,7 @@ class TrainNet(Student):
             every layer (an empty list unless kept).
         """
         config = self.config
-        batch, count, _, height, width = frames.latents.shape
+        count, _, height, width = frames.latents.shape[1:]
         grid = (height // 2, width // 2)
         text, tables = self._tables(frames, keep=keep or not flow, grid=grid)
         features, time_rows = self.embed_times(frames.times)
@@ -213,11 +222,6 @@ class TrainNet(Student):
         device, tokens = latents.device, grid[0] * grid[1]
         if sum(frames.groups) != count:
             raise ValueError(f"groups: got {frames.groups}, wanted frames that add up to {count}")
-        head_dim = self.config.head_dim
-        turns = [
-            rotation(rope_angles(frames.positions, row, grid, head_dim))
-            for row in frames.flags.cpu().double() * SHOT_PHASE_RAD
-        ]
         # All padding rows of a caption are equal: one key with the log of their number as bias.
         embedded = self.embed_text(F.pad(captions.embeddings.flatten(0, 1), (0, 0, 0, 1)))
         column = torch.arange(captions.embeddings.shape[2], device=device)
@@ -229,7 +233,7 @@ class TrainNet(Student):
             first = torch.arange(batch, device=device)[:, None] * held
             rows = (first + frames.caption_index).flatten()
         return embedded, _Tables(
-            rotation=torch.stack(turns).to(device),
+            rotation=self._rotation(frames, grid),
             rows=rows,
             text_bias=bias,
             frames=count,
@@ -237,3 +241,17 @@ class TrainNet(Student):
             keep=keep,
             flow=True,
         )
+
+    def _rotation(self, frames: Frames, grid: tuple[int, int]) -> Tensor:
+        """Rotary tables, complex64 ``[B, T, D / 2]``; samples with equal flags share the work."""
+        head_dim, device = self.config.head_dim, frames.latents.device
+        if frames.latents.is_meta:
+            shape = (len(frames.flags), len(frames.positions) * grid[0] * grid[1], head_dim // 2)
+            return torch.empty(shape, dtype=torch.complex64, device=device)
+        made: dict[tuple[int, ...], Tensor] = {}
+        for row in frames.flags.tolist():
+            if tuple(row) not in made:
+                phases = [flag * self._phase_rad for flag in row]
+                angles = rope_angles(frames.positions, phases, grid, head_dim)
+                made[tuple(row)] = rotation(angles).to(device)
+        return torch.stack([made[tuple(row)] for row in frames.flags.tolist()])

@@ -10,6 +10,7 @@ and the end.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ def pair_file(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.pt"
 
 
-def make_pairs(shop: Workshop, config: PairsConfig, weights: Weights, folder: Path) -> None:
+def make_pairs(
+    shop: Workshop, config: PairsConfig, weights: Weights, folder: Path, deadline: float = math.inf
+) -> bool:
     """Sample the trajectories that are not there yet.
 
     Args:
@@ -54,6 +57,10 @@ def make_pairs(shop: Workshop, config: PairsConfig, weights: Weights, folder: Pa
         config: of this stage.
         weights: of the teacher.
         folder: where to, made if missing.
+        deadline: stop when ``time.monotonic()`` passes it.
+
+    Returns:
+        Whether all are there now.
     """
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, config.pairs, config.batch)
@@ -71,6 +78,8 @@ def make_pairs(shop: Workshop, config: PairsConfig, weights: Weights, folder: Pa
         )
     ]
     for done in range(0, len(missing), world):
+        if shop.processes.agree(time.monotonic() > deadline):
+            return False
         # The last round may have fewer batches than processes: some walk one twice.
         first = missing[min(done + shop.processes.rank, len(missing) - 1)]
         draw = Draw(shop.config.seed, config.name, first, device=shop.processes.device)
@@ -100,6 +109,7 @@ def make_pairs(shop: Workshop, config: PairsConfig, weights: Weights, folder: Pa
             left = (now - begun) / finished * (len(missing) - finished)
             _log.info("%s: %d of %d batches, eta %.0f s", config.name, finished, len(missing), left)
     shop.processes.wait()
+    return True
 
 
 def _write(path: Path, batch: ShotBatch, states: Tensor, row: int, rank: int) -> None:

@@ -38,6 +38,8 @@ class OdeStage:
         count: how many there are.
     """
 
+    judged_step = 0
+
     def __init__(
         self, shop: Workshop, config: OdeConfig, weights: Weights, pairs: Path, count: int
     ) -> None:

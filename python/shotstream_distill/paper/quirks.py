@@ -1,4 +1,4 @@
-"""What the original's training does oddly, each a switch with a name; all off is what we hold right.
+"""What the original's training does oddly, each a switch with a name; off is held right.
 
 Read by the stages; data only. ``docs/training.md`` explains each.
 """
@@ -24,6 +24,8 @@ class Quirks:
         rounded_times: training times are rounded to bfloat16 (238 distinct ones).
         history_from_exit: the film that later shots see is made of the trained rollout itself,
             which may have stopped at an early, blurred step; otherwise it is rolled out to the end.
+        single_caption: every frame of every stage reads the target's caption, for a student that
+            streams with ``multi_caption`` off; an ablation of the paper.
     """
 
     caption_by_flag: bool = False
@@ -32,3 +34,4 @@ class Quirks:
     refresh_noise: bool = False
     rounded_times: bool = False
     history_from_exit: bool = False
+    single_caption: bool = False

@@ -88,7 +88,7 @@ def roll_out(
                 level = plan.schedule.sigmas[step + 1]
                 x = (1 - level) * answer + level * draw.normal(*shape)
         attached = gradients and plan.quirks.attached_caches
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             clean, own = _answer(
                 net, conditioning, plan, x, first, last, past, captions, keep=attached
             )

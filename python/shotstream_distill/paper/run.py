@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import time
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.model.codec import LatentCodec
-from shotstream_rt.model.loading import NANO_FOLDER
-from shotstream_rt.model.nano_codec import NanoCodec
 
-from ..make_bank import LONG_LATENTS, SHORT_LATENTS, make_bank
 from .gate import Gate, examine
 from .intra_shot_stage import IntraShotStage
 from .inter_shot_stage import InterShotStage
-from .nano_shots import NanoShots
 from .ode_pairs import make_pairs
 from .ode_stage import OdeStage
 from .processes import Processes
@@ -40,7 +33,8 @@ from .stage_config import (
 )
 from .teacher_stage import TeacherStage
 from .trainer import Trainer
-from .workshop import ShotSource, Stage, TextSide, Weights, Workshop
+from .supplies import make_workshop
+from .workshop import Stage, Weights, Workshop
 
 _log = logging.getLogger("shotstream_distill.paper.run")
 
@@ -65,29 +59,38 @@ class Run:
         self._processes, self._gate = processes, gate
         self._remember_config()
 
-    def go(self) -> dict[str, Any]:
+    def go(self, deadline: float = math.inf) -> dict[str, Any] | None:
         """Run every stage that is not done.
 
+        Args:
+            deadline: stop, with everything saved, when ``time.monotonic()`` passes it.
+
         Returns:
-            Per stage its figures: losses at the start and the end, seconds, gate.
+            Per stage its figures: judged loss at the start and the end, seconds, gate; ``None`` if
+            time ran out before the last stage was done.
         """
-        shop = self._workshop()
+        shop = make_workshop(self.config, self.folder, self._processes)
         report: dict[str, Any] = {}
         for stage in self.config.stages:
-            begun = time.monotonic()
             if isinstance(stage, PairsConfig):
-                make_pairs(shop, stage, self._weights(stage.teacher), self.folder / stage.name)
+                teacher = self._weights(stage.teacher)
+                if not make_pairs(shop, stage, teacher, self.folder / stage.name, deadline):
+                    return None
                 report[stage.name] = {"pairs": stage.pairs}
             elif isinstance(stage, TrainedConfig):
-                report[stage.name] = self._train(shop, stage)
-            report[stage.name]["seconds"] = round(time.monotonic() - begun, 1)
+                figures = self._train(shop, stage, deadline)
+                if figures is None:
+                    return None
+                report[stage.name] = figures
         return report
 
     def product(self, stage: str) -> Path:
         """Return the file of a stage's product."""
         return self.folder / f"{stage}.pt"
 
-    def _train(self, shop: Workshop, config: TrainedConfig) -> dict[str, Any]:
+    def _train(
+        self, shop: Workshop, config: TrainedConfig, deadline: float
+    ) -> dict[str, Any] | None:
         path, told = self.product(config.name), self.folder / f"{config.name}.json"
         if path.is_file() and told.is_file():
             _log.info("%s: done before", config.name)
@@ -95,13 +98,17 @@ class Run:
             return done
         stage, optimizers = self._stage(shop, config)
         trainer = Trainer(shop, config, optimizers, stage, self.folder)
-        history = trainer.run()
+        history = trainer.run(deadline=deadline)
+        if not trainer.done:
+            _log.info("%s: out of time at step %d of %d", config.name, trainer.step, config.steps)
+            return None
         weights = stage.product()
-        report: dict[str, Any] = {"steps": config.steps, "train_s": round(trainer.train_s, 1)}
-        report["losses"] = {
-            name: dict(zip(("first", "last"), history.ends(name), strict=True))
-            for name in history.losses
-        }
+        first, last = history.judged
+        report: dict[str, Any] = {
+            "steps": config.steps, "train_s": round(trainer.train_s, 1),
+            "loss": {"first": first, "last": last, "fell": history.fell},
+        }  # fmt: skip
+        _log.info("%s: judged loss %.4f, then %.4f", config.name, first, last)
         if self._processes.leads:
             save_product(
                 path, weights, steps=config.steps, train_s=trainer.train_s, stage=config.name
@@ -137,44 +144,6 @@ class Run:
             self.config.start, self.config.stream.model, text=self.config.text.kind == "nano",
             seed=self.config.seed,
         )  # fmt: skip
-
-    def _workshop(self) -> Workshop:
-        frames = max(stage.frames for stage in self.config.stages)
-        codec, text = self._codec(), self._frozen_text()
-        return Workshop(
-            config=self.config, processes=self._processes, codec=codec, text=text,
-            source=self._source(frames, codec),
-        )  # fmt: skip
-
-    def _codec(self) -> LatentCodec:
-        path = Path(self.config.codec) if self.config.codec else NANO_FOLDER / "codec.safetensors"
-        if self.config.text.kind == "nano":
-            return NanoCodec.load(path, device=self._processes.device)
-        raise NotImplementedError
-
-    def _frozen_text(self) -> TextSide | None:
-        return None
-
-    def _source(self, frames: int, codec: LatentCodec) -> ShotSource:
-        data = self.config.data
-        folder = Path(data.path)
-        if data.kind == "drawn":
-            folder = self.folder / "bank"
-            length = LONG_LATENTS if data.whole_shots else SHORT_LATENTS
-            if frames > length:
-                raise ConfigError(
-                    f"frames: got {frames}, and drawn shots have {length} latent frames; set "
-                    "data.whole_shots or shorten the stages"
-                )
-            if self._processes.leads and not any(folder.glob("*.pt")):
-                path = Path(self.config.codec) if self.config.codec else NANO_FOLDER
-                path = path if path.is_file() else path / "codec.safetensors"
-                make_bank(
-                    folder, path, shards=1, stories=data.stories, first_seed=data.first_seed,
-                    long=data.whole_shots,
-                )  # fmt: skip
-            self._processes.wait()
-        return NanoShots(folder, frames)
 
     def _remember_config(self) -> None:
         path = self.folder / "run.json"

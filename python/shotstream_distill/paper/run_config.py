@@ -53,11 +53,17 @@ class TextConfig:
 
     Attributes:
         kind: ``nano`` is the small encoder, trained along with teachers; ``umt5`` is frozen.
+        path: folder of the released encoder's files, for ``umt5``.
         negative_prompt: the unconditional side of guidance; empty means no caption at all.
     """
 
     kind: Literal["nano", "umt5"]
+    path: str = ""
     negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        require((self.kind == "umt5") == bool(self.path), "path", self.path,
+                "a folder for umt5, nothing for nano")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,7 @@ class RunConfig:
         checkpoint_s: seconds between checkpoints.
         sheet_steps: steps between sample sheets.
         gate: what a failed gate does after a stage.
+        must_fall: fail if a stage's judged loss did not fall.
         stages: in order.
     """
 
@@ -100,6 +107,7 @@ class RunConfig:
     checkpoint_s: float = 300.0
     sheet_steps: int = 500
     gate: Literal["off", "warn", "stop"] = "warn"
+    must_fall: bool = False
 
     def __post_init__(self) -> None:
         require(len(self.stages) > 0, "stages", self.stages, "at least one")
@@ -120,6 +128,10 @@ class RunConfig:
                     f"{self.stream.shot.chunk_frames}"
                 )
             seen[stage.name] = stage
+        films = self.data.kind == "films"
+        require(films == (self.text.kind == "umt5"), "text.kind", self.text.kind,
+                "umt5 with films, nano with the drawn world")  # fmt: skip
+        require(not films or bool(self.codec), "codec", self.codec, "the Wan VAE's file for films")
         require(self.log_s > 0, "log_s", self.log_s, "a positive number")
         require(self.checkpoint_s > 0, "checkpoint_s", self.checkpoint_s, "a positive number")
         require(self.sheet_steps > 0, "sheet_steps", self.sheet_steps, "a positive number")

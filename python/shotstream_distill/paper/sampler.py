@@ -39,7 +39,7 @@ def teacher_flow(
         float32 like ``x``.
     """
     front, frames = conditioning.context_frames, x.shape[1]
-    told = times[:, None].expand(-1, front + frames)
+    told = times.to(x.device)[:, None].expand(-1, front + frames)
     if context_clean:
         told = torch.cat((torch.zeros_like(told[:, :front]), told[:, front:]), 1)
     flow, _ = teacher(conditioning.whole(x, told, (front + frames,)))
@@ -95,7 +95,7 @@ def sample_states(
     sigmas, times = euler_grid(steps, shift)
     following = [*sigmas.tolist()[1:], 0.0]
     for step in range(steps):
-        told = times[step].to(x.device).expand(len(x))
+        told = times[step].expand(len(x))
         flow = guided_flow(
             teacher, conditioned, plain, x, told, guidance=guidance, context_clean=context_clean
         )
@@ -109,7 +109,7 @@ def student_steps(schedule: Schedule, steps: int, shift: float) -> list[int]:
     Raises:
         ValueError: the sampler has no step at one of them.
     """
-    sigmas, times = euler_grid(steps, shift)
+    times = euler_grid(steps, shift)[1]
     wanted = torch.tensor(schedule.timesteps)
     found = nearest(times, wanted)
     if not torch.allclose(times[found], wanted, atol=0.5):

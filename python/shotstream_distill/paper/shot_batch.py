@@ -156,6 +156,8 @@ def condition(
     else:
         rows = torch.cat((front, shots[:, None]), 1)
         rows[blank] = shots[blank, None]
+    if quirks.single_caption:
+        rows = rows[:, -1:].expand_as(rows)
     keep = (~blank).to(batch.context.device)[:, None, None, None, None]
     return Conditioning(
         context=batch.context * keep.to(batch.context.dtype),

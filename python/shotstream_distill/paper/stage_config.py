@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -193,6 +194,7 @@ class DmdConfig(TrainedConfig):
         teacher: stage that gives the real score and the critic's start.
         critic: optimiser of the critic.
         critic_updates: critic steps after each student step.
+        critic_warmup: critic steps before the first student step; the original takes none.
         guidance: ``v_u + guidance (v_c - v_u)`` of the real score; the original's 3.0 is 4 here.
         min_time: lowest time of the scores.
         max_time: highest time of the scores.
@@ -206,6 +208,7 @@ class DmdConfig(TrainedConfig):
     teacher: str
     critic: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=4e-7, clip=10))
     critic_updates: int = 5
+    critic_warmup: int = 0
     guidance: float = 4.0
     min_time: float = 20.0
     max_time: float = 980.0
@@ -217,6 +220,8 @@ class DmdConfig(TrainedConfig):
     def __post_init__(self) -> None:
         super(DmdConfig, self).__post_init__()  # noqa: UP008 - slots make a new class
         require(self.critic_updates >= 0, "critic_updates", self.critic_updates, "at least 0")
+        require(0 <= self.critic_warmup < self.steps, "critic_warmup", self.critic_warmup,
+                "fewer than steps")  # fmt: skip
         require(0 <= self.min_time < self.max_time <= 1000, "min_time", self.min_time,
                 "min_time below max_time, both in [0, 1000]")  # fmt: skip
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "at least 0")
@@ -224,6 +229,10 @@ class DmdConfig(TrainedConfig):
         _share(self, "context_drop")
         require(self.kind == "intra_shot" or self.accumulate == 1, "accumulate", self.accumulate,
                 "1: a step of inter_shot is one shot of the story")  # fmt: skip
+        cycle = self.critic_updates + 1
+        require(self.kind == "intra_shot" or math.gcd(self.shots, cycle) == 1, "shots", self.shots,
+                f"no common factor with critic_updates + 1 = {cycle}, or some shots never train "
+                "the student")  # fmt: skip
 
     def needs(self) -> dict[str, str]:
         """Names of the stages this one builds on, by role."""

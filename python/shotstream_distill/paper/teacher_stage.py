@@ -35,6 +35,8 @@ class TeacherStage:
         weights: to start from.
     """
 
+    judged_step = 0
+
     def __init__(self, shop: Workshop, config: TeacherConfig, weights: Weights) -> None:
         self._shop, self._config, self._start = shop, config, weights
         only = "self_attn" if config.trains == "self_attention" else ""
@@ -43,9 +45,7 @@ class TeacherStage:
         modules: dict[str, nn.Module] = {"": self._net}
         if isinstance(self._text, NanoText):
             modules[TEXT] = self._text.net
-        self.learners = {
-            "teacher": Learner(modules, config.optimizer, shop.processes, weights)
-        }  # fmt: skip
+        self.learners = {"teacher": Learner(modules, config.optimizer, shop.processes, weights)}
 
     def condition(self, batch: ShotBatch, draw: Draw) -> Conditioning:
         """Decide what a batch's frames are told, with drops."""
@@ -72,7 +72,7 @@ class TeacherStage:
         error = mean_square(flow - (noise - batch.target))
         weights = torch.ones_like(error)
         if config.weighting == "bell":
-            weights = schedule.loss_weights()[schedule.lookup(times.cpu())].to(error)
+            weights = schedule.loss_weights()[schedule.lookup(times)].to(error)
         return StepLoss(learner="teacher", loss=(weights * error).mean())
 
     @torch.no_grad()

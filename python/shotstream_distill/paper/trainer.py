@@ -35,21 +35,25 @@ def rate_scale(config: OptimizerConfig, taken: int, progress: float) -> float:
     return warm * (config.final_rate + (1 - config.final_rate) * cosine)
 
 
+_JUDGED_DRAWS = 12
+
+
 @dataclass(slots=True, kw_only=True)
 class History:
-    """Losses of a stage so far, by learner."""
+    """What is known of a stage's course.
+
+    Attributes:
+        losses: of every step, by learner.
+        judged: the stage's loss on the same few batches and noise, at its start and at its end.
+    """
 
     losses: dict[str, list[float]] = field(default_factory=dict)
+    judged: list[float] = field(default_factory=list)
 
-    def add(self, learner: str, loss: float) -> None:
-        """Append one step's loss."""
-        self.losses.setdefault(learner, []).append(loss)
-
-    def ends(self, learner: str, share: float = 0.2) -> tuple[float, float]:
-        """Mean loss over the first and over the last ``share`` of a learner's steps."""
-        losses = self.losses[learner]
-        count = max(1, int(len(losses) * share))
-        return sum(losses[:count]) / count, sum(losses[-count:]) / count
+    @property
+    def fell(self) -> bool:
+        """Whether the judged loss fell."""
+        return len(self.judged) == 2 and self.judged[1] < self.judged[0]
 
 
 class Trainer:
@@ -78,11 +82,20 @@ class Trainer:
         self.history = History()
         self.step, self.train_s = 0, 0.0
 
-    def run(self, stop_at: int | None = None) -> History:
-        """Train to the end, or to step ``stop_at``, from the last checkpoint on.
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step == self._config.steps
+
+    def run(self, stop_at: int | None = None, deadline: float = math.inf) -> History:
+        """Train to the end from the last checkpoint on.
+
+        Args:
+            stop_at: stop after this step.
+            deadline: stop when ``time.monotonic()`` passes it.
 
         Returns:
-            Losses of all steps, those before a restart included.
+            The stage's course, what came before a restart included.
         """
         shop, config = self._shop, self._config
         if self._checkpoint.is_file():
@@ -91,7 +104,9 @@ class Trainer:
         begun = time.monotonic() - self.train_s
         saved = time.monotonic()
         with Monitor(shop, config, self._folder, self.step) as monitor:
-            while self.step < end:
+            while self.step < end and not shop.processes.agree(time.monotonic() > deadline):
+                if self.step == self._stage.judged_step:
+                    self.history.judged = [self._judge()]
                 self._one_step(monitor)
                 self.train_s = time.monotonic() - begun
                 monitor.progress(self.step, self.train_s)
@@ -102,8 +117,26 @@ class Trainer:
                 if shop.processes.agree(time.monotonic() - saved > shop.config.checkpoint_s):
                     saved = time.monotonic()
                     self.save()
+            if self.done and len(self.history.judged) == 1:
+                self.history.judged.append(self._judge())
         self.save()
         return self.history
+
+    @torch.no_grad()
+    def _judge(self) -> float:
+        """Mean loss over fixed draws, with the weights as they are; changes nothing."""
+        shop, stage = self._shop, self._stage
+        memory = stage.memory()
+        stage.recall({})
+        losses = []
+        for index in range(_JUDGED_DRAWS):
+            draw = Draw(
+                shop.config.seed, f"{self._config.name}/judged", index, rank=shop.processes.rank,
+                device=shop.processes.device,
+            )  # fmt: skip
+            losses.append(stage.loss(stage.judged_step, draw).loss.float())
+        stage.recall(memory)
+        return float(shop.processes.mean(torch.stack(losses).mean()))
 
     def _one_step(self, monitor: Monitor) -> None:
         shop, config = self._shop, self._config
@@ -128,7 +161,7 @@ class Trainer:
             self._optimizers[learner], trained.step_count, self.step / config.steps
         )
         scalars["gradient_norm"] = trained.step(scale)
-        self.history.add(learner, scalars["loss"])
+        self.history.losses.setdefault(learner, []).append(scalars["loss"])
         self.step += 1
         monitor.scalars(learner, scalars, self.step)
 
@@ -143,6 +176,7 @@ class Trainer:
             "learners": {n: learner.state() for n, learner in self._stage.learners.items()},
             "memories": memories,
             "losses": self.history.losses,
+            "judged": self.history.judged,
         }
         if self._shop.processes.leads:
             write_whole(self._checkpoint, data)
@@ -167,6 +201,6 @@ class Trainer:
         for name, learner in self._stage.learners.items():
             learner.restore(data["learners"][name])
         self._stage.recall(data["memories"][self._shop.processes.rank])
-        self.history.losses = data["losses"]
+        self.history = History(losses=data["losses"], judged=data["judged"])
         self.step, self.train_s = data["step"], data["train_s"]
         _log.info("%s: resumed at step %d, %.0f s", self._config.name, self.step, self.train_s)

@@ -66,6 +66,8 @@ class Stage(Protocol):
     """What the trainer drives."""
 
     learners: dict[str, Learner]
+    judged_step: int
+    """The first step whose loss says how the stage is doing."""
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
         """Compute one micro-batch of a step."""
@@ -163,7 +165,10 @@ class Workshop:
 
     def _network(self, weights: Weights, *, recompute: bool) -> TrainNet:
         model = self.config.stream.model
-        net = TrainNet(model, recompute=recompute)
+        with torch.device("meta"):
+            net = TrainNet(
+                model, recompute=recompute, shot_phase=self.config.stream.shot.shot_phase
+            )
         wanted = student_shapes(model)
         wrong = [n for n, s in wanted.items() if n not in weights or tuple(weights[n].shape) != s]
         if wrong:
@@ -172,5 +177,6 @@ class Workshop:
                 f"start: {len(wrong)} tensor(s) do not fit the model, first {wrong[0]!r}: got "
                 f"{got}, wanted {wanted[wrong[0]]}; use weights of the same shape"
             )
-        net.load_state_dict({name: weights[name].float() for name in wanted})
+        values = {name: weights[name].to(torch.float32, copy=True) for name in wanted}
+        net.load_state_dict(values, assign=True)
         return net

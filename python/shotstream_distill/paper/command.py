@@ -1,0 +1,91 @@
+"""The command ``run``: a preset's whole pipeline, resumable, checked at the end.
+
+Called by the package's command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shotstream_rt.errors import ShotStreamError
+
+
+class RunFailedError(ShotStreamError):
+    """A run ended, and what it made is not what was asked for."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``run``."""
+    parser.add_argument("--preset", required=True, help="nano-smoke, nano, wan-1.3b or a JSON file")
+    parser.add_argument("--folder", type=Path, help="where everything goes (default: runs/NAME)")
+    parser.add_argument("--start", help="random, nano, or weights that replace the preset's")
+    parser.add_argument("--data", help="bank folder or films' CSV that replaces the preset's")
+    parser.add_argument("--minutes", type=float, help="stop, saved, after this wall time")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="estimate memory without weights or data"
+    )
+
+
+def run_command(options: argparse.Namespace) -> dict[str, Any]:
+    """Run or resume a preset; returns the report.
+
+    Raises:
+        RunFailedError: a loss that had to fall did not.
+    """
+    from .finish import ship_run, stream_chunk
+    from .processes import join
+    from .run import Run
+    from .run_config import RunConfig
+
+    torch.set_num_threads(options.threads)
+    config = RunConfig.read(options.preset)
+    if options.start:
+        config = dataclasses.replace(config, start=options.start)
+    if options.data:
+        kind = "films" if options.data.endswith(".csv") else "bank"
+        data = dataclasses.replace(config.data, kind=kind, path=options.data)
+        config = dataclasses.replace(config, data=data)
+    if options.dry_run:
+        from .dry_run import dry_run
+
+        return dry_run(config)
+    folder = options.folder or Path("runs") / config.name
+    deadline = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    with join(options.device) as processes:
+        run = Run(config, folder, processes)
+        stages = run.go(deadline)
+        report: dict[str, Any] = {"folder": str(folder), "finished": stages is not None}
+        if stages is None or not processes.leads:
+            return report
+        report["stages"] = stages
+        if config.text.kind == "nano":
+            student = folder / "student"
+            ship_run(run, student)
+            report["student"] = str(student)
+            report["streamed_frames"] = stream_chunk(student)
+    failed = [n for n, s in stages.items() if "loss" in s and not s["loss"]["fell"]]
+    if config.must_fall and failed:
+        raise RunFailedError(f"{folder}: the loss did not fall in {', '.join(failed)}")
+    _print_report(report)
+    return report
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    for name, stage in report["stages"].items():
+        loss = stage.get("loss")
+        text = f"{stage['pairs']} trajectories" if loss is None else (
+            f"loss {loss['first']:.4f} -> {loss['last']:.4f} in {stage['steps']} steps, "
+            f"{stage['train_s']:.0f} s"
+        )  # fmt: skip
+        print(f"  {name:14} {text}")  # noqa: T201 - a command's output
+    if "student" in report:
+        print(f"  {report['student']}: loads, streamed {report['streamed_frames']} frames")  # noqa: T201
