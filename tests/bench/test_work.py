@@ -14,10 +14,12 @@ from shotstream_rt.bench.work import (
     pack_stage,
     pass_work,
     plain_codec,
+    read_frames,
     student_stages,
     text_stage,
 )
 from shotstream_rt.config import CacheConfig, ModelConfig, ShotConfig, StreamConfig
+from shotstream_rt.history import HistoryPolicy
 from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
 from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
 from shotstream_rt.model.vae import WanCodec, WanVAE
@@ -74,6 +76,15 @@ def test_a_ring_that_is_full_grows_no_more() -> None:
     )
     names = [stage.name for stage in student_stages(config, [3, 4], 4) if "step" in stage.name]
     assert names == [f"step, {keys} frames of keys" for keys in (3, 4, 5, 5, 5)]
+
+
+def test_pruned_heads_read_the_context_and_the_last_frames() -> None:
+    pruned = HistoryPolicy(recent_frames=3, pruned_heads=(tuple(range(0, 12, 2)),) * 30)
+    config = StreamConfig(history=pruned)
+    # Half the heads read all 27 frames, half of them 6 of context, 3 recent and 3 own ones.
+    assert read_frames(config, 27) == (27 + 12) / 2
+    assert read_frames(config, 9) == 9
+    assert read_frames(StreamConfig(), 27) == 27
 
 
 def test_without_context_there_is_no_context_pass() -> None:

@@ -19,18 +19,27 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shotstream_rt import env
-from shotstream_rt.config import CacheConfig, ModelConfig, StreamConfig
+from shotstream_rt.config import CacheConfig, ModelConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
+from shotstream_rt.history import HistoryPolicy
 from shotstream_rt.manifest import StudentManifest
-from shotstream_rt.model.loading import MANIFEST_FILE, NANO_FOLDER, STUDENT_FILE
+from shotstream_rt.model.history_file import (
+    HISTORY_FILE,
+    MAX_LATENTS_REL_L2,
+    MIN_FRAMES_PSNR_DB,
+    CalibratedHistory,
+    fingerprint,
+)
+from shotstream_rt.model.loading import MANIFEST_FILE, NANO_FOLDER, STUDENT_FILE, resolve_device
 from shotstream_rt.model.released import TINY_FILES
+from shotstream_rt.model.student import Student
 from shotstream_rt.model.tiny_decoder import TinyDecoder
 from shotstream_rt.model.vae import WanVAE
 
 from .student_run import random_student
 
 _PREFIX = "random-"
-_VERSION = 1
+_VERSION = 2
 """Counted up whenever what is written changes."""
 _TEXT_FILE, _CODEC_FILE = "text.safetensors", "vae.safetensors"
 
@@ -50,20 +59,22 @@ class RandomModel:
     vae_width: int
 
 
-def _stream(context_frames: int = 6, **model: int) -> StreamConfig:
-    return StreamConfig(
-        model=ModelConfig(text_dim=128, text_len=64, **model),
-        cache=CacheConfig(context_frames=context_frames),
-    )
-
-
+_CAPTIONS = {"text_dim": 128, "text_len": 64}
 _SMALL = {"dim": 48, "ffn_dim": 64, "num_heads": 2, "num_layers": 2, "latent_height": 4,
           "latent_width": 6}  # fmt: skip
 
+_RELEASED = ModelConfig(**_CAPTIONS)
 RANDOM_MODELS: Mapping[str, RandomModel] = {
-    "random-1.3b": RandomModel(_stream(), 96),
-    "random-1.3b-0-21": RandomModel(_stream(context_frames=0), 96),
-    "random-small": RandomModel(_stream(**_SMALL), 4),
+    "random-1.3b": RandomModel(StreamConfig(model=_RELEASED), 96),
+    "random-1.3b-0-21": RandomModel(
+        StreamConfig(model=_RELEASED, cache=CacheConfig(context_frames=0)), 96
+    ),
+    "random-small": RandomModel(
+        StreamConfig(
+            model=ModelConfig(**_CAPTIONS, **_SMALL), shot=ShotConfig(chunk_frames=1, shot_frames=4)
+        ),
+        4,
+    ),
 }
 """By name: the released shapes, the same without context frames, and one for tests."""
 
@@ -90,10 +101,15 @@ def resolve_model(name: str) -> str:
 
 
 def write_random_checkpoint(model: RandomModel, folder: Path, *, seed: int = 0) -> None:
-    """Write a checkpoint of random weights in bfloat16 into an empty folder."""
-    student = random_student(model.stream, seed=seed)
+    """Write a checkpoint of random weights in bfloat16 into an empty folder.
+
+    Drawn on a GPU where there is one, with that device's numbers.
+    """
+    device = resolve_device("auto")
+    student = random_student(model.stream, seed=seed, device=device).to(torch.bfloat16)
     _save(student, folder / STUDENT_FILE)
-    with torch.random.fork_rng(devices=[]):
+    _made_up_history(student).write(folder / HISTORY_FILE)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
         _save(WanVAE(model.vae_width), folder / _CODEC_FILE)
         _save(TinyDecoder(), folder / TINY_FILES[0])
@@ -106,6 +122,23 @@ def write_random_checkpoint(model: RandomModel, folder: Path, *, seed: int = 0) 
     ).write(folder / MANIFEST_FILE)
 
 
+def _made_up_history(student: Student) -> CalibratedHistory:
+    """Prune every other head: for speed alone, what it costs random weights means nothing."""
+    heads = tuple(range(0, student.config.num_heads, 2))
+    policy = HistoryPolicy(recent_frames=3, pruned_heads=(heads,) * student.config.num_layers)
+    return CalibratedHistory(
+        student=fingerprint(student),
+        policy=policy,
+        share=policy.share(student.config.num_heads),
+        frames_psnr_db=MIN_FRAMES_PSNR_DB,
+        latents_rel_l2=MAX_LATENTS_REL_L2,
+        measured={"note": "not calibrated: random weights, every other head, for speed alone"},
+    )
+
+
 def _save(network: nn.Module, path: Path) -> None:
-    state = {name: t.to(torch.bfloat16).contiguous() for name, t in network.state_dict().items()}
+    state = {
+        name: tensor.to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
     save_file(state, path)

@@ -44,13 +44,13 @@ class Stage:
     nbytes: float
 
 
-def layer_flops(model: ModelConfig, *, queries: int, keys: int, caption: int) -> float:
+def layer_flops(model: ModelConfig, *, queries: int, keys: float, caption: int) -> float:
     """FLOPs of one transformer block over ``queries`` tokens.
 
     Args:
         model: shape.
         queries: tokens of the pass.
-        keys: tokens attended to, own ones included.
+        keys: tokens attended to, own ones included; the mean over heads where they differ.
         caption: caption tokens attended to (padding counts as one).
     """
     dim, ffn = model.dim, model.ffn_dim
@@ -65,14 +65,14 @@ def layer_weights(model: ModelConfig) -> int:
 
 
 def pass_work(
-    model: ModelConfig, *, queries: int, keys: int, caption: int, itemsize: int, keeps_flow: bool
+    model: ModelConfig, *, queries: int, keys: float, caption: int, itemsize: int, keeps_flow: bool
 ) -> tuple[float, float]:
     """FLOPs and bytes of one pass of the student.
 
     Args:
         model: shape.
         queries: tokens of the pass.
-        keys: tokens attended to, own ones included.
+        keys: tokens attended to, own ones included; the mean over heads where they differ.
         caption: caption tokens attended to.
         itemsize: bytes of a number.
         keeps_flow: whether the head runs; without it the last block stops at keys and values.
@@ -112,7 +112,7 @@ def student_stages(config: StreamConfig, captions: Sequence[int], itemsize: int)
         )
     ]  # fmt: skip
 
-    def stage(name: str, metric: str, frames: int, keys: int, keeps_flow: bool) -> Stage:
+    def stage(name: str, metric: str, frames: int, keys: float, keeps_flow: bool) -> Stage:
         flops, nbytes = pass_work(
             model, queries=frames * per_frame, keys=keys * per_frame, caption=seen[-1],
             itemsize=itemsize, keeps_flow=keeps_flow,
@@ -127,11 +127,26 @@ def student_stages(config: StreamConfig, captions: Sequence[int], itemsize: int)
         for chunk in range(config.shot.chunks)
     ]
     for n, keys in enumerate(fills, 1):
-        stages.append(stage(f"step, {keys} frames of keys", f"step_ms.{n}", length, keys, True))
+        name = f"step, {keys} frames of keys"
+        stages.append(stage(name, f"step_ms.{n}", length, read_frames(config, keys), True))
     for n, keys in enumerate(fills[:-1], 1):
         name = f"clean pass, {keys} frames of keys"
-        stages.append(stage(name, f"commit_ms.{n}", length, keys, False))
+        stages.append(stage(name, f"commit_ms.{n}", length, read_frames(config, keys), False))
     return stages
+
+
+def read_frames(config: StreamConfig, keys: int) -> float:
+    """Frames of keys that a head reads of so many valid ones: all, unless history is pruned.
+
+    Returns:
+        The mean over all heads of the model.
+    """
+    if config.history is None:
+        return keys
+    share = config.history.share(config.model.num_heads)
+    context = config.cache.context_frames
+    near = config.cache.sink_frames + config.history.recent_frames + config.shot.chunk_frames
+    return (1 - share) * keys + share * (context + min(keys - context, near))
 
 
 def codec_stages(codec: LatentCodec, config: StreamConfig) -> list[Stage]:
