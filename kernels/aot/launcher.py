@@ -78,6 +78,7 @@ class BundleLauncher:
         self.bundle = Bundle(folder)
         self._driver = driver or _cuda_driver()
         self._found: dict[Any, _Loaded] = {}
+        self._functions: dict[tuple[str, torch.device], Any] = {}
         self._maps: OrderedDict[TensorMapRequest, bytes] = OrderedDict()
 
     def launch(
@@ -129,11 +130,15 @@ class BundleLauncher:
                 f"{folder}: {name}: the bundle was built from another source of this kernel; "
                 f"build it again: python -m shotstream_rt.kernels.aot build --out {folder}"
             )
-        cubin = read_machine_code(folder, entry)
+        place = (entry.file, device)
+        if place not in self._functions:
+            self._functions[place] = self._driver.load(
+                read_machine_code(folder, entry), entry.symbol, entry.shared_bytes, device
+            )
         same = len(arguments) == len(values) and all(map(is_, arguments, values))
         return _Loaded(
             entry,
-            self._driver.load(cubin, entry.symbol, entry.shared_bytes, device),
+            self._functions[place],
             ParameterLayout.of(entry.arguments),
             _passed(entry),
             () if same else parameters,
@@ -210,13 +215,8 @@ def _token(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.dtype, value.data_ptr() % DIVISOR == 0
     if isinstance(value, int):
-        return (
-            type(value),
-            value == 1,
-            value % DIVISOR == 0,
-            -(2**31) <= value < 2**31,
-            value < 2**63,
-        )
+        size = (-(2**31) <= value < 2**31, value < 2**63)
+        return type(value), value == 1, value % DIVISOR == 0, *size
     if hasattr(value, "block_shape"):
         layout = getattr(value, "layout", None)
         return value.base.dtype, tuple(value.block_shape), layout

@@ -259,7 +259,7 @@ def test_an_interpreted_kernel_is_refused(built: Path) -> None:
     interpreted.fn = interpreted  # type: ignore[attr-defined]
     bundle = BundleLauncher(built, FakeDriver())
     with pytest.raises(KernelUnavailableError, match="TRITON_INTERPRET"):
-        bundle.launch(interpreted, (1,), (), {})
+        bundle.launch(interpreted, (1,), (rows(),), {})
 
 
 def test_scratch_memory_is_given(built: Path) -> None:
