@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .history import HistoryPolicy
 
 KeyRotation = Literal["on_write", "on_read"]
+ContextChoice = Literal["dynamic", "first", "first_last"]
 T = TypeVar("T", bound="_Config")
 
 
@@ -119,13 +120,16 @@ class CacheConfig(_Config):
     Without context frames (0) every shot forgets the ones before it, as a single-shot model does.
     ``window_frames`` is the capacity of the local cache including its sink; ``None`` keeps the
     whole shot. With ``key_rotation="on_read"`` local keys are stored before rotation and numbered
-    anew at every pass (the original's ``use_wo_rope_cache``).
+    anew at every pass (the original's ``use_wo_rope_cache``). ``context_choice`` says which frames
+    of past shots are context: ``dynamic`` as the original, or only the ``first`` of each shot, or
+    the ``first_last`` ones, repeated until the context is full.
     """
 
     context_frames: int = 6
     sink_frames: int = 0
     window_frames: int | None = None
     key_rotation: KeyRotation = "on_write"
+    context_choice: ContextChoice = "dynamic"
 
     def __post_init__(self) -> None:
         _require(_is_int(self.context_frames, 0, 512), "CacheConfig.context_frames",
@@ -136,6 +140,9 @@ class CacheConfig(_Config):
                  "CacheConfig.window_frames", self.window_frames, "None or 1 to 512")  # fmt: skip
         _require(self.key_rotation in ("on_write", "on_read"), "CacheConfig.key_rotation",
                  self.key_rotation, "'on_write' or 'on_read'")  # fmt: skip
+        _require(self.context_choice in ("dynamic", "first", "first_last"),
+                 "CacheConfig.context_choice", self.context_choice,
+                 "'dynamic', 'first' or 'first_last'")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +163,6 @@ class ShotConfig(_Config):
         for name in ("multi_caption", "shot_phase"):
             value = getattr(self, name)
             _require(isinstance(value, bool), f"ShotConfig.{name}", value, "true or false")
-        _require(self.shot_phase or not self.multi_caption, "ShotConfig.multi_caption", True,
-                 "shot_phase too (captions are selected by shot flag)")  # fmt: skip
 
     @property
     def chunks(self) -> int:

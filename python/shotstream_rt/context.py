@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ._native import context_candidates, sample_context
+from .config import ContextChoice
 from .model.codec import LatentCodec
 
 
@@ -74,6 +75,39 @@ class ShotMemory:
         self.latents.pop(frame, None)
 
 
+def pick_context(
+    frame_counts: Sequence[int], budget: int, choice: ContextChoice = "dynamic"
+) -> list[tuple[int, int]]:
+    """Pick the context of the next shot.
+
+    Args:
+        frame_counts: decoded frames of each past shot, oldest first.
+        budget: frames to pick.
+        choice: see ``CacheConfig``.
+
+    Returns:
+        ``(shot, frame in shot)``, oldest first, ``budget`` of them; empty without a past shot.
+    """
+    if choice == "dynamic" or not frame_counts:
+        return sample_context(list(frame_counts), budget)
+    offered = [
+        (shot, frame)
+        for shot, count in enumerate(frame_counts)
+        for frame in frames_wanted(count, budget, choice)
+    ][-budget:]
+    base, extra = divmod(budget, len(offered))
+    # The newest are repeated most, as the original's sampling gives the newest shots most frames.
+    times = [base + (index >= len(offered) - extra) for index in range(len(offered))]
+    return [pick for pick, count in zip(offered, times, strict=True) for _ in range(count)]
+
+
+def frames_wanted(frame_count: int, budget: int, choice: ContextChoice = "dynamic") -> list[int]:
+    """Return, sorted, every frame of a shot that ``pick_context`` can pick now or later."""
+    if choice == "dynamic":
+        return context_candidates(frame_count, budget)
+    return [0] if choice == "first" else sorted({0, frame_count - 1})
+
+
 class ContextSelector:
     """Picks, encodes and remembers context frames.
 
@@ -84,6 +118,7 @@ class ContextSelector:
         shot_limit: frames of a shot of trained length. A shot that was extended beyond it counts
             with its last ``shot_limit`` frames only.
         device: where latents live.
+        choice: which frames of past shots are context (``CacheConfig.context_choice``).
     """
 
     def __init__(
@@ -94,8 +129,10 @@ class ContextSelector:
         latent_shape: tuple[int, int, int],
         shot_limit: int,
         device: torch.device | str = "cpu",
+        choice: ContextChoice = "dynamic",
     ) -> None:
         self._codec = codec
+        self._choice: ContextChoice = choice
         self._budget = budget
         self._latent_shape = latent_shape
         self._shot_limit = shot_limit
@@ -112,7 +149,7 @@ class ContextSelector:
         if self._budget == 0:
             return
         counts = [*(memory.frame_count for memory in self._past), self._shot_limit]
-        picks = sample_context(counts[-self._budget :], self._budget)
+        picks = pick_context(counts[-self._budget :], self._budget, self._choice)
         last = max(index for index, _ in picks)
         self._expected = frozenset(frame for index, frame in picks if index == last)
 
@@ -163,7 +200,7 @@ class ContextSelector:
         with self._lock:
             first = max(0, memory.frame_count - self._shot_limit)
             count = memory.frame_count - first
-            wanted = context_candidates(count, self._budget)
+            wanted = frames_wanted(count, self._budget, self._choice)
             return ShotMemory(
                 shot=memory.shot,
                 caption=memory.caption,
@@ -190,7 +227,8 @@ class ContextSelector:
             return ContextSelection(
                 latents=latents, flags=flags, frames=(), captions={}, target_flag=1
             )
-        picks = sample_context([memory.frame_count for memory in self._past], self._budget)
+        counts = [memory.frame_count for memory in self._past]
+        picks = pick_context(counts, self._budget, self._choice)
         with self._lock:
             latents = torch.stack([self._past[i].latent(f, self._codec) for i, f in picks])
         flags = tuple(self._past[i].shot for i, _ in picks)

@@ -88,6 +88,7 @@ class Crew:
             latent_shape=(codec.latent_channels, latent.latent_height, latent.latent_width),
             shot_limit=1 + codec.temporal_stride * (config.shot.shot_frames - 1),
             device=device,
+            choice=config.cache.context_choice,
         )
         return cls(
             pipeline=model.pipeline,

@@ -41,7 +41,7 @@ def test_defaults_are_the_released_student() -> None:
         (CacheConfig, {"context_frames": -1}, "context_frames"),
         (CacheConfig, {"key_rotation": "never"}, "key_rotation"),
         (ShotConfig, {"chunk_frames": 4}, "shot_frames"),
-        (ShotConfig, {"shot_phase": False}, "multi_caption"),
+        (CacheConfig, {"context_choice": "last"}, "context_choice"),
         (ScheduleConfig, {"denoising_steps": [500, 1000]}, "denoising_steps"),
         (ScheduleConfig, {"denoising_steps": [999.5]}, "denoising_steps"),
         (ScheduleConfig, {"shift": float("nan")}, "shift"),

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shotstream_rt.context import ContextSelector
+from shotstream_rt.config import ContextChoice
+from shotstream_rt.context import ContextSelector, frames_wanted, pick_context
 
 LATENT = (2, 1, 1)
 
@@ -161,3 +162,38 @@ def test_float_frames_are_kept_unrounded() -> None:
     chosen.add_frames(torch.full((1, 3, 8, 8), 0.123456))
     chosen.end_shot()
     assert chosen.select().latents[0, 0, 0, 0, 0].item() == pytest.approx(0.123456, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("choice", "counts", "wanted"),
+    [
+        ("first", [81], [(0, 0)] * 6),
+        ("first", [81, 81], [(0, 0)] * 3 + [(1, 0)] * 3),
+        ("first", [81] * 4, [(0, 0), (1, 0), (2, 0), (2, 0), (3, 0), (3, 0)]),
+        ("first", [81] * 8, [(shot, 0) for shot in range(2, 8)]),
+        ("first_last", [81], [(0, 0)] * 3 + [(0, 80)] * 3),
+        ("first_last", [81, 9], [(0, 0), (0, 80), (1, 0), (1, 0), (1, 8), (1, 8)]),
+        ("first_last", [81] * 5, [(s, f) for s in (2, 3, 4) for f in (0, 80)]),
+        ("first_last", [1], [(0, 0)] * 6),
+        ("first", [], []),
+    ],
+)
+def test_other_choices_take_ends_of_shots_and_fill_the_context(
+    choice: ContextChoice, counts: list[int], wanted: list[tuple[int, int]]
+) -> None:
+    assert pick_context(counts, 6, choice) == wanted
+    for shot, frame in wanted:
+        assert frame in frames_wanted(counts[shot], 6, choice)
+
+
+@pytest.mark.parametrize(("choice", "last"), [("first", 200), ("first_last", 280)])
+def test_a_selector_follows_its_choice(choice: ContextChoice, last: int) -> None:
+    codec = NumberCodec()
+    chosen = ContextSelector(codec, budget=6, latent_shape=(1, 1, 1), shot_limit=81, choice=choice)
+    for shot in range(3):
+        chosen.begin_shot(shot, "a")
+        numbers = 100 * shot + torch.arange(81, dtype=torch.float32)
+        chosen.add_frames(numbers[:, None, None, None].expand(-1, 3, 8, 8))
+        chosen.end_shot()
+    assert picked(chosen)[-1] == last
+    assert len(picked(chosen)) == 6
