@@ -45,6 +45,8 @@ class CompileCase:
         registers: most registers that a thread may take.
         instructions: machine instructions that must occur.
         exact: no multiply-add may be fused, for results must equal the host's.
+        late_exponentials: of a warp-specialised attention, how many exponentials of a turn may wait
+            for the second product; all others must run under it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class CompileCase:
     registers: int = 255
     instructions: tuple[str, ...] = ()
     exact: bool = False
+    late_exponentials: int | None = None
 
 
 _MATRIX_INSTRUCTION = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
@@ -63,7 +66,9 @@ _MATRIX_INSTRUCTION = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UT
 
 def compile_cases(capability: int) -> list[CompileCase]:
     """Return every case for one architecture."""
-    from .decoder_cases import decoder_cases  # it needs this file's ``CompileCase``
+    # They need this file's ``CompileCase``.
+    from .attention_cases import attention_cases
+    from .decoder_cases import decoder_cases
 
     return [
         *_row_cases(),
@@ -74,6 +79,7 @@ def compile_cases(capability: int) -> list[CompileCase]:
         _attention_case("dual_attention_d64", capability, keys=KEYS, head_dim=64),
         _attention_case("cross_attention", capability, keys=CAPTION_KEYS, head_dim=HEAD_DIM),
         _history_case(capability),
+        *attention_cases(capability),
     ]
 
 

@@ -11,27 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
-import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from .compile_cases import CompileCase, compile_cases
+from .sass import Instruction, count_instructions, disassemble, read_turns
 from .tuning import ARCHITECTURES
 
 SHARED_BYTES = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 """Most dynamic shared memory of one program, by compute capability (CUDA programming guide)."""
 
 REGISTERS_PER_SM = 65536
-_TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +84,8 @@ def specialise(case: CompileCase) -> tuple[dict[str, str], dict[str, Any], dict[
 def compile_case(case: CompileCase, capability: int) -> Any:
     """Compile one case for one architecture."""
     signature, constants, attributes = specialise(case)
-    source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    language = GluonASTSource if case.kernel.is_gluon() else ASTSource
+    source = language(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target, options=case.options)
 
@@ -95,9 +93,8 @@ def compile_case(case: CompileCase, capability: int) -> Any:
 def inspect_case(case: CompileCase, capability: int, compiled: Any | None = None) -> CompileReport:
     """Compile one case, unless it was, and hold it against its budgets."""
     compiled = compiled or compile_case(case, capability)
-    resources, sass = _disassemble(compiled.asm["cubin"])
-    instructions = _count_instructions(sass)
-    usage = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", resources)}
+    usage, code = disassemble(compiled.asm["cubin"])
+    instructions = count_instructions(code)
     metadata = compiled.metadata
     spilled = usage["STACK"] + usage["LOCAL"]
     failures = []
@@ -112,6 +109,8 @@ def inspect_case(case: CompileCase, capability: int, compiled: Any | None = None
             f"takes {metadata.shared} bytes of shared memory of {SHARED_BYTES[capability]}"
         )
     failures += [f"has no {name}" for name in case.instructions if not instructions[name]]
+    if case.late_exponentials is not None:
+        failures += _overlap_failures(case.late_exponentials, code)
     fused = len(re.findall(r"\bfma\.", compiled.asm["ptx"]))
     if case.exact and fused:
         failures.append(f"fuses {fused} multiply-adds, wanted none")
@@ -128,30 +127,18 @@ def inspect_case(case: CompileCase, capability: int, compiled: Any | None = None
     )
 
 
-def _disassemble(cubin: bytes) -> tuple[str, str]:
-    """Resource line and machine code of a cubin, by the tool that comes with Triton."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(cubin)
-        texts = [
-            subprocess.run([_TOOL, option, path], check=True, capture_output=True, text=True).stdout
-            for option in ("--dump-resource-usage", "-sass")
-        ]
-    return texts[0].split("Function", 1)[-1], texts[1]
-
-
-def _count_instructions(sass: str) -> Counter[str]:
-    """Count instructions by stem; wide loads and stores count as ``LDG.128`` and so on as well."""
-    counts: Counter[str] = Counter()
-    for line in sass.splitlines():
-        found = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_]+)(\.\S*)?", line)
-        if found:
-            stem, rest = found.group(1), found.group(2) or ""
-            counts[stem] += 1
-            wide = re.search(r"\.(64|128)\b", rest)
-            if stem in ("LDG", "STG") and wide:
-                counts[stem + wide.group()] += 1
-    return counts
+def _overlap_failures(allowed: int, code: list[Instruction]) -> list[str]:
+    """What keeps a consumer's exponentials from running under its second product."""
+    turns = read_turns(code)
+    if len(turns) != 2:
+        return [f"has {len(turns)} loops around both products, wanted one per consumer"]
+    late = max(turn.exponentials - turn.overlapped for turn in turns)
+    failures = []
+    if any(turn.waits != (1, 0) for turn in turns):
+        failures.append(f"waits for products in the order {[t.waits for t in turns]}, wanted 1, 0")
+    if late > allowed:
+        failures.append(f"has {late} exponentials behind the second product's wait")
+    return failures
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -156,6 +156,28 @@ def triton_unavailable_reason() -> str | None:
     return None
 
 
+def gluon_unavailable_reason(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Return why the attention written for sm_90 cannot run here, or ``None``.
+
+    Args:
+        device: where tensors are.
+        dtype: of queries and results.
+        head_dim: features per head.
+    """
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return f"gluon attention needs an NVIDIA GPU that torch can use, not {device.type}"
+    if find_spec("triton") is None or find_spec("triton.experimental.gluon") is None:
+        return "gluon attention needs triton 3.6; pip install shotstream_rt[gpu]"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) != (9, 0):
+        return f"gluon attention is for sm_90, not sm_{major}{minor}"
+    if dtype != torch.bfloat16:
+        return f"gluon attention takes bfloat16, not {str(dtype)[6:]}"
+    if head_dim != 128:
+        return f"gluon attention takes heads of 128, not {head_dim}"
+    return None
+
+
 def interpreting() -> bool:
     """Return whether Triton runs its kernels on the host."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -35,7 +35,7 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
         kernel_registry.resolve(name, HOST)
 
 
-@pytest.mark.parametrize("part", ["cudnn", "flash", "fa3"])
+@pytest.mark.parametrize("part", ["cudnn", "flash", "fa3", "gluon"])
 def test_a_part_that_cannot_run_is_an_error(part: str) -> None:
     with pytest.raises(BackendUnavailableError, match=f"{part} attention needs an NVIDIA GPU"):
         kernel_registry.resolve(f"torch+{part}", HOST)
@@ -72,6 +72,34 @@ def test_libraries_say_what_they_need(
         assert library_unavailable_reason(name, device, torch.bfloat16, 128) is None
 
 
+@pytest.mark.parametrize(
+    "dtype,head_dim,capability,message",
+    [
+        (torch.bfloat16, 128, (9, 0), None),
+        (torch.bfloat16, 128, (10, 0), "sm_90, not sm_100"),
+        (torch.float32, 128, (9, 0), "float32"),
+        (torch.bfloat16, 64, (9, 0), "heads of 128, not 64"),
+    ],
+)
+def test_gluon_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, head_dim: int,
+    capability: tuple[int, int], message: str | None,
+) -> None:  # fmt: skip
+    pytest.importorskip("triton.experimental.gluon", reason="triton with Gluon is not installed")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    (gluon,) = (entry for entry in PARTS if entry.name == "gluon")
+    target = Target(device=torch.device("cuda"), dtype=dtype, head_dim=head_dim)
+    reason = gluon.unavailable_reason(target)
+    assert reason is None if message is None else message in str(reason)
+    if message is None:
+        from shotstream_rt.kernels.dual_attention_hopper import dual_attention
+
+        made = kernel_registry.resolve("torch+gluon", target)
+        assert made.attention is dual_attention
+        assert made.cross_attention is kernel_set.TORCH_OPS.cross_attention
+
+
 def test_libraries_refuse_a_bias() -> None:
     q = torch.zeros(1, 2, 1, 8)
     with pytest.raises(ValueError, match="bias"):
@@ -79,12 +107,12 @@ def test_libraries_refuse_a_bias() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("part", [entry.name for entry in PARTS])
-def test_libraries_attend_like_the_reference(part: str) -> None:
-    reason = library_unavailable_reason(part, GPU.device, GPU.dtype, GPU.head_dim)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_parts_attend_like_the_reference(part: kernel_registry.KernelEntry) -> None:
+    reason = part.unavailable_reason(GPU)
     if reason is not None:
         pytest.skip(reason)
-    kernels = kernel_registry.resolve(f"triton+{part}", GPU)
+    kernels = kernel_registry.resolve(f"triton+{part.name}", GPU)
     torch.manual_seed(0)
     # An arena's prefix with NaN behind it, token-major.
     arena = torch.randn(2, 700, 3, 128, device="cuda", dtype=GPU.dtype)

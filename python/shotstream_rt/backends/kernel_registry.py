@@ -90,6 +90,16 @@ def _with_fp8(kernels: KernelSet | None) -> KernelSet:
     return with_fp8(kernels)
 
 
+def _gluon_reason(target: Target) -> str | None:
+    return kernel_set.gluon_unavailable_reason(target.device, target.dtype, target.head_dim)
+
+
+def _attend_by_gluon(kernels: KernelSet | None) -> KernelSet:
+    from ..kernels.dual_attention_hopper import dual_attention
+
+    return _attend_by("gluon", dual_attention, kernels)
+
+
 def _library(name: str, attention: Attention, summary: str) -> KernelEntry:
     return KernelEntry(
         name=name,
@@ -131,6 +141,12 @@ PARTS = (
     _library("cudnn", cudnn_attention, "attention by cuDNN"),
     _library("flash", flash_attention, "attention by torch's FlashAttention-2"),
     _library("fa3", fa3_attention, "attention by an installed FlashAttention-3"),
+    KernelEntry(
+        name="gluon",
+        summary="this project's warp-specialised attention for sm_90",
+        unavailable_reason=_gluon_reason,
+        build=_attend_by_gluon,
+    ),
 )
 """Parts; ``auto`` takes none of them until a record shows one to be faster."""
 

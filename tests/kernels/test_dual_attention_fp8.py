@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream_rt.kernels.reference import dual_attention_fp8 as formats
+from shotstream_rt.kernels.reference.dual_attention import dual_attention as exact
+
+Draw = Callable[..., Tensor]
+TOLERANCE = {"reference": 4e-3, "cpu": 8e-2, "cuda": 3.5e-2}
+"""Largest relative distance to the formats' own numbers, attended to exactly: weights in e4m3 are
+2.6 % off each, and the interpreter, which truncates to it, more."""
+
+
+def arena_fp8(normal: Draw, keys: int, heads: int, width: int) -> tuple[Tensor, ...]:
+    """Keys and values as the 8-bit arena holds them, NaN in every place of no token."""
+    k, v = (normal(keys, heads, width) for _ in range(2))
+    k_scales, v_scales = formats.head_scales(k), formats.head_scales(v)
+    tokens = -(-keys // 16) * 16 + 32
+    k8 = torch.full((1, tokens, heads, width), torch.nan).to(torch.float8_e4m3fn)
+    v8 = torch.full((heads, width, tokens), torch.nan).to(torch.float8_e4m3fn)
+    # torch assigns 8-bit numbers by index as bytes only.
+    k8.view(torch.uint8)[0, formats.key_rows(keys)] = formats.quantise(k, k_scales).view(
+        torch.uint8
+    )
+    v8[:, :, :keys] = formats.quantise(v, v_scales).permute(1, 2, 0)
+    return k8, v8, k_scales, v_scales, k, v
+
+
+def close(got: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    got = got.cpu().double()
+    assert got.shape == wanted.shape
+    assert bool(torch.isfinite(got).all())
+    return bool((got - wanted).norm() <= tolerance * wanted.norm())
+
+
+def tolerance_of(twin: Any) -> float:
+    kind = "reference" if twin.package.endswith("reference") else twin.device.type
+    if kind == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no e4m3 before sm_89")
+    return TOLERANCE[kind]
+
+
+def test_scales_are_the_smallest_that_overflow_nothing(normal: Draw) -> None:
+    x = normal(50, 3, 16) * torch.tensor([0.01, 1.0, 300.0])[:, None]
+    scales = formats.head_scales(x)
+    assert scales.shape == (3,)
+    torch.testing.assert_close((x / scales[:, None]).abs().amax((0, 2)), torch.full((3,), 448.0))
+    assert float(formats.head_scales(torch.zeros(2, 1, 4))) > 0
+
+
+def test_rounding_is_to_the_nearest_and_saturates() -> None:
+    one = torch.ones(1)
+    x = torch.tensor([[1.0625, 1.1875, 0.0, -1e6, 1e6, 2.0**-9]])
+    wanted = [1.0, 1.25, 0.0, -448.0, 448.0, 2.0**-9]
+    assert formats.quantise(x, one).float().flatten().tolist() == wanted
+
+
+def test_rows_of_keys_are_an_exchange_within_sixteen() -> None:
+    rows = formats.key_rows(70)
+    assert rows[:64].sort().values.tolist() == list(range(64))
+    assert (rows // 16 == torch.arange(70) // 16).all()
+    # A thread of a matrix product holds columns 8b + 2t + e and multiplies keys 4t + 2b + e.
+    for t in range(4):
+        for b in range(2):
+            for e in range(2):
+                assert int(rows[16 + 4 * t + 2 * b + e]) == 16 + 8 * b + 2 * t + e
+
+
+def test_8_bits_are_near_the_exact_result(normal: Draw) -> None:
+    k8, v8, k_scales, v_scales, k, v = arena_fp8(normal, 200, 2, 64)
+    q = normal(1, 40, 2, 64)
+    wanted = exact(q.double(), k[None].double(), v[None].double(), 0.125)
+    got = formats.dual_attention_fp8(q, k8, v8, 200, 0.125, k_scales, v_scales)
+    assert close(got, wanted, 8e-2)
+    keys = formats.quantise(k, k_scales)[None]
+    assert close(formats.dual_attention_qk8(q, keys, v[None], 0.125, k_scales), wanted, 6e-2)
+
+
+@pytest.mark.parametrize(
+    "queries,keys,heads,width", [(1, 1, 1, 32), (33, 95, 2, 64), (130, 70, 1, 128)], ids=str
+)
+def test_keys_in_8_bits(
+    twin: Any, normal: Draw, queries: int, keys: int, heads: int, width: int
+) -> None:
+    limit = tolerance_of(twin)
+    q = normal(1, queries, heads, width, dtype=torch.bfloat16)
+    k, v = (normal(1, keys, heads, width, dtype=torch.bfloat16) for _ in range(2))
+    scales = formats.head_scales(k)
+    k8 = formats.quantise(k, scales)
+    given = [x.to(twin.device) for x in (q, k8, v)]
+    got = twin.load("dual_attention_fp8").dual_attention_qk8(*given, 0.1, scales.to(twin.device))
+    wanted = exact(formats._rounded(q).double(), k8.double() * scales[:, None], v.double(), 0.1)
+    assert got.dtype == q.dtype
+    assert close(got, wanted, limit)
+
+
+@pytest.mark.parametrize(
+    "queries,keys,heads,width",
+    [(1, 1, 1, 32), (5, 8, 2, 32), (33, 95, 2, 64), (130, 136, 1, 128)],
+    ids=str,
+)
+def test_all_in_8_bits(
+    twin: Any, normal: Draw, queries: int, keys: int, heads: int, width: int
+) -> None:
+    limit = tolerance_of(twin)
+    q = normal(1, queries, heads, width, dtype=torch.bfloat16)
+    k8, v8, k_scales, v_scales, *_ = arena_fp8(normal, keys, heads, width)
+    there = [x.to(twin.device) for x in (q, k8, v8, k_scales, v_scales)]
+    attend = twin.load("dual_attention_fp8").dual_attention_fp8
+    got = attend(*there[:3], keys, 0.1, *there[3:])
+    wide_k = k8[:, formats.key_rows(keys)].double() * k_scales[:, None]
+    wide_v = v8[:, :, :keys].permute(2, 0, 1)[None].double() * v_scales[:, None]
+    assert close(got, exact(formats._rounded(q).double(), wide_k, wide_v, 0.1), limit)
+
+
+def test_scales_of_logits_must_be_positive(triton_device: torch.device) -> None:
+    from shotstream_rt.kernels.dual_attention_fp8 import dual_attention_qk8
+
+    x = torch.zeros(1, 3, 1, 32, device=triton_device)
+    with pytest.raises(ValueError, match="scale: got 0"):
+        dual_attention_qk8(x, x.to(torch.float8_e4m3fn), x, 0.0, torch.ones(1))
