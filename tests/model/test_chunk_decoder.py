@@ -24,7 +24,7 @@ from shotstream_rt.kernels.decoder_set import (
 )
 from shotstream_rt.model.chunk_decoder import ChunkCodec, ChunkDecoder, ChunkShape
 from shotstream_rt.model.codec import LatentCodec, StreamDecoder
-from shotstream_rt.model.frame_layout import enlarge, enlarging_weight, spread, widened
+from shotstream_rt.model.frame_layout import as_clip, enlarge, enlarging_weight, spread, widened
 from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
 from shotstream_rt.model.vae import WanCodec
 from shotstream_rt.model.weights import load_checkpoint
@@ -199,6 +199,16 @@ def test_enlarging_is_doubling_then_convolving(size: tuple[int, int]) -> None:
     got = enlarge(x, enlarging_weight(weight))
     torch.testing.assert_close(got, wanted)
     assert got.is_contiguous()
+
+
+@pytest.mark.parametrize("size", [(1, 4, 5, 8), (6, 1, 1, 3)])
+def test_frames_are_a_clip_in_the_layout_of_tensor_cores(size: tuple[int, ...]) -> None:
+    frames = torch.randn(size)
+    clip = as_clip(frames)
+    assert clip.shape == (1, size[3], *size[:3])
+    empty = torch.empty(clip.shape, memory_format=torch.channels_last_3d)
+    assert clip.stride() == empty.stride()
+    assert clip.data_ptr() == frames.data_ptr()
 
 
 def test_channels_spread_over_frames_and_pad_to_eight() -> None:

@@ -31,8 +31,14 @@ def conv_over_time(lane: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         ``[F, H, W, O]``.
     """
     edge = weight.shape[-1] // 2
-    y = F.conv3d(lane.permute(3, 0, 1, 2)[None], weight, bias, padding=(0, edge, edge))
+    y = F.conv3d(as_clip(lane), weight, bias, padding=(0, edge, edge))
     return y[0].permute(1, 2, 3, 0).contiguous()
+
+
+def as_clip(frames: Tensor) -> Tensor:
+    """View ``[F, H, W, C]`` as a batch of one, ``[1, C, F, H, W]`` in ``channels_last_3d``."""
+    # The batch comes first: torch tells the format by its stride too.
+    return frames[None].permute(0, 4, 1, 2, 3)
 
 
 def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,0 +1,88 @@
+"""Decoding of a shot's later chunk: latent by latent, by chunks, and recorded.
+
+Random weights, of the released size on a GPU. ``search`` lets cuDNN try its convolutions out while
+recording; what it picks may differ from process to process, and so may the frames' last bits.
+Bound by arithmetic: 40.6 TFLOP for 12 frames of 480x832 with the Wan VAE, 1.6 with the tiny one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from shotstream_rt.backends.cuda_graph import GraphCapture
+from shotstream_rt.bench.kernel_case import KernelCase
+from shotstream_rt.kernels.decoder_set import decoder_kernels
+from shotstream_rt.model.chunk_decoder import ChunkDecoder, ChunkShape
+from shotstream_rt.model.codec import StreamDecoder
+from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
+from shotstream_rt.model.vae import WanCodec, WanVAE
+
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+"""For a hundred layers; float32 may take tf32 products on a GPU."""
+
+
+def codec_of(name: str, device: torch.device, dtype: torch.dtype) -> WanCodec | TinyCodec:
+    """Return a codec of seeded weights, the same numbers in every type."""
+    torch.manual_seed(0)
+    state = WanVAE(96 if device.type == "cuda" else 4).state_dict()
+    if name == "wan":
+        narrow = {key: value.to(dtype) for key, value in state.items()}
+        return WanCodec.from_state(narrow, device=device, dtype=dtype)
+    network = TinyDecoder().to(device, dtype)
+    for weight in network.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return TinyCodec(WanCodec.from_state(WanVAE(1).state_dict()), network)
+
+
+@contextmanager
+def conv_search(wanted: bool) -> Iterator[None]:
+    """Let cuDNN measure its convolutions the first time it sees a shape."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=wanted, allow_tf32=True):
+        yield
+
+
+@pytest.mark.parametrize("codec", ["wan", "tiny"])
+@pytest.mark.parametrize("form", ["latents", "chunks", "recorded", "search"])
+def bench_chunk_decoder(case: KernelCase, codec: str, form: str) -> None:
+    device, shape = case.device, case.shapes.latent_shape
+    if form in ("recorded", "search") and device.type != "cuda":
+        pytest.skip("graphs need a GPU")
+    first, later = (case.normal(*shape) for _ in range(2))
+    made = codec_of(codec, device, case.dtype)
+    twin = codec_of(codec, device, case.dtype)
+    if case.dtype is not torch.float32:
+        network = twin.network.float()
+        twin = WanCodec(network) if isinstance(network, WanVAE) else TinyCodec(twin, network)
+    wanted, flops = reference(twin, first, later)
+
+    decoder: StreamDecoder = made.decoder()
+    with conv_search(form == "search"):
+        if form != "latents":
+            size = ChunkShape(frames=shape[1], height=shape[3], width=shape[4])
+            program = made.chunk_program(size, decoder_kernels(device))
+            on_gpu = form in ("recorded", "search")
+            decoder = ChunkDecoder(program, GraphCapture(device) if on_gpu else lambda run: run)
+        decoder.decode(first)
+
+    def run() -> Tensor:
+        return decoder.decode(later)
+
+    # Later runs decode the same latents behind themselves: other frames, the same work.
+    moved = sum(weight.nbytes for weight in made.network.parameters()) + wanted.nbytes
+    case.measure(run, wanted, bytes_moved=moved, flops=flops, tolerance=TOLERANCE[case.dtype])
+
+
+def reference(codec: WanCodec | TinyCodec, first: Tensor, later: Tensor) -> tuple[Tensor, float]:
+    """Return a later chunk's frames, latent by latent, and what they cost."""
+    decoder = codec.decoder()
+    decoder.decode(first.float())
+    with FlopCounterMode(display=False) as counter:
+        frames = decoder.decode(later.float())
+    return frames, float(counter.get_total_flops())
