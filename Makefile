@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-python test-native test-sanitize test-gpu gpu-check test-interpret \
-	lint format bench bench-kernels bench-compare wheel clean
+	lint format bench bench-kernels bench-compare profile wheel clean
 
 # Show the targets.
 help:
@@ -78,10 +78,10 @@ test-sanitize: $(VENV)/.torch
 test-gpu: $(VENV)/.dev
 	$(PY) -m pytest -m "gpu or tensorrt"
 
-# Everything a GPU has to settle, in under nine minutes and without network: make gpu-check OUT=DIR
-# Such machines bring their own torch, so it runs with their python3, or GPU_PYTHON=PATH.
+# Machines with a GPU bring their own torch, so it runs with their python3, or GPU_PYTHON=PATH.
+# Everything a GPU has to settle, in nine minutes, without network: make gpu-check OUT=DIR [ONLY=a,b]
 gpu-check:
-	$(or $(GPU_PYTHON),python3) bench/gpu_check.py $(or $(OUT),out/gpu-check)
+	$(or $(GPU_PYTHON),python3) bench/gpu_check.py $(or $(OUT),out/gpu-check) $(if $(ONLY),--only $(ONLY))
 
 # The kernel tests with Triton interpreted, so that a machine without a GPU executes the kernels.
 test-interpret: $(VENV)/.dev
@@ -107,6 +107,31 @@ bench: $(VENV)/.base
 # Micro-benchmarks of every kernel and of the native core; KERNELS="--dtype bfloat16" is passed on.
 bench-kernels: $(VENV)/.dev
 	$(PY) -m pytest bench $(KERNELS)
+
+PROFILED = $(or $(GPU_PYTHON),python3) -m shotstream_rt.bench profile --dtype $(or $(DTYPE),bfloat16) \
+	--workload $(or $(WORKLOAD),$(if $(filter ncu,$(TOOL)),student-1.3b,film-480p)) --shots $(or $(SHOTS),1) $(BENCH)
+SECTIONS := SpeedOfLight SpeedOfLight_RooflineChart MemoryWorkloadAnalysis ComputeWorkloadAnalysis Occupancy \
+	LaunchStats SchedulerStats WarpStateStats SourceCounters
+
+# See docs/profiling.md; it runs with python3 or GPU_PYTHON=PATH, like gpu-check. Also SHOTS, SKIP, COUNT, DTYPE.
+# A shot under a profiler: make profile TOOL=nsys|ncu|trace WORKLOAD=film-480p KERNEL=regex
+profile:
+	@mkdir -p out/profile
+ifeq ($(or $(TOOL),nsys),nsys)
+	SHOTSTREAM_NVTX=1 PYTHONPATH=python nsys profile --trace=cuda,nvtx,osrt --cuda-graph-trace=node \
+		--capture-range=cudaProfilerApi --capture-range-end=stop --force-overwrite=true \
+		--output out/profile/timeline $(PROFILED)
+	nsys stats --report nvtx_sum,cuda_gpu_kern_sum,cuda_gpu_mem_time_sum out/profile/timeline.nsys-rep
+else ifeq ($(TOOL),ncu)
+	PYTHONPATH=python ncu --profile-from-start off --clock-control none --graph-profiling node \
+		--kernel-name 'regex:$(or $(KERNEL),_attention)' --launch-skip $(or $(SKIP),0) --launch-count $(or $(COUNT),5) \
+		--import-source on $(SECTIONS:%=--section %) --force-overwrite --export out/profile/kernel $(PROFILED)
+	ncu --import out/profile/kernel.ncu-rep --page details
+else ifeq ($(TOOL),trace)
+	PYTHONPATH=python $(PROFILED) --trace out/profile/trace.json
+else
+	$(error TOOL: got $(TOOL), wanted nsys, ncu or trace)
+endif
 
 # Compare two records, or two folders of them: make bench-compare BASE=before.json NEW=after.json
 bench-compare: $(VENV)/.base
