@@ -73,6 +73,8 @@ class Outcome:
 
 def parts() -> list[Part]:
     """All parts, the most telling first; what no time is left for is skipped."""
+    kernels = [PYTHON, "-m", "pytest", "-q", "--device", "cuda", "--workload", "kernels-1536",
+               "--dtype", "bfloat16", "--records", "{records}"]  # fmt: skip
     return [
         Part(
             name="build",
@@ -91,10 +93,10 @@ def parts() -> list[Part]:
         _film("film-fp8", "fp8", [], 60),
         Part(
             name="kernels",
-            command=[PYTHON, "-m", "pytest", "bench", "-q", "--device", "cuda", "--workload",
-                     "kernels-1536", "--dtype", "bfloat16", "--records", "{records}"],
+            command=[*kernels, "bench", "--ignore", "bench/bench_chunk_decoder.py"],
             limit_s=90,
         ),
+        Part(name="decoders", command=[*kernels, "bench/bench_chunk_decoder.py"], limit_s=60),
         _bench("compare-0-21", ["--workload", "film-480p-0-21", "--dtype", "bfloat16"], 60),
         _bench("compare-0-21-tiny", ["--workload", "film-480p-0-21", "--dtype", "bfloat16",
                                      "--profile", "tiny"], 60),
