@@ -98,9 +98,10 @@ def measure_bundle(
     watch.clear()
 
     plain_watch = Stopwatch(bundle.device)
-    plain = None
-    if options.baseline:
-        plain = PlainFilm(bundle, student, plain_watch, seed=recipe["seed"])
+
+    def open_plain() -> PlainFilm:
+        return PlainFilm(bundle, student, plain_watch, seed=recipe["seed"])
+
     timed = TimedPipeline(bundle.pipeline, watch)
     wrapped = replace(
         bundle,
@@ -109,12 +110,11 @@ def measure_bundle(
         text=TimedText(bundle.text, watch),
     )
     samples = _measure_session(
-        wrapped, timed, story, options, watch, plain, plain_watch, seed=recipe["seed"]
-    )
+        wrapped, timed, story, options, watch, open_plain if options.baseline else None,
+        seed=recipe["seed"],
+    )  # fmt: skip
     samples["startup_s"] = [samples["startup_s"][0] + load_s]
     add_rates(samples, config.shot)
-    if plain is not None:
-        plain.close()
 
     fidelity = roofline = None
     if profile.lossy:
@@ -184,12 +184,14 @@ def _measure_session(
     story: Story,
     options: BenchOptions,
     watch: Stopwatch,
-    plain: PlainFilm | None,
-    plain_watch: Stopwatch,
+    open_plain: Callable[[], PlainFilm] | None,
     *,
     seed: int,
 ) -> dict[str, list[float]]:
-    """Play the story ``repeats`` times in one session, then change captions of running shots."""
+    """Play the story ``repeats`` times in one session, then change captions of running shots.
+
+    By turns with the baseline, if there is one: so both meet the same neighbours.
+    """
     begun = watch.now_ns()
     with Session(bundle, seed=seed, threads=options.threads) as session:
         session.cut(story.shots[0])
@@ -199,10 +201,13 @@ def _measure_session(
         for _ in range(options.warmup):
             session.cut(story.shots[0])
             _drain(session, watch)
-            if plain is not None:
-                plain.play(story.first(1))
+        peak_mib = peak_memory_mib(bundle.device)  # what the baseline takes does not count
+        plain = None
+        if open_plain is not None:
+            plain = open_plain()
+            if options.warmup:
+                plain.warm_up(story.first(1))
         timed.forget()
-        plain_watch.clear()
         for repeat in range(options.repeats):
             _play(session, story, watch)
             if plain is not None:
@@ -213,7 +218,9 @@ def _measure_session(
             watch.add("first_frame_ms", shot["first_frame_ms"])
             watch.add("cut_ms", shot["cut_ms"])
         watch.add("startup_s", startup_s)
-        watch.add("peak_memory_mib", peak_memory_mib(bundle.device))
+        watch.add("peak_memory_mib", peak_memory_mib(bundle.device) if plain is None else peak_mib)
+        if plain is not None:
+            plain.close()
         samples = watch.samples()
         # A changed caption slows its shot, so that is measured in shots of their own.
         for _ in range(options.repeats):

@@ -45,6 +45,11 @@ class PlainFilm:
             Pipeline(bundle.config, PlainStudent(student, bundle.config)), watch
         )
 
+    def warm_up(self, story: Story) -> None:
+        """Play a story without noting anything."""
+        self.play(story)
+        self._watch.clear()
+
     @torch.inference_mode()
     def play(self, story: Story) -> None:
         """Play a story and note rates and latencies."""
