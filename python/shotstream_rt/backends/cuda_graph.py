@@ -40,10 +40,15 @@ class GraphCapture:
 
     What a function runs must have run before: libraries choose and load their kernels in a first
     run, and a capture allows neither.
+
+    Args:
+        device: where graphs are replayed.
+        urgent: the device prefers their kernels; a kernel in a graph has the priority of the
+            stream it was captured on, not of the one it is replayed on.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+    def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
+        self._stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)
         self._pool = torch.cuda.graph_pool_handle()
         # A graph that is freed during a capture would spoil it.
         gc.collect()

@@ -277,7 +277,7 @@ def _by_chunks(codec: LatentCodec, config: StreamConfig, backend: str) -> Latent
     shape = ChunkShape(
         frames=config.shot.chunk_frames, height=model.latent_height, width=model.latent_width
     )
-    return ChunkCodec(codec, shape, lambda: GraphCapture(device))
+    return ChunkCodec(codec, shape, lambda: GraphCapture(device, urgent=True))
 
 
 def _project_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> _Parts:
