@@ -22,7 +22,9 @@ from torch import Tensor
 from .launch import run_kernel
 from .tuning import FP8_CAPABILITY, block_of, capability_of
 
-BLOCK_Q, BLOCK_K, WARPS, STAGES = 128, 64, 8, 2
+BLOCK_Q, WARPS, STAGES = 128, 8, 2
+BLOCK_K = {False: 32, True: 64}
+"""Keys of a turn, with values in bfloat16 and in e4m3: what registers hold."""
 
 _NEVER = tl.constexpr(-1e30)
 _E4M3_MAX = tl.constexpr(448.0)
@@ -139,7 +141,7 @@ def _options(width: int, pv8: bool) -> dict[str, Any]:
         "WIDTH": width,
         "BLOCK_D": max(32, block_of(width)),
         "BLOCK_Q": BLOCK_Q,
-        "BLOCK_K": BLOCK_K,
+        "BLOCK_K": BLOCK_K[pv8],
         "STAGES": STAGES,
         "PV8": pv8,
         # The interpreter multiplies no 8-bit matrices; float32 holds the same numbers.

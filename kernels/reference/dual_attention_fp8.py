@@ -56,6 +56,26 @@ def key_rows(tokens: int, device: torch.device | None = None) -> Tensor:
     return token - within + within % 4 // 2 * 8 + within // 4 * 2 + within % 2
 
 
+def arena_of(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay keys and values out as ``dual_attention_fp8`` reads them, zeros where no token is.
+
+    Args:
+        k: e4m3 ``[T, N, D]``, a row to a token.
+        v: like ``k``.
+
+    Returns:
+        Keys ``[1, rows, N, D]`` and values ``[N, D, rows]``, ``rows`` the next multiple of 16.
+    """
+    tokens, heads, width = k.shape
+    rows = -(-tokens // KEY_GROUP) * KEY_GROUP
+    keys = torch.zeros(1, rows, heads, width, dtype=torch.uint8, device=k.device)
+    values = torch.zeros(heads, width, rows, dtype=torch.uint8, device=k.device)
+    # torch moves 8-bit floating numbers by index as bytes only.
+    keys[0, key_rows(tokens, k.device)] = k.view(torch.uint8)
+    values[:, :, :tokens] = v.view(torch.uint8).permute(1, 2, 0)
+    return keys.view(k.dtype), values.view(v.dtype)
+
+
 def dual_attention_qk8(q: Tensor, k: Tensor, v: Tensor, scale: float, k_scales: Tensor) -> Tensor:
     """Attend with 8-bit logits and weights and values as they are.
 
@@ -69,7 +89,7 @@ def dual_attention_qk8(q: Tensor, k: Tensor, v: Tensor, scale: float, k_scales: 
     Returns:
         ``[B, Tq, N, D]`` in the type of ``q``.
     """
-    return dual_attention(_rounded(q), k.float() * k_scales[:, None], v, scale).to(q.dtype)
+    return dual_attention(rounded_queries(q), k.float() * k_scales[:, None], v, scale).to(q.dtype)
 
 
 def dual_attention_fp8(
@@ -92,10 +112,10 @@ def dual_attention_fp8(
     """
     wide_k = k[:, key_rows(keys, k.device)].float() * k_scales[:, None]
     wide_v = v[None, :, :, :keys].permute(0, 3, 1, 2).float() * v_scales[:, None]
-    return dual_attention(_rounded(q), wide_k, wide_v, scale).to(q.dtype)
+    return dual_attention(rounded_queries(q), wide_k, wide_v, scale).to(q.dtype)
 
 
-def _rounded(q: Tensor) -> Tensor:
-    """Queries as e4m3 holds them."""
+def rounded_queries(q: Tensor) -> Tensor:
+    """Queries as e4m3 holds them, each row by its largest number; float32, like ``q``."""
     scales = q.float().abs().amax(-1).clamp(min=1e-12) / E4M3_MAX
     return quantise(q, scales).float() * scales[..., None]

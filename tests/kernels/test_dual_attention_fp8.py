@@ -94,7 +94,9 @@ def test_keys_in_8_bits(
     k8 = formats.quantise(k, scales)
     given = [x.to(twin.device) for x in (q, k8, v)]
     got = twin.load("dual_attention_fp8").dual_attention_qk8(*given, 0.1, scales.to(twin.device))
-    wanted = exact(formats._rounded(q).double(), k8.double() * scales[:, None], v.double(), 0.1)
+    wanted = exact(
+        formats.rounded_queries(q).double(), k8.double() * scales[:, None], v.double(), 0.1
+    )
     assert got.dtype == q.dtype
     assert close(got, wanted, limit)
 
@@ -115,7 +117,7 @@ def test_all_in_8_bits(
     got = attend(*there[:3], keys, 0.1, *there[3:])
     wide_k = k8[:, formats.key_rows(keys)].double() * k_scales[:, None]
     wide_v = v8[:, :, :keys].permute(2, 0, 1)[None].double() * v_scales[:, None]
-    assert close(got, exact(formats._rounded(q).double(), wide_k, wide_v, 0.1), limit)
+    assert close(got, exact(formats.rounded_queries(q).double(), wide_k, wide_v, 0.1), limit)
 
 
 def test_scales_of_logits_must_be_positive(triton_device: torch.device) -> None:

@@ -92,7 +92,7 @@ def operands(
     k8, v8 = formats.quantise(k, k_scales), formats.quantise(v, v_scales)
     wide_q, wide_k, wide_v = q.double(), k[None].double(), v[None].double()
     if precision != "bf16":
-        wide_q, wide_k = formats._rounded(q).double(), k8[None].double() * k_scales[:, None]
+        wide_q, wide_k = formats.rounded_queries(q).double(), k8[None].double() * k_scales[:, None]
     small = torch.full((rows, heads, 128), torch.nan, device=device).to(torch.float8_e4m3fn)
     small_v = torch.full((heads, 128, rows), torch.nan, device=device).to(torch.float8_e4m3fn)
     given_k, given_v = arena[0, :, :keys], arena[1, :, :keys]
@@ -178,7 +178,7 @@ def test_sums_of_like_values_do_not_drift(hopper: torch.device, normal: Draw) ->
     got = dual_attention_fp8_hopper.dual_attention_fp8(q, k, v, keys, 0.02, scales, scales)
     wide_k = k[:, formats.key_rows(keys, hopper)].double()
     wide_v = v.permute(2, 0, 1)[None].double()
-    assert_near(got, reference(formats._rounded(q).double(), wide_k, wide_v, 0.02), 4e-3)
+    assert_near(got, reference(formats.rounded_queries(q).double(), wide_k, wide_v, 0.02), 4e-3)
 
 
 @pytest.mark.gpu
