@@ -53,6 +53,13 @@ def test_every_profile_and_no_name_twice(gpu_check: ModuleType) -> None:
     assert measured == set(PROFILES)
 
 
+def test_gpu_tests_are_found_by_their_marks(gpu_check: ModuleType) -> None:
+    found = gpu_check.gpu_tests()
+    assert "tests/backends/test_cuda_graph.py" in found
+    assert not [name for name in found if name.startswith("tests/kernels")]
+    assert all((ROOT / name).is_file() for name in found)
+
+
 def test_benches_are_called_as_they_can_be(gpu_check: ModuleType) -> None:
     for part in gpu_check.parts():
         command = list(part.command)
