@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.kernels.decoder_set import (
     REFERENCE_DECODER,
@@ -25,6 +26,8 @@ from shotstream_rt.kernels.decoder_set import (
 from shotstream_rt.model.chunk_decoder import ChunkCodec, ChunkDecoder, ChunkShape
 from shotstream_rt.model.codec import LatentCodec, StreamDecoder
 from shotstream_rt.model.frame_layout import as_clip, enlarge, enlarging_weight, spread, widened
+from shotstream_rt.model.loading import _by_chunks
+from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
 from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
 from shotstream_rt.model.vae import WanCodec
 from shotstream_rt.model.weights import load_checkpoint
@@ -182,6 +185,29 @@ def test_recorded_codec_stands_in_for_its_own(wan: WanCodec, golden: dict[str, T
     assert torch.equal(codec.encode_frames(frames), wan.encode_frames(frames))
     assert torch.equal(codec.encode_clip(golden["clip"]), wan.encode_clip(golden["clip"]))
     assert codec.pixel_size(5, 6) == (40, 48)
+
+
+@pytest.mark.parametrize(
+    ("device", "backend", "recorded"),
+    [("cuda", "cuda_graph", True), ("cuda", "eager", False), ("cpu", "cuda_graph", False)],
+)
+def test_decoding_is_recorded_where_the_student_is(
+    wan: WanCodec, monkeypatch: pytest.MonkeyPatch, device: str, backend: str, recorded: bool
+) -> None:
+    monkeypatch.setattr(wan, "device", torch.device(device))
+    config = StreamConfig(model=ModelConfig(latent_height=60, latent_width=104))
+    codec = _by_chunks(wan, config, backend)
+    assert isinstance(codec, ChunkCodec) == recorded
+    if isinstance(codec, ChunkCodec):
+        assert codec.codec is wan
+        assert codec.shape == ChunkShape(frames=3, height=60, width=104)
+    else:
+        assert codec is wan
+
+
+def test_a_codec_without_a_program_is_left_as_it_is() -> None:
+    codec = NanoCodec(NanoCodecNet())
+    assert _by_chunks(codec, StreamConfig(model=ModelConfig()), "cuda_graph") is codec
 
 
 def test_other_shapes_than_the_recorded_are_refused(wan: WanCodec) -> None:
