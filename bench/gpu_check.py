@@ -71,6 +71,9 @@ class Outcome:
     detail: str
 
 
+_GLUON_TESTS, _GLUON_BENCH = "tests/kernels/test_triton_hopper.py", "bench/bench_triton_hopper.py"
+
+
 def parts() -> list[Part]:
     """All parts, the most telling first; what no time is left for is skipped."""
     kernels = [PYTHON, "-m", "pytest", "-q", "--device", "cuda", "--workload", "kernels-1536",
@@ -85,7 +88,9 @@ def parts() -> list[Part]:
         _tests("tests-rest", gpu_tests(), 90),
         _bench("student-exact", ["--workload", "student-1.3b", "--dtype", "bfloat16",
                                  "--baseline", "--roofline", "--repeats", "2"], 90),
-        _tests("tests-kernels", ["tests/kernels"], 110),
+        _tests("tests-kernels", ["tests/kernels", "--ignore", _GLUON_TESTS], 110),
+        # Apart, for warps that wait for one another can wait for ever.
+        _tests("tests-gluon", [_GLUON_TESTS], 100),
         _film("film-exact", "exact", ["--baseline", "--roofline", "--repeats", "1"], 110),
         _film("film-fp8-tiny", "fp8-tiny", ["--roofline"], 60),
         _film("film-fast", "fast", ["--roofline"], 60),
@@ -93,9 +98,11 @@ def parts() -> list[Part]:
         _film("film-fp8", "fp8", [], 60),
         Part(
             name="kernels",
-            command=[*kernels, "bench", "--ignore", "bench/bench_chunk_decoder.py"],
+            command=[*kernels, "bench", "--ignore", "bench/bench_chunk_decoder.py", "--ignore",
+                     _GLUON_BENCH],
             limit_s=90,
         ),
+        Part(name="gluon", command=[*kernels, _GLUON_BENCH], limit_s=90),
         Part(name="decoders", command=[*kernels, "bench/bench_chunk_decoder.py"], limit_s=60),
         _bench("compare-0-21", ["--workload", "film-480p-0-21", "--dtype", "bfloat16"], 60),
         _bench("compare-0-21-tiny", ["--workload", "film-480p-0-21", "--dtype", "bfloat16",
