@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-python test-native test-sanitize test-gpu gpu-check test-interpret \
-	lint format bench bench-kernels bench-compare profile wheel clean
+	lint format bench bench-kernels bench-compare profile aot wheel clean
 
 # Show the targets.
 help:
@@ -136,6 +136,10 @@ endif
 # Compare two records, or two folders of them: make bench-compare BASE=before.json NEW=after.json
 bench-compare: $(VENV)/.base
 	$(PY) -m shotstream_rt.bench compare $(BASE) $(NEW)
+
+# Compile every kernel for every architecture into a bundle, without a GPU: make aot OUT=DIR
+aot: $(VENV)/.dev
+	$(PY) -m shotstream_rt.kernels.aot build --out $(or $(OUT),out/kernels) --jobs $(JOBS) $(AOT)
 
 # A wheel and a source archive in dist/.
 wheel: $(VENV)/.dev
