@@ -8,6 +8,8 @@
     tune-detector  train the evaluation's detector further
     evaluate       score a model on held-out stories
     fit-identity   fit the descriptors that consistency is measured with
+    gate           examine whether a checkpoint uses its context
+    ablate         train and measure the variants of a table
 
 Every command takes ``--json``: one JSON object as the last line of standard output. Exit code 2
 means a mistake in the arguments.
@@ -70,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         tune.add_argument("--out", type=Path, required=True, help="file to write")
     score = command("evaluate", "score a model on held-out stories")
     score.add_argument("--model", default="nano", help="nano or a student folder")
+    score.add_argument("--profile", default="exact", help="of the session (default: exact)")
     score.add_argument("--stories", type=int, default=100, help="held-out stories")
     score.add_argument("--shots", type=int, default=5, help="shots of each story")
     score.add_argument("--seed", type=int, default=0, help="which held-out stories")
@@ -79,7 +82,23 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--only-ceilings", action="store_true", help="score true pictures only")
     score.add_argument("--records", type=Path, help="file of finished stories, to go on from")
     score.add_argument("--sheet", type=Path, help="PNG of the first stories")
+    score.add_argument("--pretrained", type=Path, help="folder of the paper's networks, if any")
     score.add_argument("--plots", type=Path, help="folder for PNG plots (needs matplotlib)")
+    gate = command("gate", "examine whether a checkpoint uses its context")
+    gate.add_argument("--model", default="nano", help="nano, a student folder or a checkpoint")
+    gate.add_argument("--teacher", action="store_true", help="it is a bidirectional teacher")
+    gate.add_argument("--bank", type=Path, help="training shards, for a better probe")
+    gate.add_argument("--folder", type=Path, default=Path("runs/gate"), help="keeps the scenes")
+    ablate = command("ablate", "train and measure the variants of a table")
+    ablate.add_argument("--table", required=True, help="indicator, context, caption, stages, "
+                        "recipes or a JSON file")  # fmt: skip
+    ablate.add_argument("--minutes", type=float, required=True, help="training of each variant")
+    ablate.add_argument("--folder", type=Path, help="default: runs/ablations/TABLE")
+    ablate.add_argument("--stories", type=int, default=40, help="held-out stories of a variant")
+    ablate.add_argument("--shots", type=int, default=5, help="shots of each story")
+    ablate.add_argument("--seed", type=int, default=3, help="which held-out stories")
+    ablate.add_argument("--jobs", type=int, default=1, help="processes of the evaluation")
+    ablate.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     identity = command("fit-identity", "fit the descriptors that consistency is measured with")
     identity.add_argument("--stories", type=int, default=200, help="drawn stories")
     identity.add_argument("--codec", type=Path, help="codec.safetensors (default: shipped)")
@@ -87,14 +106,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _gate(options: argparse.Namespace) -> dict[str, Any]:
+    from .metrics.gate import context_gate
+
+    verdict = context_gate(
+        options.model, folder=options.folder, bidirectional=options.teacher, bank=options.bank
+    )
+    passed = "passed" if verdict.passed else "failed"
+    print(f"{options.model}: {passed}: {verdict.summary}")  # noqa: T201 - a command's output
+    return {"passed": verdict.passed, **verdict.figures}
+
+
+def _ablate(options: argparse.Namespace) -> dict[str, Any]:
+    from .ablations.runner import AblationConfig, ablate
+    from .metrics.text_table import markdown_table
+
+    folder = options.folder or Path("runs/ablations") / Path(options.table).stem
+    table = ablate(
+        AblationConfig(
+            table=options.table, minutes=options.minutes, folder=folder, stories=options.stories,
+            shots=options.shots, seed=options.seed, jobs=options.jobs, device=options.device,
+        )
+    )  # fmt: skip
+    print(markdown_table(table), end="")  # noqa: T201 - a command's output
+    for name, reason in table["missing"].items():
+        print(f"{name}: {reason}")  # noqa: T201 - a command's output
+    return table
+
+
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from .evaluate import EvaluationConfig, evaluate, measure_ceilings
     from .metrics.text_table import report_lines
 
     config = EvaluationConfig(
-        model=options.model, stories=options.stories, shots=options.shots, seed=options.seed,
-        threads=options.threads, jobs=options.jobs, ceilings=options.ceilings,
-        records=options.records, sheet=options.sheet,
+        model=options.model, profile=options.profile, stories=options.stories,
+        shots=options.shots, seed=options.seed, threads=options.threads, jobs=options.jobs,
+        ceilings=options.ceilings, records=options.records, sheet=options.sheet,
+        pretrained=options.pretrained,
     )  # fmt: skip
     if options.only_ceilings:
         return measure_ceilings(config)
@@ -145,6 +193,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         from .tune_detector import tune_detector
 
         return tune_detector(options.start or DETECTOR_FILE, options.out, options.minutes)
+    if options.command == "gate":
+        return _gate(options)
+    if options.command == "ablate":
+        return _ablate(options)
     if options.command == "fit-identity":
         from .metrics.fit_identity import fit_identity
 

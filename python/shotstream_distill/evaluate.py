@@ -24,9 +24,10 @@ from shotstream_rt.errors import ConfigError
 from .detectors import DETECTOR_FILE
 from .metrics.context_swap import ContextSwap
 from .metrics.facts import KEY_FRAMES
-from .metrics.film import film_source, held_out_seeds, model_folder
+from .metrics.film import film_source, floats, held_out_seeds, model_folder
 from .metrics.identity import IDENTITY_FILE
 from .metrics.judge import Judge
+from .metrics.pretrained import load_adapters, pretrained_figures
 from .metrics.records import FilmRecord, RecordBook, fingerprint
 from .metrics.report import film_figures, swap_figures
 from .metrics.sheet import StoryRow, story_sheet
@@ -48,6 +49,7 @@ class EvaluationConfig:
 
     Attributes:
         model: as for ``Session.open``.
+        profile: of the session that makes the films.
         stories: held-out stories.
         shots: shots of each.
         seed: which held-out stories; different seeds do not overlap.
@@ -56,9 +58,11 @@ class EvaluationConfig:
         ceilings: measure drawn films and codec reconstructions of the same stories too.
         records: file that keeps finished stories, so that a stopped evaluation goes on.
         sheet: PNG to write, the first stories with their captions.
+        pretrained: folder with local copies of the paper's networks (``metrics.pretrained``).
     """
 
     model: str = "nano"
+    profile: str = "exact"
     stories: int = 100
     shots: int = 5
     seed: int = 0
@@ -67,6 +71,7 @@ class EvaluationConfig:
     ceilings: bool = False
     records: Path | None = None
     sheet: Path | None = None
+    pretrained: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -101,20 +106,28 @@ class _Worker:
         self._sources: dict[str, Any] = {}
         self._judge = Judge(model_folder(config.model) / "codec.safetensors")
         self._swap: ContextSwap | None = None
+        self._networks = load_adapters(config.pretrained) if config.pretrained else None
 
     def run(self, task: _Task) -> _Result:
         config = self._config
         story = make_story(task.seed, config.shots)
         if task.source not in self._sources:
-            made = film_source(task.source, config.model, config.threads)
+            made = film_source(task.source, config.model, config.threads, config.profile)
             self._sources[task.source] = made
         begun = time.perf_counter()
         film = self._sources[task.source](story, task.number)
         record = self._judge.judge(story, film, made_s=time.perf_counter() - begun)
         if task.source == "model" and config.shots > 1:
-            self._swap = self._swap or ContextSwap(config.model, self._judge.detector)
+            self._swap = self._swap or ContextSwap(
+                config.model, self._judge.detector, config.profile
+            )
             swap = self._swap.measure(story, task.number)
             record = dataclasses.replace(record, swap=swap)
+        if self._networks is not None:
+            figures = pretrained_figures(
+                self._networks, floats(film[:, list(KEY_FRAMES)]), story_captions(story)[1]
+            )
+            record = dataclasses.replace(record, pretrained=figures)
         shown = config.sheet is not None and task.source == "model" and task.number < _SHEET_STORIES
         return _Result(task=task, record=record, pictures=_key_frames(film) if shown else None)
 
@@ -170,8 +183,10 @@ def _identity(config: EvaluationConfig) -> dict[str, Any]:
         raise ConfigError(f"model {config.model}: {folder} lacks {missing}; wanted a nano student")
     return {
         "model": fingerprint(*files),
+        "profile": config.profile,
         "detector": fingerprint(DETECTOR_FILE, IDENTITY_FILE),
         "shots": config.shots,
+        "pretrained": None if config.pretrained is None else str(config.pretrained),
     }
 
 
@@ -226,6 +241,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     records = measured.records
     report: dict[str, Any] = {
         "model": config.model,
+        "profile": config.profile,
         "stories": config.stories,
         "shots": config.shots,
         "seed": config.seed,
@@ -234,6 +250,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     }
     if config.ceilings:
         report["ceilings"] = {name: film_figures(records[name]) for name in CEILINGS}
+    if config.pretrained is not None:
+        report["pretrained_missing"] = dict(load_adapters(config.pretrained).missing)
     if config.sheet is not None:
         write_sheet(config, measured.pictures)
     return report
@@ -265,7 +283,9 @@ def write_sheet(config: EvaluationConfig, pictures: dict[int, Tensor]) -> None:
         story = make_story(seed, config.shots)
         shown = pictures.get(number)
         if shown is None:
-            shown = _key_frames(film_source("model", config.model, config.threads)(story, number))
+            shown = _key_frames(
+                film_source("model", config.model, config.threads, config.profile)(story, number)
+            )
         global_caption, texts = story_captions(story)
         rows.append(
             StoryRow(title=global_caption.strip(), captions=texts, pictures=list(shown.unbind(0)))

@@ -188,8 +188,13 @@ def test_other_choices_take_ends_of_shots_and_fill_the_context(
 
 @pytest.mark.parametrize(("choice", "last"), [("first", 200), ("first_last", 280)])
 def test_a_selector_follows_its_choice(choice: ContextChoice, last: int) -> None:
-    codec = NumberCodec()
-    chosen = ContextSelector(codec, budget=6, latent_shape=(1, 1, 1), shot_limit=81, choice=choice)
+    chosen = ContextSelector(
+        NumberCodec(),  # type: ignore[arg-type]
+        budget=6,
+        latent_shape=LATENT,
+        shot_limit=81,
+        choice=choice,
+    )
     for shot in range(3):
         chosen.begin_shot(shot, "a")
         numbers = 100 * shot + torch.arange(81, dtype=torch.float32)

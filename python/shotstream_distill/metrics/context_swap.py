@@ -82,10 +82,11 @@ class ContextSwap:
     Args:
         model: as for ``Session.open``.
         detector: finds coats.
+        profile: of the runtime.
     """
 
-    def __init__(self, model: str | Path, detector: Detector) -> None:
-        self._bundle: ModelBundle = load_model(model, device="cpu")
+    def __init__(self, model: str | Path, detector: Detector, profile: str = "exact") -> None:
+        self._bundle: ModelBundle = load_model(model, device="cpu", profile=profile)
         self._detector = detector
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def codec_films(codec_file: Path) -> FilmSource:
     return recode
 
 
-def session_films(model: str | Path, threads: int) -> FilmSource:
+def session_films(model: str | Path, threads: int, profile: str = "exact") -> FilmSource:
     """Return the source of films that a session makes, driven as a user would."""
 
     def make(story: WorldStory, number: int) -> Tensor:
@@ -89,7 +89,9 @@ def session_films(model: str | Path, threads: int) -> FilmSource:
         asked = Story(global_caption=global_caption, shots=tuple(texts))
         made = torch.empty(len(texts), SHOT_FRAMES, 3, HEIGHT, WIDTH, dtype=torch.uint8)
         counts = [0] * len(texts)
-        with shotstream_rt.Session.open(model, seed=number, device="cpu", threads=threads) as film:
+        with shotstream_rt.Session.open(
+            model, seed=number, device="cpu", threads=threads, profile=profile
+        ) as film:
             for frame in film.story(asked):
                 if frame.pixels.shape != (HEIGHT, WIDTH, 3) or counts[frame.shot] >= SHOT_FRAMES:
                     raise shotstream_rt.ConfigError(
@@ -109,14 +111,16 @@ def session_films(model: str | Path, threads: int) -> FilmSource:
     return make
 
 
-def film_source(name: str, model: str | Path, threads: int = 1) -> FilmSource:
-    """Return the source of a name: ``model``, ``drawn`` or ``codec``.
+def film_source(
+    name: str, model: str | Path, threads: int = 1, profile: str = "exact"
+) -> FilmSource:
+    """Return the source of a name: ``model`` (with a profile), ``drawn`` or ``codec``.
 
     Raises:
         ConfigError: no such source.
     """
     if name == "model":
-        return session_films(model, threads)
+        return session_films(model, threads, profile)
     if name == "drawn":
         return drawn_films()
     if name == "codec":

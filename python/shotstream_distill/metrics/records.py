@@ -49,6 +49,7 @@ class FilmRecord:
         pairs: consistency over all pairs of shots, lists of numbers by name.
         cuts: found against asked.
         swap: use of the context, numbers by name; empty where it was not measured.
+        pretrained: values of the paper's own metrics, by name; empty without their networks.
         made_s: seconds to make it.
         judged_s: seconds to measure it.
     """
@@ -58,6 +59,7 @@ class FilmRecord:
     pairs: Mapping[str, list[float]]
     cuts: CutCount
     swap: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: Mapping[str, list[float]] = field(default_factory=dict)
     made_s: float = 0.0
     judged_s: float = 0.0
 

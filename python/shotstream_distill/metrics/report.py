@@ -170,13 +170,17 @@ def film_figures(films: Sequence[FilmRecord]) -> dict[str, Any]:
         ``scores`` (facts, direction, action; ``motion``, the mean of ``jitter``), ``by_shot``
         (scores and means of every shot index), ``drift``, ``returns``, ``cuts``, ``means``
         (consistency inside shots, adherence, quality, dynamics), ``pairs`` (consistency between
-        shots), ``seconds`` a story.
+        shots), ``pretrained`` (the paper's own metrics where measured), ``seconds`` a story.
     """
     shots = [list(film.shots) for film in films]
     means = shot_means(shots)
     pairs = {
         name: mean_over_stories([film.pairs.get(name, []) for film in films])
         for name in ("subject", "background", "semantic")
+    }
+    names = sorted({name for film in films for name in film.pretrained})
+    pretrained = {
+        name: mean_over_stories([film.pretrained.get(name, []) for film in films]) for name in names
     }
     by_shot = []
     for index in range(len(films[0].shots)):
@@ -194,6 +198,7 @@ def film_figures(films: Sequence[FilmRecord]) -> dict[str, Any]:
         "cuts": cut_figures(films),
         "means": {name: e.as_dict() for name, e in means.items()},
         "pairs": {name: e.as_dict() for name, e in pairs.items() if e is not None},
+        "pretrained": {name: e.as_dict() for name, e in pretrained.items() if e is not None},
         "seconds": {
             "made": sum(film.made_s for film in films) / len(films),
             "judged": sum(film.judged_s for film in films) / len(films),

@@ -36,6 +36,7 @@ def _figures(title: str, figures: Mapping[str, Any]) -> list[str]:
         )
     lines += [_number(f"inter {name}", row) for name, row in figures["pairs"].items()]
     lines += [_number(name, means[name]) for name in _MEANS if name in means]
+    lines += [_number(name, row) for name, row in figures["pretrained"].items()]
     lines.append(_share("dynamic", means["dynamic"]))
     lines.append(_share("dynamic as drawn", means["dynamic_right"]))
     return lines
@@ -62,6 +63,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
                 for name, (low, high) in use["intervals"].items()
             )
             lines.append(f"  {kind} r: " + ", ".join(parts) + f"  n={use['n']}")
+    for name, reason in report.get("pretrained_missing", {}).items():
+        lines.append(f"  {name:20} not measured: {reason}")
     for name, figures in report.get("ceilings", {}).items():
         lines += _figures(f"ceiling: {name}", figures)
     seconds = report["seconds"]

@@ -1,0 +1,1 @@
+"""Tables of variants, each trained at equal compute and measured alike."""

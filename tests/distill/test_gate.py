@@ -1,0 +1,118 @@
+"""The context gate: it must see use of the context, and its absence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream_distill.metrics import gate
+from shotstream_distill.metrics.gate import (
+    Examinee,
+    GateScenes,
+    context_gate,
+    examine_context,
+    run_gate,
+    tint_features,
+)
+from shotstream_distill.paper.product import save_product, start_weights
+from shotstream_distill.paper.run_config import RunConfig
+from shotstream_distill.paper.shot_batch import ShotBatch
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.model.nano_vocabulary import PLACES
+
+
+def _shard(stories: int = 40, shots: int = 3) -> dict[str, Tensor]:
+    """Latents that are nothing but their story's tint and noise; character 0 is always there."""
+    torch.manual_seed(0)
+    rows = stories * shots
+    tints = (0.05 * torch.randn(stories, 3)).repeat_interleave(shots, 0)
+    base = torch.nn.functional.pad(tints, (0, 13))[:, None, :, None, None]
+    lab = torch.zeros(rows, 14, dtype=torch.int16)
+    lab[:, 3] = torch.randint(len(PLACES), (stories,)).repeat_interleave(shots)
+    lab[:, -2] = torch.arange(shots).repeat(stories)
+    maps = torch.zeros(rows, 6, 2, 3, 12, 20, dtype=torch.uint8)
+    maps[:, :, 0, :, 4:8, 5:10] = 255
+    return {
+        "lat": base + 0.02 * torch.randn(rows, 6, 16, 12, 20),
+        "cand": base + 0.02 * torch.randn(rows, 7, 16, 12, 20),
+        "maps": maps, "tok": torch.ones(rows, 4, 32, dtype=torch.uint8), "lab": lab,
+        "tint": tints,
+    }  # fmt: skip
+
+
+class _Copier:
+    """Predicts the context's mean, or nothing without context."""
+
+    def __init__(self, obeys: bool) -> None:
+        self.obeys = obeys
+
+    def predict(self, batch: ShotBatch, noise: Tensor, *, with_context: bool) -> Tensor:
+        mean = batch.context.mean(1, keepdim=True).expand_as(batch.target)
+        return mean if with_context and self.obeys else torch.zeros_like(batch.target)
+
+
+def test_a_network_that_copies_its_context_passes_and_a_deaf_one_fails() -> None:
+    scenes = GateScenes.from_shard(_shard(), frames=3)
+    assert scenes.probe_r > 0.95
+    obeys = examine_context(_Copier(True), scenes)  # type: ignore[arg-type]
+    assert obeys.passed
+    for name in ("tint", "subject"):
+        assert obeys.figures[name]["apart"]
+        assert obeys.figures[name]["gain"]["low"] > 0
+    deaf = examine_context(_Copier(False), scenes)  # type: ignore[arg-type]
+    assert not deaf.passed
+    assert deaf.figures["tint"]["gain"]["value"] == 0
+
+
+def test_probe_and_exam_share_no_story() -> None:
+    shard = _shard()
+    scenes = GateScenes.from_shard(shard, frames=3)
+    told = {tuple(t.tolist()) for t in scenes.tints}
+    exam_stories = {i for i, t in enumerate(shard["tint"]) if tuple(t.tolist()) in told}
+    first = min(exam_stories)
+    probe = gate._fit_probe([{k: shard[k][:first] for k in ("lat", "lab", "tint")}], 3)
+    torch.testing.assert_close(probe, scenes.probe)
+
+
+def test_only_characters_seen_before_count_as_subjects() -> None:
+    shard = _shard()
+    shard["lab"][:, 0] = 1  # only character 1 in every shot: character 0's cells are news
+    scenes = GateScenes.from_shard(shard, frames=3)
+    assert float(scenes.subjects.sum()) == 0
+
+
+def test_too_few_shots_are_refused() -> None:
+    with pytest.raises(ConfigError, match="later shots"):
+        GateScenes.from_shard(_shard(stories=4), frames=3)
+
+
+def test_features_do_not_depend_on_where_things_are() -> None:
+    latents, places = torch.randn(2, 3, 16, 12, 20), torch.tensor([1, 4])
+    turned = latents.flip(-1).roll(3, -2)
+    torch.testing.assert_close(tint_features(turned, places), tint_features(latents, places))
+
+
+@pytest.mark.parametrize("kind", ["teacher", "ode"])
+def test_untrained_networks_fail(kind: str, tmp_path: Path) -> None:
+    config = RunConfig.read("nano-smoke")
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    torch.save(_shard(), folder / "S_0.pt")
+    weights = start_weights("random", config.stream.model, text=True, seed=0)
+    save_product(tmp_path / "p.pt", weights, steps=0, train_s=0, stage="x")
+    verdict = run_gate(config, folder)(kind, tmp_path / "p.pt")
+    assert not verdict.passed
+    assert "tint error" in verdict.summary
+    by_hand = Examinee.load(tmp_path / "p.pt", config.stream, bidirectional=kind == "teacher")
+    frames = config.stream.shot.chunk_frames
+    scenes = GateScenes.from_shard(_shard(), frames=frames)
+    assert examine_context(by_hand, scenes).figures["tint"] == verdict.figures["tint"]
+
+
+def test_the_shipped_model_is_examined(tmp_path: Path) -> None:
+    torch.save(_shard(), tmp_path / "S_0.pt")
+    verdict = context_gate("nano", folder=tmp_path)
+    assert set(verdict.figures) == {"probe_r", "scenes", "tint", "subject"}
