@@ -68,7 +68,7 @@ HOMES = {
     "tensorrt_rtx": ("shotstream_rt.backends.tensorrt", "shotstream_rt.export."),
     "torch_tensorrt": ("shotstream_rt.backends.tensorrt", "shotstream_rt.export."),
     "onnx": ("shotstream_rt.export.",),
-    "transformers": ("shotstream_rt.model.",),
+    "transformers": ("shotstream_rt.model.", "shotstream_distill.metrics.pretrained"),
     "av": ("shotstream_rt.video", "shotstream_distill."),
     "matplotlib": ("shotstream_rt.bench.plots", "shotstream_distill.metrics.plots"),
     "nvtx": ("shotstream_rt.nvtx",),
