@@ -14,14 +14,14 @@ PYTHON = Path(__file__).resolve().parents[1] / "python"
 PACKAGES = ("shotstream_rt", "shotstream_distill")
 
 PLAIN = {"config", "errors", "history", "types", "env", "nvtx", "_native", "manifest", "checks",
-         "profiles", "transfer"}  # fmt: skip
+         "plans", "profiles", "transfer"}  # fmt: skip
 """Files at the bottom: data, errors, integers."""
 
 STUDENT = {*PLAIN, "kernels", "model", "schedule", "noise", "cache"}
 """What computes, without a session."""
 
 SESSION = {*STUDENT, "pipeline", "backends", "caption_book", "context", "crew", "frames",
-           "generator", "playlist", "reader", "session", "shots", "snapshot", "stats",
+           "generator", "playlist", "reader", "session", "shots", "snapshot", "stats", "streaming",
            "story"}  # fmt: skip
 
 MAY_IMPORT = {
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "nvtx": {"env", "errors"},
     "manifest": {"config", "errors"},
     "checks": {"config", "errors"},
+    "plans": {"_native", "config"},
     "profiles": {"checks"},
     "transfer": set(),
     "kernels": set(),

@@ -11,17 +11,21 @@ calls it from one thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from . import _native
 from .backends.base import StudentBackend
 from .config import StreamConfig
 from .errors import ConfigError
 from .model.captions import CaptionSet
 from .noise import NoiseSource
 from .nvtx import annotate
+from .plans import planner_of
 from .transfer import send
+
+if TYPE_CHECKING:
+    from ._native import ChunkPlan
 
 
 class Pipeline:
@@ -34,20 +38,12 @@ class Pipeline:
 
     def __init__(self, config: StreamConfig, backend: StudentBackend) -> None:
         self.config, self.backend = config, backend
-        self.planner = _native.Planner(
-            context_frames=config.cache.context_frames,
-            chunk_frames=config.shot.chunk_frames,
-            shot_frames=config.shot.shot_frames,
-            sink_frames=config.cache.sink_frames,
-            window_frames=config.cache.window_frames or 0,
-            rotate_on_read=config.cache.key_rotation == "on_read",
-            shot_phase=config.shot.shot_phase,
-        )
+        self.planner = planner_of(config)
         self._shot = -1
         self._flag = 0
         self._row = 0
         self._context_shots: tuple[int, ...] = ()
-        self._done: tuple[_native.ChunkPlan, Tensor] | None = None
+        self._done: tuple[ChunkPlan, Tensor] | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import _native
 from ..cache import fold_padding
 from ..model.blocks import CrossAttend
 from ..model.captions import CaptionSet
 from ..noise import PhiloxNoise
+from ..plans import planner_of
 from ..transfer import send
 from .passes import PassRunner
 
@@ -179,15 +179,7 @@ class CudaGraphBackend:
 
     def _record(self, config: StreamConfig, capture: Capture) -> None:
         """Capture the context pass, and every pass of every chunk place in the ring."""
-        planner = _native.Planner(
-            context_frames=config.cache.context_frames,
-            chunk_frames=config.shot.chunk_frames,
-            shot_frames=config.shot.shot_frames,
-            sink_frames=config.cache.sink_frames,
-            window_frames=config.cache.window_frames or 0,
-            rotate_on_read=config.cache.key_rotation == "on_read",
-            shot_phase=config.shot.shot_phase,
-        )
+        planner = planner_of(config)
         if config.cache.context_frames:
             encode = self._context_function(planner.context([0] * config.cache.context_frames))
             encode()
