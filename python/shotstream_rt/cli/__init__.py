@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _COMMANDS = {
+    "calibrate": "choose and measure which attention heads profile fast prunes",
     "generate": "make films from a story, a table of stories, or prompts",
     "info": "show what this machine can run and why not the rest",
     "verify": "compare this machine's numbers with golden ones",

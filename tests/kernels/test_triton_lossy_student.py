@@ -1,0 +1,149 @@
+"""A student with fp8 products or pruned history: each form of it, and its distance to exact."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
+from shotstream_rt.history import HistoryPolicy
+from shotstream_rt.kernels.fp8_set import fp8_unavailable_reason, with_fp8
+from shotstream_rt.kernels.kernel_set import REFERENCE, TORCH_OPS, KernelSet, triton_kernels
+from shotstream_rt.model.captions import CaptionSet
+from shotstream_rt.model.student import Student
+from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.pipeline import Pipeline
+
+MODEL = ModelConfig(
+    dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32, text_len=8,
+    latent_height=4, latent_width=4,
+)  # fmt: skip
+STREAM = StreamConfig(
+    model=MODEL,
+    cache=CacheConfig(context_frames=2),
+    shot=ShotConfig(chunk_frames=3, shot_frames=12),
+    schedule=ScheduleConfig(denoising_steps=(1000, 500)),
+)
+SHORT = dataclasses.replace(
+    STREAM,
+    shot=ShotConfig(chunk_frames=1, shot_frames=2),
+    schedule=ScheduleConfig(denoising_steps=(1000,)),
+)
+"""For the interpreter, which takes its time."""
+
+HISTORY = HistoryPolicy(recent_frames=3, pruned_heads=((0,), (0, 1)))
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(5)
+    made = Student(MODEL)
+    for block in made.layers:
+        torch.nn.init.normal_(block.modulation, std=0.5)
+    torch.nn.init.normal_(made.head.modulation, std=0.5)
+    return made.eval().requires_grad_(False)
+
+
+def shoot(student: Student, kernels: KernelSet, config: StreamConfig = STREAM) -> Tensor:
+    """One shot's latents ``[1, 12, 16, 4, 4]``."""
+    device = student.patch_embedding.weight.device
+    pipeline = Pipeline(config, EagerBackend(student, config, kernels))
+    # Slots that were never written show if they are read.
+    pipeline.backend.cache.poison()  # type: ignore[attr-defined]
+    rows = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(2))
+    captions = CaptionSet(embeddings=rows, lengths=(8, 8))
+    context = PhiloxNoise(9).draw(0, 0, 0, (1, 2, *pipeline.latent_shape[2:]))
+    pipeline.begin_shot(1, context, [0, 0], captions, 1)
+    chunks = []
+    for chunk in range(config.shot.chunks):
+        chunks.append(pipeline.run_chunk(chunk, PhiloxNoise(1)).cpu().clone())
+        pipeline.commit()
+    assert device == student.patch_embedding.weight.device
+    return torch.cat(chunks, 1)
+
+
+def distance(got: Tensor, wanted: Tensor) -> float:
+    assert bool(torch.isfinite(got).all())
+    return float((got - wanted).norm() / wanted.norm())
+
+
+def test_only_products_and_their_norms_are_replaced() -> None:
+    made = with_fp8(TORCH_OPS)
+    changed = {
+        field.name
+        for field in dataclasses.fields(made)
+        if getattr(made, field.name) is not getattr(TORCH_OPS, field.name)
+    }
+    assert changed == {"name", "fuse_linear", "layer_norm", "gated_residual_norm"}
+    assert made.name == "torch+fp8"
+
+
+def test_a_shot_is_near_exact_but_not_equal(student: Student) -> None:
+    exact = shoot(student, REFERENCE)
+    assert 0.01 < distance(shoot(student, with_fp8(REFERENCE)), exact) < 0.15
+    # The same numbers, whatever the rest of the set: only rounding differs.
+    assert distance(shoot(student, with_fp8(TORCH_OPS)), shoot(student, with_fp8(REFERENCE))) < 0.05
+
+
+def test_triton_s_form_makes_the_reference_s_shot(
+    triton_device: torch.device, student: Student
+) -> None:
+    wanted = shoot(student, with_fp8(REFERENCE), SHORT)
+    there = Student(MODEL)
+    there.load_state_dict(student.state_dict())
+    there = there.to(triton_device).eval().requires_grad_(False)
+    got = shoot(there, with_fp8(triton_kernels()), SHORT)
+    # The interpreter halves some numbers as it rounds to e4m3; a GPU only turns ties over.
+    assert distance(got, wanted) < (0.3 if triton_device.type == "cpu" else 0.08)
+
+
+def test_a_cpu_imitates_and_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fp8_unavailable_reason(torch.device("cpu")) is None
+    monkeypatch.setattr("shotstream_rt.kernels.fp8_set.capability_of", lambda _: 86)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    reason = fp8_unavailable_reason(torch.device("cuda"))
+    assert reason is not None
+    assert "sm_86" in reason
+
+
+class TestPrunedHistory:
+    """The same student with a history policy in its configuration."""
+
+    def test_nothing_changes_until_something_is_hidden(self, student: Student) -> None:
+        exact = shoot(student, REFERENCE)
+        pruned = shoot(student, REFERENCE, dataclasses.replace(STREAM, history=HISTORY))
+        assert torch.equal(pruned[:, :6], exact[:, :6])
+        assert 1e-4 < distance(pruned[:, 6:], exact[:, 6:]) < 0.5
+
+    def test_no_pruned_head_is_exact(self, student: Student) -> None:
+        none = HistoryPolicy(recent_frames=0, pruned_heads=((), ()))
+        made = shoot(student, REFERENCE, dataclasses.replace(STREAM, history=none))
+        assert torch.equal(made, shoot(student, REFERENCE))
+
+    def test_sets_agree(self, student: Student) -> None:
+        config = dataclasses.replace(STREAM, history=HISTORY)
+        wanted = shoot(student, REFERENCE, config)
+        assert distance(shoot(student, TORCH_OPS, config), wanted) < 1e-5
+
+    def test_a_ring_that_wraps_is_pruned_by_age(self, student: Student) -> None:
+        cache = CacheConfig(context_frames=2, window_frames=6, sink_frames=1)
+        shot = ShotConfig(chunk_frames=1, shot_frames=12)
+        config = dataclasses.replace(STREAM, cache=cache, shot=shot, history=HISTORY)
+        whole = dataclasses.replace(config, history=None)
+        wanted = shoot(student, TORCH_OPS, config)
+        assert distance(shoot(student, REFERENCE, config), wanted) < 1e-5
+        assert distance(shoot(student, REFERENCE, whole), wanted) > 1e-4
+
+    def test_triton_s_form_agrees(self, triton_device: torch.device, student: Student) -> None:
+        nearest = HistoryPolicy(recent_frames=0, pruned_heads=((0,), (0, 1)))
+        config = dataclasses.replace(SHORT, history=nearest)
+        there = Student(MODEL)
+        there.load_state_dict(student.state_dict())
+        there = there.to(triton_device).eval().requires_grad_(False)
+        wanted = shoot(student, REFERENCE, config)
+        assert distance(shoot(there, triton_kernels(), config), wanted) < 1e-5
+        assert distance(wanted, shoot(student, REFERENCE, SHORT)) > 1e-4
