@@ -71,7 +71,7 @@ def _case(
     arguments: dict[str, Argument],
     known: tuple[str, ...],
 ) -> CompileCase:
-    shape = rms_silu.launch_shape(width)
+    shape = rms_silu._launch_shape(width)
     options = {"num_warps": shape.pop("num_warps")}
     return CompileCase(
         name=name,

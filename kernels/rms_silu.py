@@ -121,7 +121,7 @@ def rms_silu(
     _check_dense(h, residual, past, out)
     frames, width = h.shape[0], h.shape[-1]
     step = h[0].numel()
-    shape = launch_shape(width)
+    shape = _launch_shape(width)
     # An absent tensor is never read; any pointer stands in for it.
     run_kernel(
         _rms_silu_kernel, (triton.cdiv(step // width, shape["ROWS"]),),
@@ -137,7 +137,7 @@ def add_bias(
 ) -> None:
     """Like ``kernels.reference.rms_silu.add_bias``."""
     _check_dense(h, residual, out)
-    positions, shape = h[..., 0].numel(), launch_shape(h.shape[-1])
+    positions, shape = h[..., 0].numel(), _launch_shape(h.shape[-1])
     run_kernel(
         _add_bias_kernel, (triton.cdiv(positions, shape["ROWS"]),),
         h, h if bias is None else bias, h if residual is None else residual, out, positions,
@@ -145,7 +145,7 @@ def add_bias(
     )  # fmt: skip
 
 
-def launch_shape(width: int) -> dict[str, Any]:
+def _launch_shape(width: int) -> dict[str, Any]:
     """Return the compile-time constants and options of frames of ``width`` channels."""
     block = block_of(width)
     return {"WIDTH": width, "BLOCK": block, "ROWS": max(1, TILE // block), "num_warps": WARPS}
