@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 
+from shotstream_rt.bench.ceilings import Ceilings, measure_ceilings
 from shotstream_rt.bench.hardware import (
     describe_git,
     describe_hardware,
@@ -30,6 +31,7 @@ from shotstream_rt.bench.kernel_case import KernelCase, Shapes, Timing
 from shotstream_rt.bench.metric import Metric
 from shotstream_rt.bench.record import BenchRecord, write_record
 from shotstream_rt.bench.workloads import Workload, find_workload
+from shotstream_rt.config import ModelConfig
 from shotstream_rt.kernels.kernel_set import (
     REFERENCE,
     TORCH_OPS,
@@ -47,6 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--workload", default="kernels-256", help="workload of kind kernels")
     group.addoption("--device", default="cpu", choices=("cpu", "cuda"))
     group.addoption("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    group.addoption(
+        "--roofline", action="store_true", help="measure the device's ceilings, for floor_percent"
+    )
     group.addoption("--threads", type=int, help="CPU threads (default: torch's choice)")
     group.addoption("--records", type=Path, help="write one record per kernel and set here")
 
@@ -69,9 +74,28 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return chosen
 
 
+@pytest.fixture(scope="session")
+def ceilings(
+    request: pytest.FixtureRequest, workload: Workload, device: torch.device
+) -> Ceilings | None:
+    """What the device does at its best, if ``--roofline`` asks for it."""
+    if not request.config.getoption("--roofline"):
+        return None
+    shapes = Shapes(**workload.recipe)
+    model = ModelConfig(
+        dim=shapes.dim, ffn_dim=shapes.ffn_dim, num_heads=shapes.heads,
+        latent_height=2 * shapes.rows, latent_width=2 * shapes.columns,
+    )  # fmt: skip
+    return measure_ceilings(device, getattr(torch, request.config.getoption("--dtype")), model)
+
+
 @pytest.fixture
 def case(
-    request: pytest.FixtureRequest, benchmark: Any, workload: Workload, device: torch.device
+    request: pytest.FixtureRequest,
+    benchmark: Any,
+    workload: Workload,
+    device: torch.device,
+    ceilings: Ceilings | None,
 ) -> Iterator[KernelCase]:
     """What a bench needs; what it measured becomes a record if ``--records`` asks for it."""
     dtype: torch.dtype = getattr(torch, request.config.getoption("--dtype"))
@@ -80,7 +104,7 @@ def case(
     folder = request.config.getoption("--records")
     if folder is not None and made.timings:
         folder.mkdir(parents=True, exist_ok=True)
-        write_record(_record(request.node.name, workload, made, made.timings[0]), folder)
+        write_record(_record(request.node.name, workload, made, ceilings), folder)
 
 
 @pytest.fixture(params=["reference", "torch", "cpu", "triton"])
@@ -112,8 +136,26 @@ def _require_set(name: str, device: torch.device) -> None:
         pytest.skip(f"kernel set {name}: {reason}")
 
 
-def _record(name: str, workload: Workload, case: KernelCase, timing: Timing) -> BenchRecord:
+def _metrics(timing: Timing, dtype: str, ceilings: Ceilings | None) -> tuple[Metric, ...]:
+    seconds, moved, flops = timing.seconds, timing.bytes_moved, timing.flops
+    metrics = [
+        Metric.of("kernel_ms", "ms", [1e3 * value for value in seconds]),
+        Metric.of("gbps", "GB/s", [moved / value / 1e9 for value in seconds]),
+        Metric.of("tflops", "TFLOP/s", [flops / value / 1e12 for value in seconds]),
+    ]
+    if ceilings is not None:
+        floor_ms, _ = ceilings.floor_ms(flops, moved, dtype)
+        metrics.append(
+            Metric.of("floor_percent", "%", [floor_ms / (10 * value) for value in seconds])
+        )
+    return tuple(metrics)
+
+
+def _record(
+    name: str, workload: Workload, case: KernelCase, ceilings: Ceilings | None
+) -> BenchRecord:
     """Return the record of one benchmark; ``name`` is ``bench_WHAT[SET]``."""
+    timing = case.timings[0]
     kernel, _, rest = name.removeprefix("bench_").partition("[")
     kernel_set = rest.rstrip("]") or "reference"
     dtype, device = str(case.dtype).removeprefix("torch."), case.device.type
@@ -144,9 +186,5 @@ def _record(name: str, workload: Workload, case: KernelCase, timing: Timing) -> 
         },
         status="ok",
         correctness=timing.correctness,
-        metrics=(
-            Metric.of("kernel_ms", "ms", [1e3 * value for value in timing.seconds]),
-            Metric.of("gbps", "GB/s", [timing.bytes_moved / v / 1e9 for v in timing.seconds]),
-            Metric.of("tflops", "TFLOP/s", [timing.flops / v / 1e12 for v in timing.seconds]),
-        ),
+        metrics=_metrics(timing, dtype, ceilings),
     )

@@ -77,7 +77,7 @@ _GLUON_TESTS, _GLUON_BENCH = "tests/kernels/test_triton_hopper.py", "bench/bench
 def parts() -> list[Part]:
     """All parts, the most telling first; what no time is left for is skipped."""
     kernels = [PYTHON, "-m", "pytest", "-q", "--device", "cuda", "--workload", "kernels-1536",
-               "--dtype", "bfloat16", "--records", "{records}"]  # fmt: skip
+               "--dtype", "bfloat16", "--roofline", "--records", "{records}"]  # fmt: skip
     return [
         Part(
             name="build",

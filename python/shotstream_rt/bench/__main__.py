@@ -35,9 +35,11 @@ what comes out
   a pass there are no figures. shot_s: seconds of one shot's student passes (shot_cpu_s: what the
   calling thread worked meanwhile). denoise_fps: frames per second of the student alone,
   worst_chunk_fps: at its slowest chunk. e2e_fps: to frames on the host. chunk_ms.N: denoising of
-  a shot's N-th chunk. decoder_psnr_db: how near a lossy profile's decoder comes to the exact one,
-  on the checked latents. One row per metric with n, min, p50, p95, p99 and max; the record
-  (--json, --out) also tells machine, software, commit and command.
+  a shot's N-th chunk; step_ms.N, commit_ms.N and vae_decode_ms.N likewise. --baseline adds plain
+  eager torch, run by turns, and every figure's ratio to it; --roofline every stage's floor at the
+  ceilings measured here. Lossy profiles tell their distance to exact (fidelity). One row per
+  metric with n, min, p50, p95, p99 and max; the record (--json, --out) also tells machine,
+  software, commit and command.
 
 examples
   python -m shotstream_rt.bench --threads 2
