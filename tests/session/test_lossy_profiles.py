@@ -1,0 +1,182 @@
+"""Profiles fp8 and fast through a session, and the file that says which heads are pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shotstream_rt import ConfigError, ManifestError, Session, WeightsError
+from shotstream_rt.bench.history_calibration import calibrate_history
+from shotstream_rt.config import ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
+from shotstream_rt.history import HistoryPolicy
+from shotstream_rt.manifest import StudentManifest
+from shotstream_rt.model.history_file import (
+    HISTORY_FILE,
+    CalibratedHistory,
+    fingerprint,
+    read_history,
+)
+from shotstream_rt.model.loading import NANO_FOLDER, load_model
+from shotstream_rt.model.nano_codec import NanoCodecNet
+from shotstream_rt.model.nano_text import NanoTextNet
+from shotstream_rt.model.student import Student
+from shotstream_rt.story import Story
+
+MODEL = ModelConfig(
+    dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_dim=128, text_len=64,
+    latent_height=2, latent_width=2,
+)  # fmt: skip
+STREAM = StreamConfig(
+    model=MODEL,
+    shot=ShotConfig(chunk_frames=1, shot_frames=3),
+    schedule=ScheduleConfig(denoising_steps=(1000,), shift=3.0),
+)
+POLICY = HistoryPolicy(recent_frames=0, pruned_heads=((0, 1), (1,)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    networks = {"student": Student(MODEL), "codec": NanoCodecNet(), "text": NanoTextNet()}
+    for name, network in networks.items():
+        state = {
+            key: torch.randn_like(value) * 0.1 if value.dim() > 1 else torch.ones_like(value)
+            for key, value in network.state_dict().items()
+        }
+        save_file(state, tmp_path / f"{name}.safetensors")
+    StudentManifest(
+        stream=STREAM,
+        codec={"kind": "nano", "file": "codec.safetensors"},
+        text={"kind": "nano", "file": "text.safetensors"},
+    ).write(tmp_path / "student.json")
+    return tmp_path
+
+
+def student_fingerprint(folder: Path) -> str:
+    student = Student(MODEL)
+    student.load_state_dict(load_file(folder / "student.safetensors"))
+    return fingerprint(student)
+
+
+def write_policy(folder: Path, **changes: object) -> CalibratedHistory:
+    made = CalibratedHistory(
+        student=student_fingerprint(folder), policy=POLICY, share=0.75, frames_psnr_db=35.0,
+        latents_rel_l2=0.1,
+    )  # fmt: skip
+    made = dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+    made.write(folder / HISTORY_FILE)
+    return made
+
+
+def play(folder: Path, profile: str) -> tuple[torch.Tensor, dict[str, object]]:
+    with Session.open(folder, device="cpu", threads=1, profile=profile) as session:
+        session.cut("a red cat")
+        frames = [torch.from_numpy(frame.pixels.copy()) for frame in session.stream()]
+        return torch.stack(frames), session.stats
+
+
+def test_profiles_tell_what_they_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_policy(folder)
+    exact, told = play(folder, "exact")
+    assert told["pruned_heads"] is None
+    assert "+fp8" not in str(told["kernel_set"])
+    with caplog.at_level(logging.INFO, logger="shotstream_rt"):
+        fp8, told = play(folder, "fp8")
+    assert (told["profile"], told["lossy"], told["pruned_heads"]) == ("fp8", True, None)
+    assert str(told["kernel_set"]).endswith("+fp8")
+    assert "profile fp8 is lossy" in caplog.text
+    fast, told = play(folder, "fast")
+    assert (told["profile"], told["pruned_heads"], told["decoder"]) == ("fast", 0.75, "nano")
+    assert exact.shape == fp8.shape == fast.shape == (9, 16, 16, 3)
+    assert torch.equal(fast, play(folder, "fast")[0])
+    # The first chunk has no history to hide.
+    assert torch.equal(fp8[0], fast[0])
+
+
+def test_a_policy_is_part_of_what_decides_the_numbers(folder: Path) -> None:
+    write_policy(folder)
+    bundle = load_model(folder, device="cpu", profile="fast")
+    assert bundle.config.history == POLICY
+    assert load_model(folder, device="cpu", profile="fp8").config.history is None
+
+
+def test_only_a_profile_takes_a_lossy_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOTSTREAM_KERNEL_SET", "torch+fp8")
+    with pytest.raises(ConfigError, match=r"got 'torch\+fp8'"):
+        load_model(folder, device="cpu")
+    monkeypatch.setenv("SHOTSTREAM_KERNEL_SET", "torch")
+    assert load_model(folder, device="cpu", profile="fp8").info["kernel_set"] == "torch+fp8"
+
+
+def test_without_a_policy_nothing_is_guessed(folder: Path) -> None:
+    with pytest.raises(WeightsError, match="shotstream_rt calibrate MODEL"):
+        load_model(folder, device="cpu", profile="fast")
+
+
+def test_a_policy_of_other_weights_is_refused(folder: Path) -> None:
+    write_policy(folder, student="0" * 16)
+    with pytest.raises(ManifestError, match="made for other weights"):
+        load_model(folder, device="cpu", profile="fast")
+
+
+@pytest.mark.parametrize("figures", [{"frames_psnr_db": 29.9}, {"latents_rel_l2": 0.26}])
+def test_a_policy_below_the_gate_is_refused(folder: Path, figures: dict[str, float]) -> None:
+    write_policy(folder, **figures)
+    with pytest.raises(ConfigError, match="wanted at least"):
+        load_model(folder, device="cpu", profile="fast")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"schema_version": 2}, {"policy": {}}, {"colour": 1}, {"format": "x"}]
+)
+def test_a_damaged_file_is_named(folder: Path, damage: dict[str, object]) -> None:
+    write_policy(folder)
+    data = json.loads((folder / HISTORY_FILE).read_text("utf-8"))
+    (folder / HISTORY_FILE).write_text(json.dumps({**data, **damage}), "utf-8")
+    with pytest.raises((ManifestError, ConfigError), match=r"history\.json|HistoryPolicy"):
+        read_history(folder)
+
+
+def test_calibration_takes_the_cheapest_that_passes_and_repeats(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story(shots=("a red cat", "a blue robot"), global_caption="a story")
+    module = "shotstream_rt.bench.history_calibration"
+    # What an untrained model loses says nothing, so the second candidate is made to pass.
+    verdicts = iter([False, True, False, True])
+    monkeypatch.setattr(f"{module}.passes_gate", lambda *_: next(verdicts))
+    found = [
+        calibrate_history(load_model(folder, device="cpu", backend="eager"), story, seed=0)
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+    assert found[0].student == student_fingerprint(folder)
+    assert [tried["share"] for tried in found[0].measured["tried"]] == [1.0, 0.75]
+    assert found[0].share == 0.75
+    assert found[0].policy.recent_frames == 1
+    # The head that looks back most is the one that keeps its history.
+    mass = torch.tensor(found[0].measured["mass"])
+    kept = [(n, h) for n in range(2) for h in range(2) if h not in found[0].policy.pruned_heads[n]]
+    assert kept == [divmod(int(mass.argmax()), 2)]
+
+
+def test_calibration_refuses_what_no_candidate_reaches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story(shots=("a red cat",), global_caption="a story")
+    monkeypatch.setattr("shotstream_rt.bench.history_calibration.SHARES", (1.0,))
+    monkeypatch.setattr("shotstream_rt.bench.history_calibration.passes_gate", lambda *_: False)
+    with pytest.raises(ConfigError, match="none of 2 candidates"):
+        calibrate_history(load_model(folder, device="cpu", backend="eager"), story, seed=0)
+
+
+def test_the_policy_in_the_package_is_for_the_model_in_the_package() -> None:
+    bundle = load_model("nano", device="cpu", profile="fast")
+    assert bundle.config.history == read_history(NANO_FOLDER).policy
+    bundle.close()
