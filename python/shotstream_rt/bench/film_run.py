@@ -168,13 +168,13 @@ def _roofline(
             packer(pictures)
     times = {**samples, pack.metric: watch.samples()[pack.metric][1:]}
     lengths = inputs.captions.lengths
+    float8 = "fp8" in bundle.pipeline.backend.info.kernel_set
     stages = [
         text_stage(network_of(bundle.text), lengths[-1]),
-        *student_stages(config, lengths, dtype.itemsize),
+        *student_stages(config, lengths, 1 if float8 else dtype.itemsize),
         *codec_stages(codec, config),
         pack,
     ]
-    float8 = "fp8" in bundle.pipeline.backend.info.kernel_set
     return measure_roofline(stages, times, device, dtype, config.model, float8=float8)
 
 

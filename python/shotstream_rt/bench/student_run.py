@@ -125,8 +125,9 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
         fidelity = compare_fidelity(measured, latents, reference=reference)
     roofline = None
     if options.roofline:
-        stages = student_stages(config, inputs[-1].captions.lengths, dtype.itemsize)
         float8 = "fp8" in backend.info.kernel_set
+        itemsize = 1 if float8 else dtype.itemsize
+        stages = student_stages(config, inputs[-1].captions.lengths, itemsize)
         roofline = measure_roofline(stages, samples, device, dtype, config.model, float8=float8)
     _log.info("comparing with the oracle")
     wanted = run_shot(reference_pipeline(student, config), inputs[-1], noise, chunks=checked)
