@@ -197,7 +197,7 @@ class CudaGraphBackend:
     def _warm_up(self, model: ModelConfig) -> None:
         """Compile and load what runs outside of graphs: captions and noise."""
         blank = torch.zeros(1, model.text_len, model.text_dim)
-        self.set_captions(CaptionSet(embeddings=blank, lengths=(0,)))
+        self.set_captions(CaptionSet(embeddings=blank, lengths=(model.text_len,)))
         PhiloxNoise(0).draw(0, 0, 0, self._x.shape, self.device)
 
     def _context_function(self, plan: ContextPlan) -> Callable[[], None]:
