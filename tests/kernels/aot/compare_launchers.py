@@ -20,8 +20,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver as TritonDriver
 
-from shotstream_rt.kernels import dual_attention, qk_norm, renoise
-from shotstream_rt.kernels.aot.driver import CudaDriver
+from shotstream_rt.errors import DeviceError
+from shotstream_rt.kernels import (
+    dual_attention,
+    dual_attention_hopper,
+    hopper_launch,
+    qk_norm,
+    renoise,
+)
+from shotstream_rt.kernels.aot.driver import CudaDriver, Launch, TensorMapRequest
 from shotstream_rt.kernels.aot.launcher import BundleLauncher
 from shotstream_rt.kernels.aot.packing import ParameterLayout
 from shotstream_rt.kernels.launch import use_launcher
@@ -71,6 +78,8 @@ def calls() -> list[tuple[Any, ...]]:
     arena = torch.empty(1, 42120, 12, 128, dtype=torch.bfloat16)
     with mock.patch.object(dual_attention, "capability_of", return_value=CAPABILITY):
         dual_attention.dual_attention(arena[:, :4680], arena, arena, 128**-0.5)
+    with mock.patch.object(hopper_launch, "_multiprocessors", return_value=132):
+        dual_attention_hopper.dual_attention(arena[:, :4680], arena, arena, 128**-0.5)
     use_launcher(None)
     return recorder.calls
 
@@ -107,6 +116,23 @@ def main(folder: Path) -> None:
                 "same_code": compiled.asm["cubin"] == (folder / entry.file).read_bytes(),
             }
             sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(json.dumps(plain_calls(driver)) + "\n")
+
+
+def plain_calls(driver: CudaDriver) -> dict[str, Any]:
+    """Calls of the driver that none of the launches makes."""
+    STUB.stub_expect(0, (ctypes.c_int * 1)(0))
+    host = torch.device("cpu")
+    every = Launch((4, 1, 1), 64, 0, cluster=2, cooperative=True, overlapped=True)
+    driver.launch(driver.load(b"\x7fELF", "kernel", 0, host), every, 0, host)
+    attributes = seen()["shape"][7]
+    request = TensorMapRequest(64, (8, 16), (16, 1), True, 9, 2, 3, (8, 16))
+    told = driver.tensor_map(request).hex()
+    try:
+        driver.load(b"none", "kernel", 0, host)
+    except DeviceError as error:
+        return {"attributes": attributes, "map": told, "refused": str(error)}
+    raise AssertionError("the driver took what is no machine code")
 
 
 if __name__ == "__main__":

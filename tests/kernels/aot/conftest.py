@@ -11,7 +11,14 @@ import pytest
 
 from shotstream_rt.kernels.launch import use_launcher
 
-CASES = [("rms_norm", 80), ("rms_norm", 90), ("advance", 90), ("dual_attention", 90)]
+CASES = [
+    ("rms_norm", 80),
+    ("rms_norm", 90),
+    ("advance", 90),
+    ("dual_attention", 90),
+    ("dual_attention_hopper", 90),
+    ("merge_splits", 90),
+]
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ static unsigned char parameters[8192];
 static int parameter_bytes;
 static unsigned launch_shape[8];
 static int shared_limit;
+static void* current_context;
 
 void stub_expect(int count, const int* sizes) {
   parameter_count = count;
@@ -66,13 +67,19 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
 }
 
 int cuCtxGetCurrent(void** context) {
-  *context = &handle;
+  *context = current_context;
   return kSuccess;
 }
 
-int cuCtxSetCurrent(void* context) { return kSuccess; }
+int cuCtxSetCurrent(void* context) {
+  current_context = context;
+  return kSuccess;
+}
 
-int cuDevicePrimaryCtxRetain(void** context, int device) { return cuCtxGetCurrent(context); }
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+  *context = &handle;
+  return kSuccess;
+}
 
 int cuCtxSetLimit(int limit, size_t value) { return kSuccess; }
 
@@ -83,7 +90,8 @@ int cuCtxGetLimit(size_t* value, int limit) {
 
 int cuModuleLoadData(void** module, const void* image) {
   *module = &handle;
-  // What is no ELF file is refused, as the real one does.
+  // Nothing is loaded outside of a context, and what is no ELF file is refused.
+  if (!current_context) return 201;
   return memcmp(image, "\177ELF", 4) == 0 ? kSuccess : 200;
 }
 
@@ -137,15 +145,27 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
 }
 
 typedef struct {
+  int id, padding;
+  unsigned value[16];
+} LaunchAttribute;
+
+typedef struct {
   unsigned x, y, z, threads_x, threads_y, threads_z, shared;
   void* stream;
-  void* attributes;
+  LaunchAttribute* attributes;
   unsigned attribute_count;
 } LaunchConfig;
 
+// Every attribute as id * 16 + first value, added up: CLUSTER_DIMENSION is 4, its scheduling 5,
+// PROGRAMMATIC_STREAM_SERIALIZATION 6, COOPERATIVE 2.
+
 int cuLaunchKernelEx(const LaunchConfig* c, void* function, void** given, void** extra) {
+  unsigned sum = 0;
+  for (unsigned i = 0; i < c->attribute_count; ++i) {
+    sum += c->attributes[i].id * 16 + c->attributes[i].value[0];
+  }
   const unsigned shape[8] = {c->x,         c->y,         c->z,      c->threads_x,
-                             c->threads_y, c->threads_z, c->shared, c->attribute_count};
+                             c->threads_y, c->threads_z, c->shared, sum};
   return remember(shape, given);
 }
 

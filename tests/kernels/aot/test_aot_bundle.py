@@ -29,7 +29,14 @@ from shotstream_rt.kernels.aot.manifest import FILE, BundleManifest  # noqa: E40
 from shotstream_rt.kernels.compile_cases import compile_cases  # noqa: E402
 from shotstream_rt.kernels.tuning import ARCHITECTURES  # noqa: E402
 
-CASES = {("rms_norm", 80), ("rms_norm", 90), ("advance", 90), ("dual_attention", 90)}
+CASES = {
+    ("rms_norm", 80),
+    ("rms_norm", 90),
+    ("advance", 90),
+    ("dual_attention", 90),
+    ("dual_attention_hopper", 90),
+    ("merge_splits", 90),
+}
 
 
 def entry_of(folder: Path, name: str, capability: int = 90) -> Any:

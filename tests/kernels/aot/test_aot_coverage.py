@@ -6,10 +6,13 @@ and each is looked up among the compile cases.
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,18 +24,24 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.config import ModelConfig, StreamConfig
-from shotstream_rt.kernels import launch
+from shotstream_rt.history import HistoryPolicy
+from shotstream_rt.kernels import dual_attention_hopper, hopper_launch, launch
 from shotstream_rt.kernels.aot import signature
 from shotstream_rt.kernels.aot.build import arguments_of, constants_of
 from shotstream_rt.kernels.aot.bundle import differences
 from shotstream_rt.kernels.aot.source import kernel_name
 from shotstream_rt.kernels.compile_cases import FP8_CAPABILITY, compile_cases
+from shotstream_rt.kernels.decoder_set import triton_decoder_kernels
 from shotstream_rt.kernels.fp8_set import with_fp8
 from shotstream_rt.kernels.kernel_set import KernelSet, triton_kernels
 from shotstream_rt.kernels.noise import addressed_normal
-from shotstream_rt.kernels.tuning import ARCHITECTURES
 from shotstream_rt.model.captions import CaptionSet
+from shotstream_rt.model.chunk_decoder import ChunkProgram, ChunkShape
 from shotstream_rt.model.student import Student
+from shotstream_rt.model.tiny_decoder import TinyDecoder
+from shotstream_rt.model.tiny_program import TinyProgram
+from shotstream_rt.model.vae import WanVAE
+from shotstream_rt.model.vae_program import VaeProgram
 from shotstream_rt.pipeline import Pipeline
 
 META = torch.device("meta")
@@ -71,11 +80,13 @@ class Finder:
             self.missing.add(f"{kernel_name(kernel)}: {words}")
 
 
-@pytest.fixture(params=ARCHITECTURES)
+# Each has tiles of its own; the others launch like one of these.
+@pytest.fixture(params=[80, 90, 120])
 def finder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Finder]:
     for name, module in list(sys.modules.items()):
         if name.startswith("shotstream_rt.") and hasattr(module, "capability_of"):
             monkeypatch.setattr(module, "capability_of", lambda tensor: request.param)
+    monkeypatch.setattr(hopper_launch, "_multiprocessors", lambda device: 132)
     finder = Finder(request.param)
     launch.use_launcher(finder)
     yield finder
@@ -92,9 +103,9 @@ class DeviceNoise:
         return addressed_normal(address, step, math.prod(shape)).view(tuple(shape))
 
 
-def shoot(kernels: KernelSet) -> None:
+def shoot(kernels: KernelSet, history: HistoryPolicy | None) -> None:
     """Two chunks of a shot of the product's width, behind a context of two shots."""
-    config = StreamConfig(model=ModelConfig(num_layers=2))
+    config = StreamConfig(model=ModelConfig(num_layers=2), history=history)
     with META:
         student = Student(config.model).to(torch.bfloat16).requires_grad_(False)
     backend = CudaGraphBackend(student, config, kernels, capture=lambda function: function)
@@ -110,12 +121,46 @@ def shoot(kernels: KernelSet) -> None:
         pipeline.commit()
 
 
-@pytest.mark.parametrize("maths", ["bf16", "fp8"])
+@pytest.mark.parametrize("maths", ["bf16", "fp8", "gluon", "history"])
 def test_every_launch_of_the_student_is_built(finder: Finder, maths: str) -> None:
-    if maths == "fp8" and finder.capability < FP8_CAPABILITY:
-        pytest.skip(f"sm_{finder.capability} has no fp8")
-    kernels = triton_kernels()
+    kernels, capability = triton_kernels(), finder.capability
+    if maths == "fp8":
+        if capability < FP8_CAPABILITY:
+            pytest.skip(f"sm_{capability} has no fp8")
+        kernels = with_fp8(kernels)
+    elif maths == "gluon":
+        if capability != 90:
+            pytest.skip(f"the attention in Gluon is for sm_90, not sm_{capability}")
+        kernels = dataclasses.replace(kernels, attention=dual_attention_hopper.dual_attention)
+    # A pruned profile runs both attentions: a layer's heads all look at everything, or some do not.
+    history = HistoryPolicy(recent_frames=3, pruned_heads=((), (0, 5)))
     with torch.inference_mode():
-        shoot(with_fp8(kernels) if maths == "fp8" else kernels)
+        shoot(kernels, history if maths == "history" else None)
     assert finder.missing == set()
     assert finder.used
+
+
+@pytest.mark.parametrize("decoder", ["vae", "tiny"])
+def test_every_launch_of_a_decoder_is_built(finder: Finder, decoder: str) -> None:
+    shape, kernels = ChunkShape(frames=3, height=60, width=104), triton_decoder_kernels()
+    with torch.inference_mode(), META:
+        network = (WanVAE() if decoder == "vae" else TinyDecoder()).to(torch.bfloat16)
+        program: ChunkProgram
+        if isinstance(network, WanVAE):
+            scale = torch.ones(1, 16, 1, 1, 1, dtype=torch.bfloat16)
+            program = VaeProgram(network, scale, scale, shape, kernels)
+        else:
+            program = TinyProgram(network, shape, kernels)
+        for first in (True, False):
+            program.run(first)
+            kernels.frame_pack(program.pixels[0, : program.first_frames])
+            kernels.frame_pack(program.pixels[0])
+    assert finder.missing == set()
+    assert finder.used
+
+
+def test_every_launch_goes_through_the_seam() -> None:
+    for path in Path(launch.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            bracketed = isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
+            assert not bracketed or path.stem == "launch", f"{path.name}:{node.lineno}"

@@ -21,6 +21,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from shotstream_rt.kernels import dual_attention, frame_pack, qk_norm, renoise
 from shotstream_rt.kernels.aot.build import build
 from shotstream_rt.kernels.launch import open_bundle, use_launcher
+from shotstream_rt.kernels.tuning import ARCHITECTURES
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("gcc")
@@ -54,9 +55,17 @@ def test_a_bundle_asks_of_the_driver_what_triton_asks(built: Path, stub: Path) -
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    *reports, plain = [json.loads(line) for line in done.stdout.splitlines()]
+    # Cluster of 2, spread; both flags; ids as in stub_driver.c.
+    assert plain["attributes"] == (4 * 16 + 2) + (5 * 16 + 1) + (6 * 16 + 1) + (2 * 16 + 1)
+    # The third word holds what lies beyond the tensor (1: NaN), promotion and swizzle.
+    assert bytes.fromhex(plain["map"])[16:24] == bytes([1, 0, 2, 0, 3, 0, 0, 0])
+    assert plain["refused"] == (
+        "CUDA could not load kernel: CUDA_ERROR_OF_THE_STUB: the stub says no (code 200)"
+    )
     assert [report["kernel"] for report in reports] == [
-        "_rms_norm_kernel", "_advance_kernel", "_attention_tma_kernel",
+        "_rms_norm_kernel", "_advance_kernel", "_attention_tma_kernel", "attention_kernel",
+        "_merge_splits_kernel",
     ]  # fmt: skip
     for report in reports:
         assert report["same_code"], report["kernel"]
@@ -91,6 +100,8 @@ def results() -> list[Any]:
 @pytest.mark.gpu
 def test_a_bundle_gives_what_triton_gives(tmp_path: Path) -> None:
     major, minor = torch.cuda.get_device_capability()
+    if 10 * major + minor not in ARCHITECTURES:
+        pytest.skip(f"kernels are not built for sm_{major}{minor}")
     names = ("rms_norm", "advance", "frame_pack", "dual_attention", "cross_attention")
     folder = tmp_path / "bundle"
     assert build(folder, [(name, 10 * major + minor) for name in names], jobs=1) is not None
