@@ -18,6 +18,7 @@ NOT_KERNELS = {
     "compile_check",
     "decoder_cases",
     "decoder_set",
+    "fp8_set",
     "hopper_attention",
     "hopper_launch",
     "kernel_set",
