@@ -1,5 +1,6 @@
 """Command line of the training package.
 
+    run            the paper's whole pipeline by preset: teacher to streaming student
     make-bank      draw stories and encode them (may run beside training)
     train-nano     flow matching of the student, resumable
     distill-nano   distillation to four steps, resumable
@@ -26,6 +27,8 @@ from typing import Any
 
 from shotstream_rt.errors import ShotStreamError
 
+from .paper.command import add_options, run_command
+
 _RUN, _BANK = Path("runs/nano"), Path("runs/bank")
 
 
@@ -42,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="one JSON object as the last line")
         return made
 
+    add_options(command("run", "run or resume a preset's whole pipeline"))
     bank = command("make-bank", "draw stories and encode them into shards")
     bank.add_argument("--bank", type=Path, default=_BANK, help="folder of shards")
     bank.add_argument("--codec", type=Path, help="codec.safetensors (default: the shipped one)")
@@ -159,6 +163,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from shotstream_rt.model.loading import NANO_FOLDER
 
     codec = getattr(options, "codec", None) or NANO_FOLDER / "codec.safetensors"
+    if options.command == "run":
+        return run_command(options)
     if options.command == "make-bank":
         from .make_bank import make_bank
 

@@ -89,7 +89,7 @@ def test_mistakes_are_named(path: list[str | int], value: object, message: str) 
 def test_missing_keys_and_files_are_named(tmp_path: Path) -> None:
     data = smoke()
     del data["stages"][1]["teacher"]
-    with pytest.raises(ConfigError, match="missing key.*teacher"):
+    with pytest.raises(ConfigError, match=r"missing key.*teacher"):
         RunConfig.from_dict(data)
     with pytest.raises(ConfigError, match="nano-smoke"):
         RunConfig.read("no-such-preset")
@@ -127,9 +127,7 @@ def batch() -> ShotBatch:
 
 
 def captions() -> Captions:
-    return Captions(
-        embeddings=torch.randn(3, 3, 4, 8), lengths=torch.full((3, 3), 4), text_len=4
-    )
+    return Captions(embeddings=torch.randn(3, 3, 4, 8), lengths=torch.full((3, 3), 4), text_len=4)
 
 
 def test_a_first_shot_reads_its_own_caption_with_flag_one() -> None:
@@ -150,8 +148,6 @@ def test_the_original_reads_captions_by_flag() -> None:
 
 def test_the_target_caption_can_serve_all_frames() -> None:
     held = captions()
-    told = told_target_caption(
-        condition(batch(), held, dropped=[False] * 3, quirks=Quirks())
-    )
+    told = told_target_caption(condition(batch(), held, dropped=[False] * 3, quirks=Quirks()))
     assert torch.equal(told.captions.embeddings[1, 0], held.embeddings[1, 2])
     assert told.caption_index.abs().sum() == 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream_distill.__main__ import main
+from shotstream_distill.paper import supplies, trainer
 from shotstream_distill.paper.gate import GateError, GateReport
 from shotstream_distill.paper.ode_pairs import make_pairs, pair_file, read_pairs
 from shotstream_distill.paper.processes import Processes
@@ -49,6 +53,34 @@ def tiny_data(bank: Path, codec: Path) -> dict[str, Any]:
 @pytest.fixture
 def data(bank_folder: Path, codec_file: Path) -> dict[str, Any]:
     return tiny_data(bank_folder, codec_file)
+
+
+class PoolCodec:
+    """A codec in name: pictures of one colour per cell."""
+
+    latent_channels, spatial_stride, temporal_stride = 16, 8, 4
+
+    def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
+        return 8 * latent_height, 8 * latent_width
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        cells = torch.nn.functional.avg_pool2d(frames, 8)
+        return cells.repeat(1, 6, 1, 1)[:, :16]
+
+    def encode_clip(self, clip: Tensor) -> Tensor:
+        return self.encode_frames(clip[0].transpose(0, 1)[::4])[None]
+
+    def decode_full(self, latents: Tensor) -> Tensor:
+        frames = latents[0, :, :3].float().repeat_interleave(4, 0)[3:]
+        return torch.nn.functional.interpolate(frames, scale_factor=8)[None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supplies, "_codec", lambda config, device: PoolCodec())
+        patch.setattr(trainer, "_JUDGED_DRAWS", 2)
+        yield
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -91,7 +123,7 @@ def test_every_stage_moved_the_student(finished: tuple[Run, dict[str, Any]]) -> 
     run, _ = finished
     products = [load_product(run.product(n)) for n in STEPS]
     name = "blocks.0.self_attn.q.weight"
-    for before, after in zip(products, products[1:], strict=False):
+    for before, after in itertools.pairwise(products):
         assert not torch.equal(before[name], after[name])
     # After the teacher the text encoder stays as it is, and adapters touch blocks only.
     assert torch.equal(products[0]["text.norm.weight"], products[3]["text.norm.weight"])
@@ -108,18 +140,19 @@ def test_a_run_in_pieces_is_the_uninterrupted_one(
         if stage.kind == "ode_pairs":
             make_pairs(shop, stage, load_product(whole.product("teacher")), tmp_path / "pairs")  # type: ignore[arg-type]
             continue
-        for stop in range(1, STEPS[stage.name]):
+        for stop in range(1, STEPS[stage.name], 2):
             made, optimizers = pieces._stage(shop, stage)  # type: ignore[arg-type]
             Trainer(shop, stage, optimizers, made, tmp_path).run(stop_at=stop)  # type: ignore[arg-type]
         assert pieces._train(shop, stage, float("inf")) is not None  # type: ignore[arg-type]
-        ours, theirs = load_product(pieces.product(stage.name)), load_product(
-            whole.product(stage.name)
+        ours, theirs = (
+            load_product(pieces.product(stage.name)),
+            load_product(whole.product(stage.name)),
         )
         assert equal(ours, theirs), stage.name
         first = json.loads((tmp_path / f"{stage.name}.json").read_text())
-        assert first["loss"] == json.loads(
-            (whole.folder / f"{stage.name}.json").read_text()
-        )["loss"]
+        assert (
+            first["loss"] == json.loads((whole.folder / f"{stage.name}.json").read_text())["loss"]
+        )
 
 
 def test_time_runs_out_and_nothing_is_lost(data: dict[str, Any], tmp_path: Path) -> None:
@@ -171,7 +204,7 @@ def test_every_quirk_changes_some_loss(
             save_product(run.product(earlier), weights, steps=1, train_s=0.0, stage=earlier)
         shop = make_workshop(config, folder, Processes())
         stage = next(s for s in config.stages if s.name == names[0])
-        start = dataclasses.replace(stage, start="teacher", batch=6, steps=6)  # type: ignore[call-arg]
+        start = dataclasses.replace(stage, start="teacher", batch=4, steps=6)  # type: ignore[call-arg]
         made, optimizers = run._stage(shop, start)  # type: ignore[arg-type]
         Trainer(shop, start, optimizers, made, folder).run(stop_at=4)  # type: ignore[arg-type]
         outcomes.append(made.product())
@@ -211,3 +244,29 @@ def test_starts_are_checked(data: dict[str, Any], tmp_path: Path) -> None:
     short = dataclasses.replace(config, start=str(tmp_path / "short.pt"))
     with pytest.raises(WeightsError, match=r"head\.head\.bias"):
         Run(short, tmp_path / "run", Processes()).go()
+
+
+@pytest.mark.timeout(120)
+def test_the_command_runs_ships_and_streams(
+    data: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data["stages"] = [{**data["stages"][0], "steps": 1}]
+    preset = tmp_path / "one.json"
+    preset.write_text(json.dumps(data), encoding="utf-8")
+    folder = tmp_path / "run"
+    arguments = ["run", "--preset", str(preset), "--folder", str(folder), "--json"]
+    assert main([*arguments, "--minutes", "0"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["finished"] is False
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["finished"] is True
+    assert report["streamed_frames"] == 9
+    manifest = json.loads((folder / "student" / "student.json").read_text("utf-8"))
+    assert manifest["stream"]["shot"]["shot_frames"] == 6
+    assert manifest["lineage"]["run"]["name"] == "nano-smoke"
+    data.update(must_fall=True, seed=9)
+    data["stages"][0]["optimizer"]["rate"] = 1e-12
+    preset.write_text(json.dumps(data), encoding="utf-8")
+    assert main(["run", "--preset", str(preset), "--folder", str(tmp_path / "flat")]) == 2
+    assert "did not fall in teacher" in capsys.readouterr().err
+    assert main(["run", "--preset", "no-such"]) == 2

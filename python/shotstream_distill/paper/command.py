@@ -51,8 +51,10 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
     if options.start:
         config = dataclasses.replace(config, start=options.start)
     if options.data:
-        kind = "films" if options.data.endswith(".csv") else "bank"
-        data = dataclasses.replace(config.data, kind=kind, path=options.data)
+        films = options.data.endswith(".csv")
+        data = dataclasses.replace(
+            config.data, kind="films" if films else "bank", path=options.data
+        )
         config = dataclasses.replace(config, data=data)
     if options.dry_run:
         from .dry_run import dry_run

@@ -78,6 +78,28 @@ class ScoreMatch:
         since, cycle = step - self._config.critic_warmup, self._config.critic_updates + 1
         return "student" if since >= 0 and since % cycle == 0 else "critic"
 
+    def judge(self, told: Conditioning, plan: RolloutPlan, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Compare the critic with what it began as, on shots the student makes now.
+
+        The student's own loss says little: it is as large as the critic lets it be. The critic's
+        alone says little too, for its subject moves; on the same shots and noise, the teacher it
+        was copied from stands still.
+
+        Returns:
+            The critic's flow loss minus the teacher's, 0 at first, and the shots.
+        """
+        shot = roll_out(self.student, told, plan, draw, exit_step=draw.choice(range(plan.steps)))
+        times, levels = self._levels(shot, draw)
+        noise = draw.normal_like(shot)
+        noisy, clean = mix(shot, noise, levels), self._shop.config.context_clean
+        losses = [
+            mean_square(
+                teacher_flow(net, told, noisy, times, context_clean=clean) - (noise - shot)
+            ).mean()
+            for net in (self._critic, self._teacher)
+        ]
+        return losses[0] - losses[1], shot
+
     def step(
         self,
         step: int,

@@ -7,7 +7,6 @@ leaves out allocator slack, workspaces, the codec and the text encoder.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def _film(table: Path, line: int, row: dict[str, str | None]) -> FilmFile:
             f"{where}: frame_number is {told!r}, wanted a list of [start, end) pairs"
         ) from error
     rising = all(0 <= a < b for a, b in ranges) and all(
-        before[1] <= after[0] for before, after in zip(ranges, ranges[1:], strict=False)
+        before[1] <= after[0] for before, after in itertools.pairwise(ranges)
     )
     if not ranges or not rising:
         raise ConfigError(f"{where}: frame_number is {told!r}, wanted rising, non-empty ranges")

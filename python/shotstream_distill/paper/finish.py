@@ -30,9 +30,7 @@ def ship_run(run: Run, folder: Path) -> None:
     config, last = run.config, run.config.stages[-1]
     codec = Path(config.codec) if config.codec else NANO_FOLDER / "codec.safetensors"
     lineage: dict[str, Any] = {"run": config.to_dict(), "stage": last.name}
-    ship(
-        run.product(last.name), folder, config.stream.model, codec, lineage, stream=config.stream
-    )
+    ship(run.product(last.name), folder, config.stream.model, codec, lineage, stream=config.stream)
 
 
 def stream_chunk(folder: Path) -> int:

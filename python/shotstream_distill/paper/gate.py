@@ -54,7 +54,9 @@ def examine(
     if report.passed:
         _log.info("%s: gate passed: %s", product.stem, report.summary)
     elif policy == "stop":
-        raise GateError(f"{product}: gate failed: {report.summary}; train longer, or set gate: warn")
+        raise GateError(
+            f"{product}: gate failed: {report.summary}; train longer, or set gate: warn"
+        )
     else:
         _log.warning("%s: gate failed: %s", product.stem, report.summary)
     return report

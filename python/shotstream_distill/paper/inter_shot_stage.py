@@ -93,7 +93,6 @@ class InterShotStage:
         self._match = ScoreMatch(shop, config, student, teacher)
         self._text = shop.text_side(student)
         self.learners = self._match.learners
-        self.judged_step = config.critic_warmup
         self._film: Film | None = None
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
@@ -116,6 +115,21 @@ class InterShotStage:
                 shot = roll_out(self._match.student, told, plan, draw)
         film.remember(shot)
         return loss
+
+    @torch.no_grad()
+    def judge(self, draw: Draw) -> Tensor:
+        """Return what the critic has learned, over a story's first two shots."""
+        shop, config = self._shop, self._config
+        words = shop.source.stories(draw, config.batch, config.shots)
+        film = Film(shop, words, config.frames)
+        figures: list[Tensor] = []
+        for number in range(min(2, config.shots)):
+            told, _ = self._condition(film, [False] * config.batch)
+            figure, shot = self._match.judge(told, shop.plan(config.frames), draw)
+            figures.append(figure)
+            if number + 1 < config.shots:
+                film.remember(shot)
+        return torch.stack(figures).mean()
 
     def _condition(self, film: Film, dropped: list[bool]) -> tuple[Conditioning, Conditioning]:
         batch = film.batch()

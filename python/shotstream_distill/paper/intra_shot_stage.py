@@ -16,7 +16,7 @@ from torch import Tensor
 from .dmd import ScoreMatch
 from .draw import Draw
 from .rollout import roll_out
-from .shot_batch import ShotBatch, condition
+from .shot_batch import Conditioning, ShotBatch, condition
 from .stage_config import DmdConfig
 from .student_product import student_product
 from .workshop import StepLoss, Weights, Workshop
@@ -41,10 +41,20 @@ class IntraShotStage:
         self._match = ScoreMatch(shop, config, student, teacher)
         self._text = shop.text_side(student)
         self.learners = self._match.learners
-        self.judged_step = config.critic_warmup
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
         """Loss of the student or of the critic, whose turn it is."""
+        told, plain = self._condition(draw)
+        plan = self._shop.plan(self._config.frames)
+        return self._match.step(step, told, plain, plan, draw)[0]
+
+    @torch.no_grad()
+    def judge(self, draw: Draw) -> Tensor:
+        """Return what the critic has learned; see ``ScoreMatch.judge``."""
+        told, _ = self._condition(draw)
+        return self._match.judge(told, self._shop.plan(self._config.frames), draw)[0]
+
+    def _condition(self, draw: Draw) -> tuple[Conditioning, Conditioning]:
         config, shop = self._config, self._shop
         batch = shop.source.shots(draw, config.batch, config.frames)
         with torch.no_grad():
@@ -52,10 +62,7 @@ class IntraShotStage:
             free = self._text.unconditional(batch.words)
         dropped = draw.hits(config.batch, config.context_drop)
         told = condition(batch, captions, dropped=dropped, quirks=shop.config.quirks)
-        loss, _, _ = self._match.step(
-            step, told, told.replaced(free), shop.plan(config.frames), draw
-        )
-        return loss
+        return told, told.replaced(free)
 
     @torch.no_grad()
     def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:

@@ -45,9 +45,12 @@ class Learner:
                     self.names.append(prefix + name)
                     self._working.append(parameter)
                     self.masters.append(self._master(prefix + name, parameter, masters or {}))
+        # Fused updates want all of a group sharded, or none.
+        kinds = [[m for m in self.masters if isinstance(m, DTensor) == sharded]
+                 for sharded in (True, False)]  # fmt: skip
         self._optimizer = torch.optim.AdamW(
-            self.masters, lr=config.rate, betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
+            [{"params": kind} for kind in kinds if kind],
+            lr=config.rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay,
         )  # fmt: skip
         self._average = [m.detach().clone() for m in self.masters] if config.average else []
         self.step_count = 0
@@ -76,8 +79,7 @@ class Learner:
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
                 parameter.grad = None
-        norm = nn.utils.clip_grad_norm_(self.masters, self._config.clip)
-        size = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        size = self._clip()
         if math.isfinite(size):
             for group in self._optimizer.param_groups:
                 group["lr"] = self._config.rate * scale
@@ -88,6 +90,20 @@ class Learner:
             self.skipped += 1
         self._optimizer.zero_grad()
         return size
+
+    def _clip(self) -> float:
+        """Bound the norm of all gradients together; returns what it was."""
+        sharded = torch.zeros((), device=self._processes.device)
+        plain = torch.zeros((), device=self._processes.device)
+        gradients = [m.grad for m in self.masters if m.grad is not None]
+        for gradient in gradients:
+            part = sharded if isinstance(gradient, DTensor) else plain
+            part += local(gradient).float().square().sum()
+        norm = float((self._processes.mean(sharded) * self._processes.world + plain).sqrt())
+        if math.isfinite(norm) and norm > self._config.clip:
+            for gradient in gradients:
+                local(gradient).mul_(self._config.clip / norm)
+        return norm
 
     def _follow(self) -> None:
         """Carry the masters over to the working copies and the average."""

@@ -59,7 +59,7 @@ class Monitor:
                 raise ConfigError(
                     "tensorboard is not installed; pip install 'shotstream_rt[distill]'"
                 ) from error
-            self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(
                 str(self._folder / "curves" / self._config.name), purge_step=self._first
             )
         return self
@@ -71,7 +71,7 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()
 
     def scalars(self, learner: str, values: Mapping[str, float], step: int) -> None:
         """Add points to the curves."""
@@ -80,7 +80,7 @@ class Monitor:
             _log.warning("%s: step %d skipped: gradients are not finite", self._config.name, step)
         if self._writer is not None:
             for name, value in values.items():
-                self._writer.add_scalar(f"{learner}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"{learner}/{name}", value, step)
 
     def progress(self, step: int, train_s: float) -> None:
         """Write a line now and then."""

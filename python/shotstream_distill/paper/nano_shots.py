@@ -36,9 +36,7 @@ class NanoShots:
         ConfigError: no shard with shots that long.
     """
 
-    def __init__(
-        self, folder: Path, frames: int, choice: ContextChoice = "dynamic"
-    ) -> None:
+    def __init__(self, folder: Path, frames: int, choice: ContextChoice = "dynamic") -> None:
         self._choice: ContextChoice = choice
         self._shards: list[dict[str, Tensor]] = []
         self._rows: list[tuple[int, int]] = []

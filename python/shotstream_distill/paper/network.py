@@ -143,7 +143,8 @@ class TrainBlock(Block):
             rows, batch = tables.rows, q.shape[0]
             per_frame = q.unflatten(1, (tables.frames, -1)).flatten(0, 1)
             out = attend(per_frame, k[rows], v[rows], scale, bias[rows])
-            return out.unflatten(0, (batch, -1)).flatten(1, 2)
+            grouped: Tensor = out.unflatten(0, (batch, -1)).flatten(1, 2)
+            return grouped
 
         if not tables.flow:
             _, k, v = bound.split(bound.project(x, modulation), rotate)

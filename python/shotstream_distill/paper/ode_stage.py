@@ -38,8 +38,6 @@ class OdeStage:
         count: how many there are.
     """
 
-    judged_step = 0
-
     def __init__(
         self, shop: Workshop, config: OdeConfig, weights: Weights, pairs: Path, count: int
     ) -> None:
@@ -74,14 +72,16 @@ class OdeStage:
         noisy = pairs.states[rows, picked.to(device), columns]
         front = torch.zeros(config.batch, told.context_frames)
         all_times = torch.cat((front, times[picked]), 1).to(device)
-        flow, _ = self._net(
-            told.whole(noisy, all_times, (told.context_frames, *plan.groups))
-        )
+        flow, _ = self._net(told.whole(noisy, all_times, (told.context_frames, *plan.groups)))
         level = levels[picked].to(device)[..., None, None, None]
         answer = noisy - level * flow[:, told.context_frames :]
         error = (answer - pairs.states[:, -1]).square().flatten(2).mean(2)
         asked = (picked < plan.steps).to(error)
         return StepLoss(learner="student", loss=(error * asked).sum() / asked.sum().clamp(min=1))
+
+    def judge(self, draw: Draw) -> Tensor:
+        """Return the loss itself."""
+        return self.loss(0, draw).loss
 
     @torch.no_grad()
     def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:

@@ -144,5 +144,5 @@ def _refresh(
         level = float(plan.schedule.grid_sigmas[-1])
         x = (1 - level) * x + level * draw.normal_like(x)
     frames = conditioning.chunk(x, plan.schedule.commit_timestep, first, captions)
-    _, own = net(frames, past, flow=False)
+    own: list[KeysValues] = net(frames, past, flow=False)[1]
     return own

@@ -15,8 +15,8 @@ from typing import Any
 from shotstream_rt.errors import ConfigError
 
 from .gate import Gate, examine
-from .intra_shot_stage import IntraShotStage
 from .inter_shot_stage import InterShotStage
+from .intra_shot_stage import IntraShotStage
 from .ode_pairs import make_pairs
 from .ode_stage import OdeStage
 from .processes import Processes
@@ -27,13 +27,12 @@ from .stage_config import (
     OdeConfig,
     OptimizerConfig,
     PairsConfig,
-    StageConfig,
     TeacherConfig,
     TrainedConfig,
 )
+from .supplies import make_workshop
 from .teacher_stage import TeacherStage
 from .trainer import Trainer
-from .supplies import make_workshop
 from .workshop import Stage, Weights, Workshop
 
 _log = logging.getLogger("shotstream_distill.paper.run")

@@ -105,7 +105,7 @@ class TrainedConfig(StageConfig):
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        super(TrainedConfig, self).__post_init__()  # noqa: UP008 - slots make a new class
+        super(TrainedConfig, self).__post_init__()
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
 
@@ -132,7 +132,7 @@ class TeacherConfig(TrainedConfig):
     text_drop: float = 0.1
 
     def __post_init__(self) -> None:
-        super(TeacherConfig, self).__post_init__()  # noqa: UP008 - slots make a new class
+        super(TeacherConfig, self).__post_init__()
         _share(self, "context_drop")
         _share(self, "text_drop")
 
@@ -155,7 +155,7 @@ class PairsConfig(StageConfig):
     guidance: float = 6.0
 
     def __post_init__(self) -> None:
-        super(PairsConfig, self).__post_init__()  # noqa: UP008 - slots make a new class
+        super(PairsConfig, self).__post_init__()
         require(self.pairs >= 1, "pairs", self.pairs, "at least 1")
         require(1 <= self.sample_steps <= 1000, "sample_steps", self.sample_steps, "1 to 1000")
 
@@ -178,7 +178,7 @@ class OdeConfig(TrainedConfig):
     text_drop: float = 0.1
 
     def __post_init__(self) -> None:
-        super(OdeConfig, self).__post_init__()  # noqa: UP008 - slots make a new class
+        super(OdeConfig, self).__post_init__()
         _share(self, "text_drop")
 
     def needs(self) -> dict[str, str]:
@@ -218,7 +218,7 @@ class DmdConfig(TrainedConfig):
     context_drop: float = 0.1
 
     def __post_init__(self) -> None:
-        super(DmdConfig, self).__post_init__()  # noqa: UP008 - slots make a new class
+        super(DmdConfig, self).__post_init__()
         require(self.critic_updates >= 0, "critic_updates", self.critic_updates, "at least 0")
         require(0 <= self.critic_warmup < self.steps, "critic_warmup", self.critic_warmup,
                 "fewer than steps")  # fmt: skip

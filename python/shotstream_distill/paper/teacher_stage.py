@@ -35,8 +35,6 @@ class TeacherStage:
         weights: to start from.
     """
 
-    judged_step = 0
-
     def __init__(self, shop: Workshop, config: TeacherConfig, weights: Weights) -> None:
         self._shop, self._config, self._start = shop, config, weights
         only = "self_attn" if config.trains == "self_attention" else ""
@@ -75,6 +73,10 @@ class TeacherStage:
             weights = schedule.loss_weights()[schedule.lookup(times)].to(error)
         return StepLoss(learner="teacher", loss=(weights * error).mean())
 
+    def judge(self, draw: Draw) -> Tensor:
+        """Return the loss itself."""
+        return self.loss(0, draw).loss
+
     @torch.no_grad()
     def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
         """Sample a few shots with guidance."""
@@ -83,14 +85,12 @@ class TeacherStage:
         none = [False] * _SHEET_SAMPLES
         captions = self._text.captions(batch.words, none)
         told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
-        state = draw.normal_like(batch.target)
-        for state in sample_states(
-            self._net, told, told.replaced(self._text.unconditional(batch.words)), state,
-            steps=_SHEET_STEPS, shift=shop.config.stream.schedule.shift,
-            guidance=_SHEET_GUIDANCE, context_clean=shop.config.context_clean,
-        ):  # fmt: skip
-            pass
-        return batch, state
+        *_, shot = sample_states(
+            self._net, told, told.replaced(self._text.unconditional(batch.words)),
+            draw.normal_like(batch.target), steps=_SHEET_STEPS, guidance=_SHEET_GUIDANCE,
+            shift=shop.config.stream.schedule.shift, context_clean=shop.config.context_clean,
+        )  # fmt: skip
+        return batch, shot
 
     def product(self) -> Weights:
         """Return the teacher and the text encoder as they would ship."""

@@ -100,8 +100,8 @@ class FrozenText:
     def _stacked(self, prompts: list[list[str]]) -> Captions:
         unknown = {p for row in prompts for p in row if p and p not in self._known}
         for prompt in sorted(unknown):
-            embeddings, lengths = self._encoder.encode([prompt])
-            self._known[prompt] = embeddings[0, : lengths[0]].cpu()
+            encoded, tokens = self._encoder.encode([prompt])
+            self._known[prompt] = encoded[0, : tokens[0]].cpu()
         none = torch.zeros(0, self._encoder.text_dim)
         held = [[self._known.get(p, none) for p in row] for row in prompts]
         width = max([1, *(len(e) for row in held for e in row)])
@@ -117,4 +117,3 @@ class FrozenText:
             embeddings=embeddings.to(self._device), lengths=lengths.to(self._device),
             text_len=self._encoder.text_len,
         )  # fmt: skip
-

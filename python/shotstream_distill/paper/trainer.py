@@ -35,7 +35,7 @@ def rate_scale(config: OptimizerConfig, taken: int, progress: float) -> float:
     return warm * (config.final_rate + (1 - config.final_rate) * cosine)
 
 
-_JUDGED_DRAWS = 12
+_JUDGED_DRAWS = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class History:
 
     Attributes:
         losses: of every step, by learner.
-        judged: the stage's loss on the same few batches and noise, at its start and at its end.
+        judged: the stage's own figure on the same few draws, at its start and at its end.
     """
 
     losses: dict[str, list[float]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Trainer:
         saved = time.monotonic()
         with Monitor(shop, config, self._folder, self.step) as monitor:
             while self.step < end and not shop.processes.agree(time.monotonic() > deadline):
-                if self.step == self._stage.judged_step:
+                if self.step == 0:
                     self.history.judged = [self._judge()]
                 self._one_step(monitor)
                 self.train_s = time.monotonic() - begun
@@ -126,16 +126,13 @@ class Trainer:
     def _judge(self) -> float:
         """Mean loss over fixed draws, with the weights as they are; changes nothing."""
         shop, stage = self._shop, self._stage
-        memory = stage.memory()
-        stage.recall({})
         losses = []
         for index in range(_JUDGED_DRAWS):
             draw = Draw(
                 shop.config.seed, f"{self._config.name}/judged", index, rank=shop.processes.rank,
                 device=shop.processes.device,
             )  # fmt: skip
-            losses.append(stage.loss(stage.judged_step, draw).loss.float())
-        stage.recall(memory)
+            losses.append(stage.judge(draw).float())
         return float(shop.processes.mean(torch.stack(losses).mean()))
 
     def _one_step(self, monitor: Monitor) -> None:
@@ -149,7 +146,7 @@ class Trainer:
             )  # fmt: skip
             outcome = self._stage.loss(self.step, draw)
             learner = outcome.learner
-            (outcome.loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            (outcome.loss / config.accumulate).backward()
             for name, value in {"loss": outcome.loss, **outcome.scalars}.items():
                 told.setdefault(name, []).append(value.detach().float())
         scalars = {
@@ -157,9 +154,7 @@ class Trainer:
             for name, values in told.items()
         }
         trained = self._stage.learners[learner]
-        scale = rate_scale(
-            self._optimizers[learner], trained.step_count, self.step / config.steps
-        )
+        scale = rate_scale(self._optimizers[learner], trained.step_count, self.step / config.steps)
         scalars["gradient_norm"] = trained.step(scale)
         self.history.losses.setdefault(learner, []).append(scalars["loss"])
         self.step += 1

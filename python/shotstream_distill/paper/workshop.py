@@ -32,7 +32,7 @@ TEXT = "text."
 """Prefix of the text encoder's tensors in a stage's product."""
 
 Weights = dict[str, Tensor]
-"""A stage's product: the student under bare names, the text encoder (if it learns) under ``text.``."""
+"""A stage's product: the student under bare names, a learned text encoder under ``text.``."""
 
 
 class ShotSource(Protocol):
@@ -66,11 +66,13 @@ class Stage(Protocol):
     """What the trainer drives."""
 
     learners: dict[str, Learner]
-    judged_step: int
-    """The first step whose loss says how the stage is doing."""
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
         """Compute one micro-batch of a step."""
+        ...
+
+    def judge(self, draw: Draw) -> Tensor:
+        """Return a figure on some fixed batch that falls as the stage learns."""
         ...
 
     def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
