@@ -6,10 +6,12 @@ read too early is wrong. Every wait notes which thread waited.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream_rt.backends.cuda_graph import GraphCapture
 from shotstream_rt.host_ring import HostRing
+from shotstream_rt.model.chunk_decoder import ChunkCodec, ChunkShape
+from shotstream_rt.model.loading import ModelBundle
+from shotstream_rt.model.vae import WanCodec
+from shotstream_rt.model.weights import load_checkpoint
 from shotstream_rt.session import Session
 from shotstream_rt.streams import CudaStreams, streams_of
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 Opener = Callable[..., Session]
 SHAPE = (8, 2, 3, 3)
 
@@ -293,6 +301,33 @@ def test_a_reader_that_stops_stops_the_device(on_fake_device: Opener, streams: F
     rest = list(session.stream())
     assert rest
     assert sum(entry[1] == "copies" for entry in streams.log) > queued
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_films_decoded_by_chunks_are_those_decoded_latent_by_latent(
+    bundle: ModelBundle, place: str
+) -> None:
+    device = torch.device(place)
+    state = load_checkpoint(GOLDEN / "weights_vae.safetensors")
+    plain = dataclasses.replace(bundle, codec=WanCodec.from_state(state))
+    with Session(plain) as session:
+        wanted = film(session)
+
+    def recorder() -> Callable[[Callable[[], None]], Callable[[], None]]:
+        return GraphCapture(device, urgent=True) if place == "cuda" else lambda run: run
+
+    size = bundle.config.model.latent_height, bundle.config.model.latent_width
+    shape = ChunkShape(frames=bundle.config.shot.chunk_frames, height=size[0], width=size[1])
+    codec = ChunkCodec(WanCodec.from_state(state, device=device), shape, recorder)
+    made = bundle.pipeline.run_chunk
+    bundle.pipeline.run_chunk = lambda *call: made(*call).to(device)  # type: ignore[method-assign]
+    with Session(dataclasses.replace(bundle, codec=codec, device=device)) as session:
+        got = film(session)
+    assert len(got) == len(wanted) == 2 * 81
+    for one, other in zip(got, wanted, strict=True):
+        assert one.index == other.index
+        # A GPU may take tf32 products.
+        assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).mean() <= 1.0
 
 
 @pytest.mark.gpu
