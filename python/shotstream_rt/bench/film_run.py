@@ -6,8 +6,7 @@ The consumer takes every chunk at once, so the rates are those of the runtime.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,9 +19,9 @@ from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.profiles import find_profile
 from shotstream_rt.session import Session
 from shotstream_rt.story import Story
-from shotstream_rt.types import Chunk
 
 from .fidelity import compare_fidelity
+from .film_play import drain, play, steer
 from .measurement import Measurement, add_rates, baseline_samples
 from .options import DTYPES, BenchOptions
 from .oracle import checked_chunks, compare_latents, reference_pipeline, student_of
@@ -37,9 +36,6 @@ from .workloads import Workload
 
 _PACKS = 20
 """Timed packings of a chunk, the first one not counted."""
-
-AHEAD = 3
-"""Chunks that may be done or at work when the consumer sees one: a change needs a running shot."""
 
 _log = logging.getLogger("shotstream_rt.bench")
 
@@ -129,7 +125,7 @@ def measure_bundle(
     if options.roofline:
         roofline = _roofline(bundle, inputs, samples, watch, dtype)
     _log.info("comparing with the oracle")
-    wanted = run_shot(reference_pipeline(student, config), inputs, noise, chunks=checked)
+    wanted = run_shot(reference_pipeline(student, config, profile), inputs, noise, chunks=checked)
     return Measurement(
         info=backend.info,
         samples=samples,
@@ -197,10 +193,10 @@ def _measure_session(
         session.cut(story.shots[0])
         next(session.chunks())
         startup_s = (watch.now_ns() - begun) / 1e9
-        _drain(session, watch)
+        drain(session, watch)
         for _ in range(options.warmup):
             session.cut(story.shots[0])
-            _drain(session, watch)
+            drain(session, watch)
         peak_mib = peak_memory_mib(bundle.device)  # what the baseline takes does not count
         plain = None
         if open_plain is not None:
@@ -209,7 +205,7 @@ def _measure_session(
                 plain.warm_up(story.first(1))
         timed.forget()
         for repeat in range(options.repeats):
-            _play(session, story, watch)
+            play(session, story, watch)
             if plain is not None:
                 plain.play(story)
             _log.info("film %d of %d", repeat + 1, options.repeats)
@@ -224,69 +220,8 @@ def _measure_session(
         samples = watch.samples()
         # A changed caption slows its shot, so that is measured in shots of their own.
         for _ in range(options.repeats):
-            samples.setdefault("prompt_ms", []).extend(_steer(session, timed, story))
+            samples.setdefault("prompt_ms", []).extend(steer(session, timed, story))
     return samples
-
-
-def _play(session: Session, story: Story, watch: Stopwatch) -> None:
-    """Play the story once and note rates, frame intervals and waits."""
-    begun = last = time.perf_counter_ns()
-    frames = later_frames = first_at = 0
-    session.story(story)
-    for chunk in _chunks(session, watch):
-        now = time.perf_counter_ns()
-        count = len(chunk.pixels)
-        if frames:
-            later_frames += count
-            watch.add("frame_interval_ms", (now - last) / 1e6)
-        else:
-            first_at = now
-        for _ in range(count - 1):
-            watch.add("frame_interval_ms", 0.0)  # frames of a chunk arrive together
-        frames, last = frames + count, now
-    watch.add("e2e_fps", frames * 1e9 / (last - begun))
-    if later_frames:
-        watch.add("steady_fps", later_frames * 1e9 / (last - first_at))
-
-
-def _steer(session: Session, timed: TimedPipeline, story: Story) -> list[float]:
-    """Make one shot and change its caption while it runs.
-
-    Returns:
-        Milliseconds from each change to the first frame made under it.
-    """
-    took_ms: list[float] = []
-    asked: int | None = None
-    changes, chunks = len(timed.applied), timed.config.shot.chunks
-    session.cut(story.shots[0])
-    for chunk in session.chunks():
-        if asked is None and chunk.chunk < chunks - AHEAD:
-            asked = time.perf_counter_ns()
-            session.prompt(story.shots[len(took_ms) % len(story.shots)])
-        elif (
-            asked is not None
-            and len(timed.applied) > changes
-            and (chunk.shot, chunk.chunk) >= timed.applied[-1]
-        ):
-            took_ms.append((time.perf_counter_ns() - asked) / 1e6)
-            asked, changes = None, len(timed.applied)
-    return took_ms
-
-
-def _chunks(session: Session, watch: Stopwatch) -> Iterator[Chunk]:
-    """Yield the chunks that were asked for, noting how long the consumer waited for each."""
-    chunks = session.chunks()
-    while True:
-        with watch.host_ms("queue_wait_ms"):
-            chunk = next(chunks, None)
-        if chunk is None:
-            return
-        yield chunk
-
-
-def _drain(session: Session, watch: Stopwatch) -> None:
-    for _ in _chunks(session, watch):
-        pass
 
 
 def _first_shot(bundle: ModelBundle, story: Story) -> ShotInputs:
