@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import dual_attention_fp8, hopper_attention, hopper_launch, merge_splits
-from .compile_cases import HEAD_DIM, HEADS, KEYS, QUERIES, Argument, CompileCase
+from . import dual_attention_fp8, hopper_attention, hopper_launch, kv_append_fp8, merge_splits
+from .compile_cases import (
+    FRAME_TOKENS,
+    HEAD_DIM,
+    HEADS,
+    KEYS,
+    QUERIES,
+    Argument,
+    CompileCase,
+)
 from .hopper_launch import TILE, WIDTH, HopperLaunch, block_layout
 from .tuning import FP8_CAPABILITY
 
@@ -33,7 +41,7 @@ def attention_cases(capability: int) -> list[CompileCase]:
     """Return these cases for one architecture."""
     cases = [_merge_case()]
     if capability >= FP8_CAPABILITY:
-        cases += [_portable_case(name, capability) for name in ("qk8", "fp8")]
+        cases += [_append_case(), *(_portable_case(name, capability) for name in ("qk8", "fp8"))]
     if capability == _HOPPER:
         cases += [_hopper_case(name, *row) for name, row in _LAUNCHES.items()]
     return cases
@@ -86,6 +94,23 @@ def _merge_case() -> CompileCase:
         constants={"TILE": TILE, "WIDTH": WIDTH, "ROWS": merge_splits.ROWS},
         options={"num_warps": 4},
         registers=64,
+        instructions=("LDG.128",),
+    )  # fmt: skip
+
+
+def _append_case() -> CompileCase:
+    return CompileCase(
+        name="kv_append_fp8",
+        kernel=kv_append_fp8._kv_append_fp8_kernel,
+        arguments={
+            "K": "*bf16", "V": "*bf16", "K_SCALES": "*fp32", "V_SCALES": "*fp32",
+            "ARENA_K": "*fp8e4nv", "ARENA_V": "*fp8e4nv", "SLOTS": "*i32",
+            "frame_tokens": FRAME_TOKENS, "k_stride": _TOKEN, "v_stride": 3 * _TOKEN,
+            "row_stride": _TOKEN, "feature_stride": -(-KEYS // 16) * 16,
+        },
+        constants={"WIDTH": HEAD_DIM, "BLOCK": HEAD_DIM, "TOKENS": kv_append_fp8.TOKENS},
+        options={"num_warps": 4},
+        registers=128,
         instructions=("LDG.128",),
     )  # fmt: skip
 
