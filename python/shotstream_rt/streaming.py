@@ -6,7 +6,8 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 
-from .reader import FrameReader, Source
+from .generator import Generator
+from .reader import FrameReader
 from .types import Chunk, Frame
 
 
@@ -17,7 +18,7 @@ class FrameStream:
     """
 
     _reader: FrameReader
-    _generator: Source
+    _generator: Generator
 
     def chunks(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Chunk]:
         """Yield finished chunks; see ``stream``."""
