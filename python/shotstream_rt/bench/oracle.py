@@ -1,7 +1,9 @@
 """The correctness check beside every figure: the measured passes against the float32 oracle.
 
 The oracle is backend ``eager`` with the reference kernels in float32, on the same weights (widened
-to float32), plan and noise.
+to float32), plan and noise. A profile that quantises is held against the reference twins of its own
+kernels: whether its arithmetic is right is one question, how far it is from ``exact`` another
+(``fidelity.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from shotstream_rt.backends.base import StudentBackend
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import BackendUnavailableError
+from shotstream_rt.kernels.fp8_set import with_fp8
 from shotstream_rt.kernels.kernel_set import REFERENCE
 from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
@@ -51,13 +54,16 @@ def student_of(backend: StudentBackend) -> Student:
     return student
 
 
-def reference_pipeline(student: Student, config: StreamConfig) -> Pipeline:
-    """Return the oracle of a student of any float type, on its device."""
+def reference_pipeline(
+    student: Student, config: StreamConfig, profile: Profile = EXACT
+) -> Pipeline:
+    """Return the oracle of a student of any float type, on its device, with a profile's parts."""
     with torch.device("meta"):
         wide = Student(config.model)
     state = {name: tensor.float() for name, tensor in student.state_dict().items()}
     wide.load_state_dict(state, assign=True)
-    return Pipeline(config, EagerBackend(wide.requires_grad_(False), config, REFERENCE))
+    kernels = with_fp8(REFERENCE) if "fp8" in profile.kernel_parts else REFERENCE
+    return Pipeline(config, EagerBackend(wide.requires_grad_(False), config, kernels))
 
 
 def compare_latents(

@@ -130,7 +130,8 @@ def measure_student(workload: Workload, options: BenchOptions) -> Measurement:
         stages = student_stages(config, inputs[-1].captions.lengths, itemsize)
         roofline = measure_roofline(stages, samples, device, dtype, config.model, float8=float8)
     _log.info("comparing with the oracle")
-    wanted = run_shot(reference_pipeline(student, config), inputs[-1], noise, chunks=checked)
+    oracle = reference_pipeline(student, config, profile)
+    wanted = run_shot(oracle, inputs[-1], noise, chunks=checked)
     return Measurement(
         info=backend.info,
         samples=samples,
