@@ -16,7 +16,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-python test-native test-sanitize test-gpu gpu-check test-interpret \
+.PHONY: help setup build demo smoke test test-python test-native test-sanitize test-gpu gpu-check test-interpret \
 	lint format bench bench-kernels bench-compare profile aot wheel clean
 
 # Show the targets.
@@ -52,6 +52,10 @@ build: $(VENV)/.base
 demo: $(VENV)/.base
 	@mkdir -p out
 	$(PY) -m shotstream_rt generate --out out/story.mp4 --sheet out/story.png
+
+# The whole training pipeline, teacher to streaming student, at the smallest size (minutes).
+smoke: $(VENV)/.dev
+	$(PY) -m shotstream_distill run --preset nano-smoke --folder $(or $(OUT),out/nano-smoke) --device cpu
 
 # Everything that a machine without a GPU can check: C++ tests, Python tests, interpreted kernels.
 test: test-native test-python test-interpret

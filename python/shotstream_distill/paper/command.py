@@ -10,11 +10,15 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from shotstream_rt.errors import ShotStreamError
+
+if TYPE_CHECKING:
+    from .gate import Gate
+    from .run_config import RunConfig
 
 
 class RunFailedError(ShotStreamError):
@@ -63,7 +67,7 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
     folder = options.folder or Path("runs") / config.name
     deadline = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     with join(options.device) as processes:
-        run = Run(config, folder, processes)
+        run = Run(config, folder, processes, _gate(config, folder))
         stages = run.go(deadline)
         report: dict[str, Any] = {"folder": str(folder), "finished": stages is not None}
         if stages is None or not processes.leads:
@@ -79,6 +83,15 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
         raise RunFailedError(f"{folder}: the loss did not fall in {', '.join(failed)}")
     _print_report(report)
     return report
+
+
+def _gate(config: RunConfig, folder: Path) -> Gate | None:
+    """Return the exam of context use; films have no scenes with a known answer."""
+    if config.gate == "off" or config.text.kind != "nano":
+        return None
+    from ..metrics.gate import run_gate
+
+    return run_gate(config, folder / "gate")
 
 
 def _print_report(report: dict[str, Any]) -> None:
