@@ -3,10 +3,10 @@
 Same weights, plans, noise and results as the runtime, and the structure of the original's inference
 code: nothing is kept from one pass to the next but keys and values. Every pass embeds the captions
 and times again and builds the rotary tables again; every layer turns queries and keys as complex
-numbers, clones the caches and concatenates what it attends to; captions are attended to with all
-their padding; the clean pass and the context pass run to the end, head included. What the original
-does beyond that and is no matter of structure (prints, scalars read from the device in every layer,
-rotation in float64) is left out, so ratios to it are on the low side.
+numbers in float64, clones the caches and concatenates what it attends to; captions are attended to
+with all their padding; the clean pass and the context pass run to the end, head included. What the
+original does beyond that and is no matter of structure (prints, scalars read from the device in
+every layer) is left out, so ratios to it are on the low side.
 
 Source: ``docs/architecture.md``; what the original repeats, in ShotStream
 ``wan/modules/causal_model.py`` and ``pipeline/causal_inference_ar.py``.
@@ -230,7 +230,7 @@ class PlainStudent:
     def _rotation(
         self, frequencies: list[Tensor], positions: Sequence[int], flags: Sequence[int]
     ) -> Tensor:
-        """The rotation of every token of some frames, complex64 ``[T, 1, D / 2]``."""
+        """The rotation of every token of some frames, complex128 ``[T, 1, D / 2]``."""
         time, height, width = frequencies
         rows, columns = self.config.model.grid
         parts = []
@@ -241,12 +241,12 @@ class PlainStudent:
             down = height[:rows, None].expand(rows, columns, -1)
             across = width[None, :columns].expand(rows, columns, -1)
             parts.append(torch.cat([turned, down, across], -1).flatten(0, 1))
-        return torch.cat(parts).unsqueeze(1).to(torch.complex64)
+        return torch.cat(parts).unsqueeze(1)
 
 
 def _rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn the feature pairs of ``[B, T, N, D]``."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
