@@ -82,7 +82,7 @@ _FP8_NEEDS = (
 )
 _FP8_TOLERANCE = 0.2
 """Twice what two right forms differ by after a shot of nano (0.05 to 0.1): a number between two
-8-bit steps goes either way by its last bit, and passes amplify it. Broken kernels are further off."""
+8-bit steps goes either way by its last bit, and passes amplify it. Broken kernels are further."""
 
 FP8 = Profile(
     name="fp8",

@@ -144,7 +144,8 @@ class Session(FrameStream):
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             backend: ``auto`` or a name that ``python -m shotstream_rt info`` lists.
             kernels: likewise; default: ``SHOTSTREAM_KERNEL_SET``, else ``auto``.
-            profile: ``exact``, or ``tiny``: frames from a tiny decoder, lossy. See ``profiles``.
+            profile: ``exact``, or a lossy one: ``tiny`` (frames from a tiny decoder), ``fp8``
+                (8-bit linear layers), ``fp8-tiny``, ``fast``. See ``profiles``.
             size: ``(height, width)`` or ``"HxW"`` in pixels, multiples of 16; default: the model's.
             dtype: ``float32`` or ``bfloat16``; default: the model's choice for the device.
             at_end: see ``Session``.
