@@ -48,7 +48,7 @@ def record(
         facts=ShotFacts(place=place, framing=True, characters=people),
         asked_action=asked,
         actions=(seen,) * len(people),
-        figures={"jitter": 1.0, "clarity": 0.9, "sharpness": 1.0, "busy": 0.1, "drawn_busy": 0.0},
+        figures={"jitter": 1.0, "clarity": 0.9, "sharpness": 1.0, "busy": 0.2, "drawn_busy": 0.0},
     )
 
 

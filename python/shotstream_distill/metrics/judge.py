@@ -37,7 +37,7 @@ _EVEN = tuple(range(0, SHOT_FRAMES, 2))
 _KEY_EVEN = [_EVEN.index(frame) for frame in KEY_FRAMES]
 _TINY = 1e-4
 _BUSIEST = 0.95
-DYNAMIC_LIMIT = 0.02
+DYNAMIC_LIMIT = 0.11
 """Change of the busiest 5 % of pixels in 0.25 s from which a shot counts as dynamic."""
 
 

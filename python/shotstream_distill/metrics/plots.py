@@ -34,7 +34,7 @@ def _whisker(axes: Axes, x: float, row: Mapping[str, float], color: str, label: 
 
 def _by_shot(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     for number, name in enumerate(names):
-        there = [(i + 1, row[name]) for i, row in enumerate(rows) if name in row]
+        there = [(i + 1, row[name]) for i, row in enumerate(rows) if row.get(name, {}).get("n")]
         shift = (number - len(names) / 2) * 0.05
         x = [i + shift for i, _ in there]
         y = [row["value"] for _, row in there]
@@ -46,7 +46,7 @@ def _by_shot(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
     axes.set_xticks(range(1, len(rows) + 1))
     axes.set_xlabel("shot")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, ncols=2, loc="lower left")
+    axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 def _sources(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

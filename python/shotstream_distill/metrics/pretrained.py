@@ -71,10 +71,11 @@ class Clip:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        self._net = CLIPModel.from_pretrained(str(folder), local_files_only=True)
+        self._net: Any = CLIPModel.from_pretrained(str(folder), local_files_only=True)
         self._net.train(False)
         self._words = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self._size = int(self._net.config.vision_config.image_size)
+        config: Any = self._net.config.vision_config
+        self._size = int(config.image_size)
 
     @torch.inference_mode()
     def pictures(self, frames: Tensor) -> Tensor:

@@ -48,7 +48,10 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     lines = _figures(f"{report['model']}, {stories} held-out stories of {shots} shots", report)
     lines.append("by shot, %  " + "".join(f"{name:>12}" for name in _BY_SHOT))
     for index, row in enumerate(report["by_shot"]):
-        cells = (f"{100 * row[name]['value']:12.1f}" for name in _BY_SHOT)
+        cells = (
+            f"{100 * row[name]['value']:12.1f}" if row[name]["n"] else f"{'-':>12}"
+            for name in _BY_SHOT
+        )
         lines.append(f"  {index + 1:<10}" + "".join(cells))
     lines += [
         f"  drift {name:14} {100 * row['value']:+6.1f} points "
