@@ -80,7 +80,7 @@ class HistoryMass:
 
     Args:
         kernels: attends.
-        backend: whose arenas tell layers apart.
+        config: shape of the model.
     """
 
     def __init__(self, kernels: KernelSet, config: StreamConfig) -> None:
