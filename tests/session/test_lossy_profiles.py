@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from shotstream_rt import ConfigError, ManifestError, Session, WeightsError
 from shotstream_rt.bench.history_calibration import calibrate_history
+from shotstream_rt.cli import main
 from shotstream_rt.config import ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.history import HistoryPolicy
 from shotstream_rt.manifest import StudentManifest
@@ -174,6 +175,17 @@ def test_calibration_refuses_what_no_candidate_reaches(
     monkeypatch.setattr("shotstream_rt.bench.history_calibration.passes_gate", lambda *_: False)
     with pytest.raises(ConfigError, match="none of 2 candidates"):
         calibrate_history(load_model(folder, device="cpu", backend="eager"), story, seed=0)
+
+
+def test_the_command_writes_what_fast_reads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shotstream_rt.bench.history_calibration.passes_gate", lambda *_: True)
+    assert main(["calibrate", str(folder), "--device", "cpu", "--shots", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["file"] == str(folder / HISTORY_FILE)
+    assert told["policy"] == read_history(folder).policy.to_dict()
+    assert main(["calibrate", str(folder / "nothing")]) == 2
 
 
 def test_the_policy_in_the_package_is_for_the_model_in_the_package() -> None:
