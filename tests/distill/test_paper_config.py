@@ -104,7 +104,8 @@ def test_a_sampler_must_meet_the_students_levels() -> None:
         student_steps(schedule, 12, 8.0)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.slow
+@pytest.mark.timeout(280)
 def test_full_size_fits_the_cards_it_was_made_for(capsys: pytest.CaptureFixture[str]) -> None:
     report = dry_run(RunConfig.read("wan-1.3b"))["bytes"]
     teacher, inter = report["teacher"], report["inter-shot"]

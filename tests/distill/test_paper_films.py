@@ -15,11 +15,13 @@ from shotstream_distill.fast_student import Captions
 from shotstream_distill.paper.draw import Draw
 from shotstream_distill.paper.film_files import read_films, read_frames
 from shotstream_distill.paper.film_shots import FilmShots, target_frames
+from shotstream_distill.paper.finish import save_released
 from shotstream_distill.paper.inter_shot_stage import InterShotStage
 from shotstream_distill.paper.ode_pairs import make_pairs
 from shotstream_distill.paper.ode_stage import OdeStage
 from shotstream_distill.paper.processes import Processes
-from shotstream_distill.paper.product import start_weights
+from shotstream_distill.paper.product import save_product, start_weights
+from shotstream_distill.paper.run import Run
 from shotstream_distill.paper.run_config import RunConfig
 from shotstream_distill.paper.shot_batch import Words
 from shotstream_distill.paper.teacher_stage import TeacherStage
@@ -28,6 +30,7 @@ from shotstream_distill.paper.workshop import Workshop
 from shotstream_rt.config import ModelConfig
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
+from shotstream_rt.model.weights import student_state
 from shotstream_rt.video import VideoWriter
 
 RANGES = [[0, 9], [10, 22], [24, 45]]  # with gaps, which the original gets wrong
@@ -212,3 +215,8 @@ def test_the_full_size_stages_take_real_steps_at_reduced_width(tmp_path: Path) -
             norm = stage.learners[outcome.learner].step(1.0)
             assert 0 < norm < float("inf")
         assert set(stage.product()) == set(weights)
+    run = Run(config, tmp_path / "run", Processes())
+    save_product(run.product("inter-shot"), weights, steps=2, train_s=0.0, stage="inter-shot")
+    save_released(run, tmp_path / "shotstream_merged.pt")
+    released = student_state(tmp_path / "shotstream_merged.pt", MODEL)
+    assert all(torch.equal(released[name], value) for name, value in weights.items())

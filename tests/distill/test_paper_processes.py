@@ -83,6 +83,7 @@ with join("cpu") as processes:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_two_processes_train_as_one(bank_folder: Path, codec_file: Path, tmp_path: Path) -> None:
     data = json.loads((PRESETS / "nano-smoke.json").read_text("utf-8"))

@@ -36,7 +36,7 @@ def tiny_data(bank: Path, codec: Path) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((PRESETS / "nano-smoke.json").read_text("utf-8"))
     data["stream"]["model"].update(TINY)
     data["data"] = {"kind": "bank", "path": str(bank)}
-    data.update(codec=str(codec), must_fall=False, log_s=1000)
+    data.update(codec=str(codec), must_fall=False, gate="warn", log_s=1000)
     for stage in data["stages"]:
         stage["batch"] = 1
         if stage["kind"] == "ode_pairs":

@@ -45,7 +45,7 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         RunFailedError: a loss that had to fall did not.
     """
-    from .finish import ship_run, stream_chunk
+    from .finish import save_released, ship_run, stream_chunk
     from .processes import join
     from .run import Run
     from .run_config import RunConfig
@@ -78,6 +78,9 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
             ship_run(run, student)
             report["student"] = str(student)
             report["streamed_frames"] = stream_chunk(student)
+        else:
+            save_released(run, folder / "shotstream_merged.pt")
+            report["student"] = str(folder / "shotstream_merged.pt")
     failed = [n for n, s in stages.items() if "loss" in s and not s["loss"]["fell"]]
     if config.must_fall and failed:
         raise RunFailedError(f"{folder}: the loss did not fall in {', '.join(failed)}")
@@ -102,5 +105,5 @@ def _print_report(report: dict[str, Any]) -> None:
             f"{stage['train_s']:.0f} s"
         )  # fmt: skip
         print(f"  {name:14} {text}")  # noqa: T201 - a command's output
-    if "student" in report:
+    if "streamed_frames" in report:
         print(f"  {report['student']}: loads, streamed {report['streamed_frames']} frames")  # noqa: T201

@@ -14,6 +14,7 @@ from shotstream_rt.session import Session
 from shotstream_rt.story import Story
 
 from ..ship import ship
+from .product import load_product, write_whole
 from .run import Run
 
 _CHUNK_FRAMES = 9
@@ -31,6 +32,17 @@ def ship_run(run: Run, folder: Path) -> None:
     codec = Path(config.codec) if config.codec else NANO_FOLDER / "codec.safetensors"
     lineage: dict[str, Any] = {"run": config.to_dict(), "stage": last.name}
     ship(run.product(last.name), folder, config.stream.model, codec, lineage, stream=config.stream)
+
+
+def save_released(run: Run, path: Path) -> None:
+    """Write the last stage's product as the original's releases are: what ``--model`` folders hold.
+
+    Args:
+        run: finished, on films.
+        path: ``shotstream_merged.pt`` to write.
+    """
+    weights = load_product(run.product(run.config.stages[-1].name))
+    write_whole(path, {"generator": {f"model.{name}": value for name, value in weights.items()}})
 
 
 def stream_chunk(folder: Path) -> int:

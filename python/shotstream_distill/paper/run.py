@@ -14,7 +14,7 @@ from typing import Any
 
 from shotstream_rt.errors import ConfigError
 
-from .gate import Gate, examine
+from .gate import Gate, GateError, examine
 from .inter_shot_stage import InterShotStage
 from .intra_shot_stage import IntraShotStage
 from .ode_pairs import make_pairs
@@ -112,12 +112,24 @@ class Run:
             save_product(
                 path, weights, steps=config.steps, train_s=trainer.train_s, stage=config.name
             )
-            verdict = examine(self._gate, config.kind, path, self.config.gate)
-            if verdict is not None:
-                report["gate"] = {"passed": verdict.passed, **verdict.figures}
+        self._examine(config.kind, path, report)
+        if self._processes.leads:
             told.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         self._processes.wait()
         return report
+
+    def _examine(self, kind: str, product: Path, report: dict[str, Any]) -> None:
+        """Let the leading process examine a product; all of them stop if it must."""
+        error: GateError | None = None
+        if self._processes.leads:
+            try:
+                verdict = examine(self._gate, kind, product, self.config.gate)
+                if verdict is not None:
+                    report["gate"] = {"passed": verdict.passed, **verdict.figures}
+            except GateError as failed:
+                error = failed
+        if self._processes.agree(error is not None):
+            raise error or GateError(f"{product}: gate failed on the leading process")
 
     def _stage(
         self, shop: Workshop, config: TrainedConfig
