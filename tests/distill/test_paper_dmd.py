@@ -56,7 +56,7 @@ def test_following_the_gradient_reaches_the_real_distribution() -> None:
     mean = torch.tensor(-2.0, requires_grad=True)
     std = torch.tensor(2.0, requires_grad=True)
     optimizer = torch.optim.Adam([mean, std], lr=0.05)
-    for step in range(300):
+    for step in range(600):
         sigma = 0.2 + 0.6 * (step % 7) / 6
         alpha = 1 - sigma
         shot = mean + std * torch.randn(256, 1, generator=generator)
