@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from shotstream_distill.detectors import Detector, majority
-from shotstream_distill.evaluate import as_floats
 from shotstream_rt import Session
 from shotstream_rt.manifest import StudentManifest
 from shotstream_rt.model.loading import NANO_FOLDER
@@ -25,8 +27,9 @@ def test_the_package_is_complete_and_small() -> None:
 def test_it_draws_the_place_and_the_color_it_is_asked_for() -> None:
     with Session.open("nano", seed=1, device="cpu", threads=1) as session:
         assert session.cut("medium shot of a blue bird in a snow field") == ()
-        frames = as_floats(list(session.stream()))
-    readings = Detector.load().read(frames[[0, 24, 48, 72]])
+        film = [frame.pixels for frame in session.stream()]
+    keys = torch.from_numpy(np.stack([film[index] for index in (0, 24, 48, 72)]))
+    readings = Detector.load().read(keys.permute(0, 3, 1, 2).float() / 255)
     assert majority([reading.place for reading in readings]) == "snow-field"
     colors = [subject.color for reading in readings for subject in reading.subjects[:1]]
     assert majority(colors) == "blue"
