@@ -89,7 +89,7 @@ gpu-check:
 
 # The kernel tests with Triton interpreted, so that a machine without a GPU executes the kernels.
 test-interpret: $(VENV)/.dev
-	TRITON_INTERPRET=1 $(PY) -m pytest -m interpret tests/kernels
+	TRITON_INTERPRET=1 $(PY) -m pytest -m interpret tests/kernels tests/model
 
 # Lint, formatting and types; nothing is changed.
 lint: $(VENV)/.dev
