@@ -32,22 +32,50 @@ def _normalise(x, inside, eps, WIDTH: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def _place(frames, frame_tokens):
+    """Batch, frame and token of this program."""
+    token = tl.program_id(0)
+    frame = token // frame_tokens
+    return frame // frames, frame % frames, token.to(tl.int64)
+
+
+@triton.jit
+@no_type_check
+def _modulated(x, FACTOR, OFFSET, column, inside, eps, WIDTH: tl.constexpr):
+    """Normalise a row; factor and offset are its frame's."""
+    factor = tl.load(FACTOR + column, mask=inside, other=0.0).to(tl.float32)
+    offset = tl.load(OFFSET + column, mask=inside, other=0.0).to(tl.float32)
+    return _normalise(x, inside, eps, WIDTH) * factor + offset
+
+
+@triton.jit
+@no_type_check
+def _gated_sum(X, Y, GATE, SUM, place, column, inside, HAS_GATE: tl.constexpr):
+    """Store ``x + y * gate``; what is returned is rounded, as later layers will read it."""
+    x = tl.load(X + place, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(Y + place, mask=inside, other=0.0).to(tl.float32)
+    if HAS_GATE:
+        y = y * tl.load(GATE + column, mask=inside, other=0.0).to(tl.float32)
+    z = (x + y).to(SUM.dtype.element_ty)
+    tl.store(SUM + place, z, mask=inside)
+    return z.to(tl.float32)
+
+
+@triton.jit
+@no_type_check
 def _layer_norm_kernel(
     X, FACTOR, OFFSET, OUT, frames, frame_tokens,
     factor_batch, factor_frame, offset_batch, offset_frame, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0)
-    frame = token // frame_tokens
-    batch, frame, token = frame // frames, frame % frames, token.to(tl.int64)
+    batch, frame, token = _place(frames, frame_tokens)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    factor_row = FACTOR + batch * factor_batch + frame * factor_frame
-    offset_row = OFFSET + batch * offset_batch + frame * offset_frame
-    factor = tl.load(factor_row + column, mask=inside, other=0.0).to(tl.float32)
-    offset = tl.load(offset_row + column, mask=inside, other=0.0).to(tl.float32)
-    h = _normalise(x, inside, eps, WIDTH) * factor + offset
+    h = _modulated(
+        x, FACTOR + batch * factor_batch + frame * factor_frame,
+        OFFSET + batch * offset_batch + frame * offset_frame, column, inside, eps, WIDTH,
+    )  # fmt: skip
     tl.store(OUT + token * WIDTH + column, h.to(OUT.dtype.element_ty), mask=inside)
 
 
@@ -58,25 +86,16 @@ def _gated_residual_kernel(
     gate_batch, gate_frame, factor_batch, factor_frame, offset_batch, offset_frame, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, HAS_GATE: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0)
-    frame = token // frame_tokens
-    batch, frame, token = frame // frames, frame % frames, token.to(tl.int64)
+    batch, frame, token = _place(frames, frame_tokens)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
-    x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(Y + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    if HAS_GATE:
-        gate_row = GATE + batch * gate_batch + frame * gate_frame
-        y = y * tl.load(gate_row + column, mask=inside, other=0.0).to(tl.float32)
-    # What later layers read is the stored sum, so the norm sees its rounding too.
-    z = (x + y).to(SUM.dtype.element_ty)
-    tl.store(SUM + token * WIDTH + column, z, mask=inside)
+    gate_row = GATE + batch * gate_batch + frame * gate_frame
+    z = _gated_sum(X, Y, gate_row, SUM, token * WIDTH + column, column, inside, HAS_GATE)
     if NORM:
-        factor_row = FACTOR + batch * factor_batch + frame * factor_frame
-        offset_row = OFFSET + batch * offset_batch + frame * offset_frame
-        factor = tl.load(factor_row + column, mask=inside, other=0.0).to(tl.float32)
-        offset = tl.load(offset_row + column, mask=inside, other=0.0).to(tl.float32)
-        h = _normalise(z.to(tl.float32), inside, eps, WIDTH) * factor + offset
+        h = _modulated(
+            z, FACTOR + batch * factor_batch + frame * factor_frame,
+            OFFSET + batch * offset_batch + frame * offset_frame, column, inside, eps, WIDTH,
+        )  # fmt: skip
         tl.store(OUT + token * WIDTH + column, h.to(OUT.dtype.element_ty), mask=inside)
 
 

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .adaln import _frames, _normalise, _row, _strides
+from .adaln import _frames, _gated_sum, _modulated, _place, _row, _strides
 from .launch import run_kernel
 from .reference.fp8_rows import FLOOR, LARGEST, Fp8Rows
 from .tuning import block_of
@@ -64,17 +64,14 @@ def _layer_norm_quantise_kernel(
     factor_batch, factor_frame, offset_batch, offset_frame, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0)
-    frame = token // frame_tokens
-    batch, frame, token = frame // frames, frame % frames, token.to(tl.int64)
+    batch, frame, token = _place(frames, frame_tokens)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    factor_row = FACTOR + batch * factor_batch + frame * factor_frame
-    offset_row = OFFSET + batch * offset_batch + frame * offset_frame
-    factor = tl.load(factor_row + column, mask=inside, other=0.0).to(tl.float32)
-    offset = tl.load(offset_row + column, mask=inside, other=0.0).to(tl.float32)
-    h = _normalise(x, inside, eps, WIDTH) * factor + offset
+    h = _modulated(
+        x, FACTOR + batch * factor_batch + frame * factor_frame,
+        OFFSET + batch * offset_batch + frame * offset_frame, column, inside, eps, WIDTH,
+    )  # fmt: skip
     _store_row(h, token, column, inside, VALUES, SCALES, WIDTH)
 
 
@@ -85,24 +82,15 @@ def _gated_residual_norm_quantise_kernel(
     gate_batch, gate_frame, factor_batch, factor_frame, offset_batch, offset_frame, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, HAS_GATE: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0)
-    frame = token // frame_tokens
-    batch, frame, token = frame // frames, frame % frames, token.to(tl.int64)
+    batch, frame, token = _place(frames, frame_tokens)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
-    x = tl.load(X + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(Y + token * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    if HAS_GATE:
-        gate_row = GATE + batch * gate_batch + frame * gate_frame
-        y = y * tl.load(gate_row + column, mask=inside, other=0.0).to(tl.float32)
-    # What later layers read is the stored sum, so the norm sees its rounding too.
-    z = (x + y).to(SUM.dtype.element_ty)
-    tl.store(SUM + token * WIDTH + column, z, mask=inside)
-    factor_row = FACTOR + batch * factor_batch + frame * factor_frame
-    offset_row = OFFSET + batch * offset_batch + frame * offset_frame
-    factor = tl.load(factor_row + column, mask=inside, other=0.0).to(tl.float32)
-    offset = tl.load(offset_row + column, mask=inside, other=0.0).to(tl.float32)
-    h = _normalise(z.to(tl.float32), inside, eps, WIDTH) * factor + offset
+    gate_row = GATE + batch * gate_batch + frame * gate_frame
+    z = _gated_sum(X, Y, gate_row, SUM, token * WIDTH + column, column, inside, HAS_GATE)
+    h = _modulated(
+        z, FACTOR + batch * factor_batch + frame * factor_frame,
+        OFFSET + batch * offset_batch + frame * offset_frame, column, inside, eps, WIDTH,
+    )  # fmt: skip
     _store_row(h, token, column, inside, VALUES, SCALES, WIDTH)
 
 
