@@ -20,9 +20,9 @@ PLAIN = {"config", "errors", "history", "types", "env", "nvtx", "_native", "mani
 STUDENT = {*PLAIN, "kernels", "model", "schedule", "noise", "cache"}
 """What computes, without a session."""
 
-SESSION = {*STUDENT, "pipeline", "backends", "caption_book", "context", "crew", "frames",
-           "generator", "playlist", "reader", "session", "shots", "snapshot", "stats", "streaming",
-           "story"}  # fmt: skip
+SESSION = {*STUDENT, "pipeline", "backends", "caption_book", "context", "crew", "direction",
+           "frames", "generator", "playlist", "reader", "session", "shots", "snapshot",
+           "stats", "streaming", "story"}  # fmt: skip
 
 MAY_IMPORT = {
     # The longest entry that a module's name begins with decides; own files are always allowed.

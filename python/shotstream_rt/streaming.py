@@ -12,10 +12,7 @@ from .types import Chunk, Frame
 
 
 class FrameStream:
-    """What a reader may do with a session; ``Session`` adds what a director may.
-
-    Attributes are set by the session.
-    """
+    """What a reader may do with a session; attributes are set by the session."""
 
     _reader: FrameReader
     _generator: Generator
