@@ -8,7 +8,6 @@ fails before the first one has cost anything.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from shotstream_rt.errors import ConfigError
 
 from ..paper.run_config import RunConfig
-from ..paper.strict import build, require
+from ..paper.strict import build, read_named, require
 
 TABLES = Path(__file__).resolve().parent
 
@@ -81,17 +80,8 @@ class AblationTable:
         Raises:
             ConfigError: no such table, or one that is not valid.
         """
-        known = {path.stem: path for path in sorted(TABLES.glob("*.json"))}
-        known.pop("base", None)
-        path = known.get(name, Path(name))
-        try:
-            data = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(
-                f"table: got {name!r}, wanted one of {', '.join(known)} or a JSON file"
-            ) from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+        files = [path for path in TABLES.glob("*.json") if path.stem != "base"]
+        path, data = read_named(name, files, "table")
         table = build(cls, {"name": path.stem, **data}, path.stem)
         for variant in table.variants:
             table.config(variant)

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from shotstream_rt.context import frames_wanted, pick_context
 
-from .dmd import ScoreMatch
 from .draw import Draw
+from .matching_stage import MatchingStage
 from .rollout import roll_out
 from .shot_batch import Conditioning, ShotBatch, Words, condition
 from .stage_config import DmdConfig
-from .student_product import student_product
 from .workshop import StepLoss, Weights, Workshop
 
 _SHEET_STORIES = 2
@@ -76,23 +75,13 @@ class Film:
         self.kept.append(torch.stack(kept).to(latents.device))
 
 
-class InterShotStage:
-    """Shot after shot of a story, the context made by the student.
-
-    Args:
-        shop: shared parts.
-        config: of this stage.
-        student: weights to start from.
-        teacher: weights of the scores.
-    """
+class InterShotStage(MatchingStage):
+    """Shot after shot of a story, the context made by the student."""
 
     def __init__(
         self, shop: Workshop, config: DmdConfig, student: Weights, teacher: Weights
     ) -> None:
-        self._shop, self._config, self._start = shop, config, student
-        self._match = ScoreMatch(shop, config, student, teacher)
-        self._text = shop.text_side(student)
-        self.learners = self._match.learners
+        super().__init__(shop, config, student, teacher)
         self._film: Film | None = None
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
@@ -152,10 +141,6 @@ class InterShotStage:
                 return film.batch(), made
             film.remember(made)
         raise AssertionError("a story has at least one shot")
-
-    def product(self) -> Weights:
-        """Return the student as it would ship, adapters merged."""
-        return student_product(self._start, self.learners["student"], self._config)
 
     def memory(self) -> dict[str, Any]:
         """Return the story in the making; each process has its own."""

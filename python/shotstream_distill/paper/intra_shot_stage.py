@@ -13,34 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dmd import ScoreMatch
 from .draw import Draw
+from .matching_stage import MatchingStage
 from .rollout import roll_out
 from .shot_batch import Conditioning, ShotBatch, condition
-from .stage_config import DmdConfig
-from .student_product import student_product
-from .workshop import StepLoss, Weights, Workshop
+from .workshop import StepLoss
 
 _SHEET_SAMPLES = 4
 
 
-class IntraShotStage:
-    """One shot at a time, its context taken from the data.
-
-    Args:
-        shop: shared parts.
-        config: of this stage.
-        student: weights to start from.
-        teacher: weights of the scores.
-    """
-
-    def __init__(
-        self, shop: Workshop, config: DmdConfig, student: Weights, teacher: Weights
-    ) -> None:
-        self._shop, self._config, self._start = shop, config, student
-        self._match = ScoreMatch(shop, config, student, teacher)
-        self._text = shop.text_side(student)
-        self.learners = self._match.learners
+class IntraShotStage(MatchingStage):
+    """One shot at a time, its context taken from the data."""
 
     def loss(self, step: int, draw: Draw) -> StepLoss:
         """Loss of the student or of the critic, whose turn it is."""
@@ -73,10 +56,6 @@ class IntraShotStage:
         captions = self._text.captions(batch.words, none)
         told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
         return batch, roll_out(self._match.student, told, shop.plan(self._config.frames), draw)
-
-    def product(self) -> Weights:
-        """Return the student as it would ship, adapters merged."""
-        return student_product(self._start, self.learners["student"], self._config)
 
     def memory(self) -> dict[str, Any]:
         """Nothing besides the learners."""

@@ -6,7 +6,6 @@ Nothing here touches a device or a file but the preset itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from shotstream_rt.errors import ConfigError
 
 from .quirks import Quirks
 from .stage_config import PairsConfig, StageConfig
-from .strict import build, plain, require
+from .strict import build, plain, read_named, require
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
@@ -156,16 +155,5 @@ class RunConfig:
         Raises:
             ConfigError: no such preset or file, not JSON, or not a valid configuration.
         """
-        known = {path.stem: path for path in sorted(PRESETS.glob("*.json"))}
-        path = known.get(name, Path(name))
-        try:
-            data = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(
-                f"preset: got {name!r}, wanted one of {', '.join(known)} or a JSON file"
-            ) from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path}: got {type(data).__name__}, wanted a JSON object")
+        _, data = read_named(name, list(PRESETS.glob("*.json")), "preset")
         return cls.from_dict(data)

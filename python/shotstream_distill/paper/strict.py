@@ -1,19 +1,51 @@
 """Frozen dataclasses from JSON objects, strictly: unknown keys, wrong types and ranges are errors.
 
-Called by the run configuration. Messages name the field by its path in the file.
+Called by the run configuration and the ablation tables. Messages name the field by its path in the
+file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from shotstream_rt.errors import ConfigError
 
 T = TypeVar("T")
 _SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+def read_named(name: str, files: Sequence[Path], what: str) -> tuple[Path, dict[str, Any]]:
+    """Read a committed JSON object by name, or any by path.
+
+    Args:
+        name: stem of one of ``files``, or a path.
+        files: the committed ones.
+        what: noun for messages.
+
+    Returns:
+        The file and what it holds.
+
+    Raises:
+        ConfigError: no such file, not JSON, or not an object.
+    """
+    known = {path.stem: path for path in sorted(files)}
+    path = known.get(name, Path(name))
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{what}: got {name!r}, wanted one of {', '.join(known)} or a JSON file"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: got {type(data).__name__}, wanted a JSON object")
+    return path, data
 
 
 def build(cls: type[T], data: Any, where: str) -> T:
