@@ -24,7 +24,7 @@ from shotstream_distill.fast_student import Captions
 from shotstream_distill.paper import supplies, trainer
 from shotstream_distill.paper.draw import Draw
 from shotstream_distill.paper.network import TrainNet
-from shotstream_distill.paper.processes import join, shard, whole
+from shotstream_distill.paper.processes import join, leave, shard, whole
 from shotstream_distill.paper.quirks import Quirks
 from shotstream_distill.paper.rollout import RolloutPlan, roll_out
 from shotstream_distill.paper.run import Run
@@ -80,6 +80,7 @@ with join("cpu") as processes:
     report = run.go()
     if processes.leads:
         print(json.dumps(report))
+leave(0)
 """
 
 

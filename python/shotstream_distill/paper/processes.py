@@ -6,10 +6,13 @@ Called by the run and the learners. Started by torchrun, every stage runs sharde
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -95,6 +98,19 @@ def join(device: str = "auto") -> Iterator[Processes]:
         )  # fmt: skip
     finally:
         dist.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process now, its output flushed and the interpreter not taken down.
+
+    gloo's own threads may hold the last tensor of a collective, and with it a Python object, when
+    the interpreter goes; they then abort a process whose work is done (pytorch pull request
+    179291).
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def shard(net: TrainNet, processes: Processes, *, compute: torch.dtype) -> TrainNet:
