@@ -63,6 +63,7 @@ class Batch:
         labels: int64 ``[B, 4]`` species of both characters, colour of both.
         tokens: int64 ``[B, S, L]`` caption token ids.
         lengths: int64 ``[B, S]``.
+        context: frames in front of ``shared`` that are context.
     """
 
     shared: Tensor
@@ -77,6 +78,7 @@ class Batch:
     shared_mask: Tensor | None
     group_mask: Tensor | None
     groups: int
+    context: int
 
     def sequence(self, noisy: Tensor, times: Tensor, shared: Tensor | None = None) -> Sequence:
         """Put noisy groups behind the shared frames; ``times`` is ``[B, frames]``."""
@@ -89,6 +91,7 @@ class Batch:
             positions=self.positions,
             flags=self.flags,
             shared=front.shape[1],
+            context=self.context,
             groups=self.groups,
             shared_mask=self.shared_mask,
             group_mask=self.group_mask,
@@ -159,6 +162,7 @@ class LatentBank:
             shared_mask=shared_mask,
             group_mask=group_mask,
             groups=layout.groups,
+            context=layout.context,
         )
 
     def _one(

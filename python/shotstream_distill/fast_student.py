@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shotstream_rt.config import ModelConfig
+from shotstream_rt.kernels.reference.rope_shot import SHOT_PHASE_RAD
 
 Parameters = dict[str, Tensor]
 KeysValues = tuple[Tensor, Tensor]
@@ -48,6 +49,7 @@ class Sequence:
         positions: ``[B, F]`` temporal positions.
         flags: ``[B, F]`` shot flags.
         shared: frames at the front that are shared keys.
+        context: the first of them, that are context.
         groups: noisy groups behind them.
         shared_mask: bool ``[shared, shared]``, true where the row's frame sees the column's;
             ``None`` sees all.
@@ -60,6 +62,7 @@ class Sequence:
     positions: Tensor
     flags: Tensor
     shared: int
+    context: int
     groups: int
     shared_mask: Tensor | None = None
     group_mask: Tensor | None = None
@@ -75,18 +78,20 @@ class _Layer:
     keep: list[KeysValues] | None
 
 
-def rotary_angles(config: ModelConfig, positions: Tensor, flags: Tensor) -> Tensor:
+def rotary_angles(
+    config: ModelConfig, positions: Tensor, flags: Tensor, *, phase_rad: float = SHOT_PHASE_RAD
+) -> Tensor:
     """Return rotary angles ``[B, F * tokens_per_frame, head_dim / 2]`` in radians.
 
-    Pairs split into time, height, width; the shot phase ``flag / 6`` is added to every temporal
-    angle. Source: ShotStream spec of RoPE with shot phase (``causal_model.py:70``).
+    Pairs split into time, height, width; the shot phase ``flag * phase_rad`` is added to every
+    temporal angle. Source: ShotStream spec of RoPE with shot phase (``causal_model.py:70``).
     """
     pairs = config.head_dim // 2
     axis = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
     rows, columns = config.grid
     rates = [10000.0 ** (-torch.arange(n, dtype=torch.float64) / n) for n in axis]
     batch, frames = positions.shape
-    time = positions.double()[..., None] * rates[0] + flags.double()[..., None] / 6
+    time = positions.double()[..., None] * rates[0] + flags.double()[..., None] * phase_rad
     height = torch.arange(rows, dtype=torch.float64)[:, None] * rates[1]
     width = torch.arange(columns, dtype=torch.float64)[:, None] * rates[2]
     shape = (batch, frames, rows, columns)
@@ -120,8 +125,9 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class FastStudent:
     """Forward pass over a parameter dictionary; holds no weights."""
 
-    def __init__(self, config: ModelConfig, aux_after: int = 2) -> None:
+    def __init__(self, config: ModelConfig, aux_after: int = 2, *, shot_phase: bool = True) -> None:
         self.config = config
+        self._phase_rad = SHOT_PHASE_RAD if shot_phase else 0.0
         self._aux_after = aux_after
         self._order = _pair_order(config)
         self._omega = 10000.0 ** (
@@ -254,10 +260,14 @@ class FastStudent:
         patches = x.view(batch, frames, channels, height // 2, 2, width // 2, 2)
         patches = patches.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames * tokens, -1)
         u = F.linear(patches, p["patch_embedding.weight"].flatten(1), p["patch_embedding.bias"])
+        if config.cache_indicator:
+            other, own = p["cache_indicator.weight"]
+            edge = seq.context * tokens
+            u = torch.cat((u[:, :edge] + other, u[:, edge:] + own), 1)
         e, e0 = self._time(p, seq.times, dtype)
         text, text_bias = self._text(p, captions)
         text_row = torch.arange(batch)[:, None] * captions.lengths.shape[1] + seq.caption_index
-        angles = rotary_angles(config, seq.positions, seq.flags)
+        angles = rotary_angles(config, seq.positions, seq.flags, phase_rad=self._phase_rad)
         rotation = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
         biases = self._biases(seq, dtype, memory is not None)
         caption = (text, text_bias, text_row)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .bank import Batch, LatentBank, Layout
 from .fast_student import FastStudent
 from .nano_state import NanoState, TextSide
-from .recipe import NANO_MODEL, TrainConfig
+from .recipe import TrainConfig
 
 _log = logging.getLogger("shotstream_distill.flow")
 _REPORT_S = 30.0
@@ -96,10 +96,10 @@ class FlowTrainer:
         self.config = config
         self._run = run
         self._bank = bank
-        self.model = FastStudent(NANO_MODEL)
+        self.model = FastStudent(config.model, shot_phase=config.shot_phase)
         self.text = TextSide()
         self.state = NanoState(
-            NANO_MODEL, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
+            config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
         )
         self._rng = random.Random(config.seed + 1)
 
@@ -129,16 +129,17 @@ class FlowTrainer:
         return error, aux
 
     def train(self, duration_s: float) -> None:
-        """Train until ``duration_s`` of wall time is spent (time before a resume counts)."""
+        """Train until ``duration_s`` is spent (time before a resume counts)."""
         config, state = self.config, self.state
+        clock = time.process_time if config.computing_time else time.monotonic
         checkpoint = self._run / "flow.pt"
         if checkpoint.is_file():
             state.load(checkpoint)
             _log.info("resumed at step %d, %.0f s", state.step, state.elapsed_s)
-        begun = time.monotonic() - state.elapsed_s
-        saved = logged = time.monotonic()
+        begun = clock() - state.elapsed_s
+        saved = logged = clock()
         sums: dict[str, list[float]] = {}
-        while (progress := (time.monotonic() - begun) / duration_s) < 1:
+        while (progress := (clock() - begun) / duration_s) < 1:
             layout = self._layout(progress)
             batch = self._bank.sample(layout, self._rng)
             flow, aux = self.loss(batch, layout.group_frames)
@@ -151,7 +152,7 @@ class FlowTrainer:
             kind = f"{layout.context}+{layout.chunks}x{layout.group_frames}"
             sums.setdefault(kind, []).append(flow.item())
             sums.setdefault("aux", []).append(aux.item())
-            now = time.monotonic()
+            now = clock()
             if now - logged > _REPORT_S:
                 logged = now
                 means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(sums.items()))
@@ -176,7 +177,7 @@ def train_flow(run: Path, bank: Path, minutes: float, config: TrainConfig | None
     Args:
         run: folder of checkpoints, made if missing.
         bank: folder of latent shards.
-        minutes: wall time of this part in total.
+        minutes: time of this part in total.
         config: the recipe.
     """
     torch.set_num_threads(1)

@@ -56,6 +56,8 @@ def init_parameters(config: ModelConfig, *, seed: int, aux_classes: int = 0) -> 
         p[block + "norm3.weight"], p[block + "norm3.bias"] = torch.ones(d), torch.zeros(d)
         linear(block + "ffn.0", ffn, d)
         linear(block + "ffn.2", d, ffn)
+    if config.cache_indicator:
+        p["cache_indicator.weight"] = torch.randn(2, d, generator=generator) * 0.02
     p["head.modulation"] = torch.randn(1, 2, d, generator=generator) / d**0.5
     linear("head.head", config.out_dim * 4, d)
     p["head.head.weight"].zero_()

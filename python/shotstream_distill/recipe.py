@@ -34,7 +34,31 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Recipe of the flow-matching part."""
+    """Recipe of the flow-matching part.
+
+    Attributes:
+        model: the student's shape.
+        shot_phase: whether shots turn the rotary phase (``ShotConfig.shot_phase``).
+        stages: what is trained when.
+        muon_rate: learning rate of the block matrices.
+        adam_rate: learning rate of everything else.
+        warmup_steps: steps of linear warm-up.
+        decay_from: progress from which the rates fall.
+        average: decay of the weights that ship.
+        shift: of the noise levels.
+        text_drop: share of samples without captions.
+        history_noise: largest level of the noise that history and context are roughened with.
+        subject_weight: extra weight of characters.
+        coarse_weight: weight of ``coarse_error``.
+        aux_weight: weight of the class map's loss; falls to 0 over the last third.
+        computing_time: minutes are this process's own, not the wall's: variants that are to be
+            compared get the same on a busy machine.
+        checkpoint_s: seconds between checkpoints.
+        seed: of weights, batches and noise.
+    """
+
+    model: ModelConfig = NANO_MODEL
+    shot_phase: bool = True
 
     stages: tuple[Stage, ...] = field(
         default=(
@@ -69,6 +93,7 @@ class TrainConfig:
     subject_weight: float = 3.0
     coarse_weight: float = 1.0
     aux_weight: float = 0.1
+    computing_time: bool = False
     checkpoint_s: float = 180.0
     seed: int = 0
 
@@ -78,6 +103,8 @@ class DistillConfig:
     """Recipe of the few-step distillation.
 
     Attributes:
+        model: see ``TrainConfig``.
+        shot_phase: see ``TrainConfig``.
         layouts: shapes of the training sequences, equal chances.
         guidance: weight of the direction that text and context give in the teacher's steps.
         muon_rate: learning rate of the block matrices.
@@ -86,10 +113,13 @@ class DistillConfig:
         average: of the weights that ship.
         history_noise: see ``TrainConfig``.
         coarse_weight: see ``TrainConfig``.
+        computing_time: see ``TrainConfig``.
         checkpoint_s: seconds between checkpoints.
         seed: of batches and noise.
     """
 
+    model: ModelConfig = NANO_MODEL
+    shot_phase: bool = True
     layouts: tuple[Layout, ...] = (
         Layout(batch=6, context=6, group_frames=3, groups=1),
         Layout(batch=5, context=6, group_frames=3, groups=1, chunks=2),
@@ -103,5 +133,6 @@ class DistillConfig:
     average: float = 0.97
     history_noise: float = 0.2
     coarse_weight: float = 1.0
+    computing_time: bool = False
     checkpoint_s: float = 120.0
     seed: int = 1

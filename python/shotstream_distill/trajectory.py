@@ -26,7 +26,7 @@ from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .fast_student import Captions, FastStudent, KeysValues, Parameters, Sequence
 from .flow import coarse_error, expand, roughen
 from .nano_state import NanoState, TextSide
-from .recipe import NANO_MODEL, NANO_SCHEDULE, DistillConfig
+from .recipe import NANO_SCHEDULE, DistillConfig
 
 _log = logging.getLogger("shotstream_distill.trajectory")
 _REPORT_S = 30.0
@@ -40,7 +40,7 @@ def split_sequence(sequence: Sequence) -> tuple[Sequence, Sequence]:
     back = {name: getattr(sequence, name)[:, cut:] for name in fields}
     return (
         dataclasses.replace(sequence, **front, groups=0),
-        dataclasses.replace(sequence, **back),
+        dataclasses.replace(sequence, **back, context=0),
     )
 
 
@@ -82,10 +82,10 @@ class TrajectoryTrainer:
         self._run = run
         self._bank = bank
         self._teacher = {name: value.bfloat16() for name, value in teacher.items()}
-        self._model = FastStudent(NANO_MODEL)
+        self._model = FastStudent(config.model, shot_phase=config.shot_phase)
         self._text = TextSide()
         self.state = NanoState(
-            NANO_MODEL, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
+            config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
         )
         self.state.start_from(teacher)
         self._levels = [*Schedule.from_config(NANO_SCHEDULE).sigmas, 0.0]
@@ -125,12 +125,17 @@ class TrajectoryTrainer:
         for chunk in range(len(rows)):
             begin = CONTEXT_FRAMES + chunk * group_frames
             rows[chunk, begin : begin + group_frames] = False
-        fields = {n: getattr(batch, n) for n in ("caption_index", "positions", "flags")}
+
+        def twice(value: Tensor) -> Tensor:
+            return torch.cat((value[:, : own.stop], value[:, own]), 1)
+
         redrawn = dataclasses.replace(
             batch,
             groups=count // group_frames,
             group_mask=rows,
-            **{n: torch.cat((v[:, : own.stop], v[:, own]), 1) for n, v in fields.items()},
+            caption_index=twice(batch.caption_index),
+            positions=twice(batch.positions),
+            flags=twice(batch.flags),
         )
         p = self.state.working
         captions = self._text(p, batch, torch.ones(len(shared), dtype=torch.bool))
@@ -187,23 +192,24 @@ class TrajectoryTrainer:
         return difference.square().mean() + self.config.coarse_weight * coarse_error(difference)
 
     def train(self, duration_s: float) -> None:
-        """Train until ``duration_s`` of wall time is spent (time before a resume counts)."""
+        """Train until ``duration_s`` is spent (time before a resume counts)."""
         config, state = self.config, self.state
+        clock = time.process_time if config.computing_time else time.monotonic
         checkpoint = self._run / "distilled.pt"
         if checkpoint.is_file():
             state.load(checkpoint)
             _log.info("resumed at step %d, %.0f s", state.step, state.elapsed_s)
-        begun = time.monotonic() - state.elapsed_s
-        saved = logged = time.monotonic()
+        begun = clock() - state.elapsed_s
+        saved = logged = clock()
         losses: list[float] = []
-        while (progress := (time.monotonic() - begun) / duration_s) < 1:
+        while (progress := (clock() - begun) / duration_s) < 1:
             layout = self._rng.choice(config.layouts)
             loss = self.loss(self._bank.sample(layout, self._rng), layout.group_frames)
             loss.backward()
             warm = min(1.0, (state.step + 1) / config.warmup_steps)
             state.apply(warm * (1 - 0.95 * progress), config.average)
             losses.append(loss.item())
-            now = time.monotonic()
+            now = clock()
             if now - logged > _REPORT_S:
                 logged = now
                 _log.info(
@@ -227,7 +233,7 @@ def distill_nano(
     Args:
         run: folder of checkpoints.
         bank: folder of latent shards.
-        minutes: wall time of this part in total.
+        minutes: time of this part in total.
         config: the recipe.
     """
     torch.set_num_threads(1)

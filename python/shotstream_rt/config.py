@@ -63,7 +63,9 @@ class ModelConfig(_Config):
     """Shape of a student (or teacher): the Wan2.1 text-to-video transformer.
 
     Source: Wan2.1-T2V-1.3B ``config.json``; ``latent_height``/``latent_width`` are the resolution
-    (480x832 pixels are 60x104 latents).
+    (480x832 pixels are 60x104 latents). With ``cache_indicator`` one learned vector is added to the
+    tokens of context frames and another to those of the shot's own: what the paper compares the
+    shot phase with; released students have none.
     """
 
     PATCH: ClassVar[tuple[int, int, int]] = (1, 2, 2)
@@ -80,8 +82,11 @@ class ModelConfig(_Config):
     eps: float = 1e-6
     latent_height: int = 60
     latent_width: int = 104
+    cache_indicator: bool = False
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.cache_indicator, bool), "ModelConfig.cache_indicator",
+                 self.cache_indicator, "true or false")  # fmt: skip
         for name in ("dim", "ffn_dim", "num_heads", "num_layers", "text_dim", "text_len",
                      "freq_dim", "in_dim", "out_dim"):  # fmt: skip
             value = getattr(self, name)

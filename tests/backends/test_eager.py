@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -79,10 +81,12 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
+@pytest.mark.parametrize("cache_indicator", [False, True])
 @KERNEL_SETS
-def test_cached_passes_equal_the_masked_pass(kernels: KernelSet) -> None:
-    config = small()
-    student = make_student()
+def test_cached_passes_equal_the_masked_pass(kernels: KernelSet, cache_indicator: bool) -> None:
+    model = dataclasses.replace(MODEL, cache_indicator=cache_indicator)
+    config = dataclasses.replace(small(), model=model)
+    student = make_student(model)
     backend = EagerBackend(student, config, kernels)
     backend.cache.poison()
     planner = Pipeline(config, backend).planner
@@ -108,6 +112,7 @@ def test_cached_passes_equal_the_masked_pass(kernels: KernelSet) -> None:
         range(12),
         rows[0],
         mask,
+        context=4,
     )
     assert error(torch.cat(cached, 1), full[:, 4:]) < 1e-5
 

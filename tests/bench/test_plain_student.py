@@ -16,12 +16,15 @@ from shotstream_rt.pipeline import Pipeline
 
 
 @pytest.mark.parametrize(
-    ("shot", "context_frames"), [(0, 6), (2, 6), (0, 0)], ids=["first", "third", "no-context"]
+    ("shot", "context_frames", "indicator"),
+    [(0, 6, False), (2, 6, False), (2, 6, True), (0, 0, False)],
+    ids=["first", "third", "cache-indicator", "no-context"],
 )
 def test_baseline_computes_what_the_runtime_computes(
-    tiny_config: StreamConfig, shot: int, context_frames: int
+    tiny_config: StreamConfig, shot: int, context_frames: int, indicator: bool
 ) -> None:
-    config = replace(tiny_config, cache=CacheConfig(context_frames=context_frames))
+    model = replace(tiny_config.model, cache_indicator=indicator)
+    config = replace(tiny_config, model=model, cache=CacheConfig(context_frames=context_frames))
     student, noise = random_student(config, seed=1), PhiloxNoise(5)
     inputs = random_inputs(config, shots=shot + 1, text_tokens=4, seed=2)[shot]
     wanted = run_shot(reference_pipeline(student, config), inputs, noise)

@@ -18,8 +18,8 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
-def _parameters() -> dict[str, torch.Tensor]:
-    parameters = init_parameters(CONFIG, seed=1)
+def _parameters(config: ModelConfig = CONFIG) -> dict[str, torch.Tensor]:
+    parameters = init_parameters(config, seed=1)
     generator = torch.Generator().manual_seed(2)
     # The head starts at zero and norms at one: move them, or half of the maths goes untested.
     return {
@@ -42,6 +42,7 @@ def _sequence(batch: int = 2) -> Sequence:
         positions=positions.expand(batch, -1),
         flags=flags,
         shared=4,
+        context=2,
         groups=2,
         shared_mask=chunk[None] <= chunk[:, None],
         group_mask=chunk[None] < torch.tensor([0, 1])[:, None],
@@ -55,9 +56,11 @@ def _captions(batch: int = 2) -> Captions:
     return Captions(embeddings=embeddings, lengths=lengths, text_len=CONFIG.text_len)
 
 
-def _student_flow(sequence: Sequence, captions: Captions) -> torch.Tensor:
-    student = Student(CONFIG)
-    student.load_state_dict(_parameters())
+def _student_flow(
+    sequence: Sequence, captions: Captions, config: ModelConfig = CONFIG, shot_phase: bool = True
+) -> torch.Tensor:
+    student = Student(config)
+    student.load_state_dict(_parameters(config))
     padded = torch.zeros(2, 3, CONFIG.text_len, CONFIG.text_dim)
     padded[:, :, :5] = captions.embeddings
     shared, mask = sequence.shared, torch.zeros(8, 8, dtype=torch.bool)
@@ -69,14 +72,19 @@ def _student_flow(sequence: Sequence, captions: Captions) -> torch.Tensor:
     with torch.no_grad():
         return student.forward_train(
             sequence.latents, sequence.times * 1000, padded, sequence.caption_index,
-            sequence.positions[0], sequence.flags, mask,
+            sequence.positions[0], sequence.flags if shot_phase else None, mask,
+            context=sequence.context,
         )[:, shared:]  # fmt: skip
 
 
-def test_training_form_equals_the_student(seeded: int) -> None:
+@pytest.mark.parametrize("indicator", ["rope-phase", "none", "learned-vector"])
+def test_training_form_equals_the_student(indicator: str, seeded: int) -> None:
+    config = dataclasses.replace(CONFIG, cache_indicator=indicator == "learned-vector")
+    phase = indicator == "rope-phase"
     sequence, captions = _sequence(), _captions()
-    flow, aux = FastStudent(CONFIG)(_parameters(), sequence, captions)
-    wanted = _student_flow(sequence, captions)
+    model = FastStudent(config, shot_phase=phase)
+    flow, aux = model(_parameters(config), sequence, captions)
+    wanted = _student_flow(sequence, captions, config, phase)
     assert aux is None
     torch.testing.assert_close(flow, wanted, rtol=1e-4, atol=1e-4)
 
@@ -85,7 +93,8 @@ def test_remembered_shared_frames_change_nothing(seeded: int) -> None:
     from shotstream_distill.trajectory import split_sequence
 
     sequence, captions = _sequence(), _captions()
-    model, parameters = FastStudent(CONFIG), _parameters()
+    config = dataclasses.replace(CONFIG, cache_indicator=True)
+    model, parameters = FastStudent(config), _parameters(config)
     front, back = split_sequence(sequence)
     memory = model.remember(parameters, front, captions)
     again, _ = model(parameters, back, captions, memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,11 @@ TINY = ModelConfig(
 FRONT, CHUNK, FRAMES = 6, 3, 9
 
 
-def tiny_net(seed: int = 0, dtype: torch.dtype = torch.float64) -> TrainNet:
+def tiny_net(
+    seed: int = 0, dtype: torch.dtype = torch.float64, *, cache_indicator: bool = False
+) -> TrainNet:
     torch.manual_seed(seed)
-    net = TrainNet(TINY).to(dtype)
+    net = TrainNet(dataclasses.replace(TINY, cache_indicator=cache_indicator)).to(dtype)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return net
@@ -115,13 +118,16 @@ def masked_flow(net: TrainNet, told: Conditioning, x: Tensor, times: Tensor) -> 
     frames = told.whole(x, times, (FRONT, *[CHUNK] * (FRAMES // CHUNK)))
     return net.forward_train(
         frames.latents, times, told.captions.embeddings, frames.caption_index,
-        frames.positions, frames.flags, block_mask(),
+        frames.positions, frames.flags, block_mask(), context=FRONT,
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("cache_indicator", [False, True])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_groups_equal_the_mask_and_so_do_their_gradients(recompute: bool) -> None:
-    net, told = tiny_net(), tiny_conditioning()
+def test_groups_equal_the_mask_and_so_do_their_gradients(
+    recompute: bool, cache_indicator: bool
+) -> None:
+    net, told = tiny_net(cache_indicator=cache_indicator), tiny_conditioning()
     net.recompute = recompute
     x = torch.randn(2, FRAMES, 16, 4, 6, dtype=torch.float64, requires_grad=True)
     times = torch.cat((torch.zeros(2, FRONT), torch.rand(2, FRAMES) * 1000), 1)

@@ -30,6 +30,7 @@ from ..paper.run import Run
 from ..paper.run_config import RunConfig
 from ..paper.stage_config import DmdConfig, PairsConfig, StageConfig, TrainedConfig
 from ..paper.supplies import codec_file, make_workshop
+from ..recipe import DistillConfig, TrainConfig
 from ..ship import ship
 from ..trajectory import distill_nano
 from .table import AblationTable, Variant, column
@@ -161,21 +162,22 @@ def train_variant(
     """Train a variant, or go on with it; returns its student's folder."""
     folder = config.folder / variant.name
     student, shares = folder / "student", table.time_shares(variant)
-    base = RunConfig.from_dict(table.base_config())
-    start = ""
+    plain = table.config(variant)
+    stream, start = plain.stream, ""
     if variant.recipe != "paper":
-        bank = Path(base.data.path)
-        train_flow(folder, bank, shares["flow"] * config.minutes)
-        distill_nano(folder, bank, shares["distil"] * config.minutes)
+        bank, model, phase = Path(plain.data.path), stream.model, stream.shot.shot_phase
+        flow = TrainConfig(model=model, shot_phase=phase, computing_time=True)
+        distil = DistillConfig(model=model, shot_phase=phase, computing_time=True)
+        train_flow(folder, bank, shares["flow"] * config.minutes, flow)
+        distill_nano(folder, bank, shares["distil"] * config.minutes, distil)
         start = str(folder / "distilled.pt")
     if variant.recipe == "causal":
         lineage = {"table": table.name, "variant": variant.name, "minutes": config.minutes}
         ship(
-            folder / "distilled.pt", student, base.stream.model, codec_file(base), lineage,
-            stream=base.stream,
+            folder / "distilled.pt", student, stream.model, codec_file(plain), lineage,
+            stream=stream,
         )  # fmt: skip
         return student
-    plain = table.config(variant)
     wanted = table.config(variant, amounts(plain, shares, seconds, config.minutes))
     if start:
         wanted = dataclasses.replace(wanted, start=start)
@@ -199,7 +201,8 @@ def ablate(config: AblationConfig) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with join(config.device) as processes:
         base = RunConfig.from_dict(table.base_config())
-        seconds = time_stages(base, config.folder, processes)
+        staged = any(variant.recipe != "causal" for variant in table.variants)
+        seconds = time_stages(base, config.folder, processes) if staged else {}
         for number, variant in enumerate(table.variants, start=1):
             told = config.folder / variant.name / "report.json"
             if told.is_file():

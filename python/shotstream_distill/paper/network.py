@@ -66,6 +66,7 @@ class Frames:
         positions: temporal rotary position of each frame.
         flags: int64 ``[B, F]`` shot numbers of the rotary phase.
         groups: frames of each group, in order.
+        context: frames in front that are context.
     """
 
     latents: Tensor
@@ -75,6 +76,7 @@ class Frames:
     positions: Sequence[int]
     flags: Tensor
     groups: tuple[int, ...]
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -195,7 +197,7 @@ class TrainNet(Student):
         grid = (height // 2, width // 2)
         text, tables = self._tables(frames, keep=keep or not flow, grid=grid)
         features, time_rows = self.embed_times(frames.times)
-        x = self.embed_patches(frames.latents)
+        x = self.embed_patches(frames.latents, frames.context)
         kept: list[KeysValues] = []
         for index, block in enumerate(self.blocks):
             last = index == config.num_layers - 1

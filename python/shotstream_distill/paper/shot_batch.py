@@ -85,6 +85,7 @@ class Conditioning:
             positions=range(front + frames),
             flags=_spread(self.flags, frames),
             groups=tuple(groups),
+            context=front,
         )
 
     def context_pass(self) -> Frames:
@@ -98,6 +99,7 @@ class Conditioning:
             positions=range(front),
             flags=self.flags[:, :front],
             groups=(front,),
+            context=front,
         )
 
     def target_caption(self) -> Captions:

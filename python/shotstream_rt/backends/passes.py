@@ -50,6 +50,7 @@ class PlannedPass:
         read_rotation: complex64 ``[valid tokens, D / 2]`` for keys as they are read, where keys
             are stored unrotated; else ``None``.
         cross: cross-attention of a layer.
+        context: frames in front that are context.
         spans: per layer, the keys that each head reads; ``None`` where all read everything.
     """
 
@@ -58,6 +59,7 @@ class PlannedPass:
     rotation: Tensor
     read_rotation: Tensor | None
     cross: Callable[[int], CrossAttend]
+    context: int = 0
     spans: Sequence[Sequence[Spans] | None] | None = None
 
 
@@ -122,7 +124,7 @@ class PassRunner:
             The predicted flow like ``latents``, or ``None``.
         """
         times = self.time_table(time)
-        x = self.student.embed_patches(latents.to(self.dtype))
+        x = self.student.embed_patches(latents.to(self.dtype), planned.context)
         for layer, (bound, m) in enumerate(zip(self.blocks, times.layers, strict=True)):
             arena = self.cache.arenas[layer]
             with detail("layer", layer):
@@ -181,6 +183,7 @@ class PassRunner:
             rotation=self.context_rotation.rows,
             read_rotation=None,
             cross=cross,
+            context=len(plan.slots),
         )
 
     def time_table(self, time: float) -> TimeTable:

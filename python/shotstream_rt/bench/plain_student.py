@@ -136,7 +136,7 @@ class PlainStudent:
     ) -> Tensor:
         """Run the network; ``first_token`` is the chunk's place in its shot, None for context."""
         student, frames = self.student, latents.shape[1]
-        x = student.embed_patches(latents)
+        x = student.embed_patches(latents, frames if first_token is None else 0)
         times = torch.full((1, frames), time, dtype=torch.float32, device=self.device)
         features, time_rows = student.embed_times(times)
         text = student.embed_text(self._embeddings)

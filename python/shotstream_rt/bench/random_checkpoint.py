@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -59,11 +59,7 @@ class RandomModel:
     vae_width: int
 
 
-_CAPTIONS = {"text_dim": 128, "text_len": 64}
-_SMALL = {"dim": 48, "ffn_dim": 64, "num_heads": 2, "num_layers": 2, "latent_height": 4,
-          "latent_width": 6}  # fmt: skip
-
-_RELEASED = ModelConfig(**_CAPTIONS)
+_RELEASED = ModelConfig(text_dim=128, text_len=64)
 RANDOM_MODELS: Mapping[str, RandomModel] = {
     "random-1.3b": RandomModel(StreamConfig(model=_RELEASED), 96),
     "random-1.3b-0-21": RandomModel(
@@ -71,7 +67,16 @@ RANDOM_MODELS: Mapping[str, RandomModel] = {
     ),
     "random-small": RandomModel(
         StreamConfig(
-            model=ModelConfig(**_CAPTIONS, **_SMALL), shot=ShotConfig(chunk_frames=1, shot_frames=4)
+            model=replace(
+                _RELEASED,
+                dim=48,
+                ffn_dim=64,
+                num_heads=2,
+                num_layers=2,
+                latent_height=4,
+                latent_width=6,
+            ),
+            shot=ShotConfig(chunk_frames=1, shot_frames=4),
         ),
         4,
     ),

@@ -43,6 +43,7 @@ class Student(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
+        self.cache_indicator = nn.Embedding(2, dim) if config.cache_indicator else None
 
     @property
     def layers(self) -> list[Block]:
@@ -54,17 +55,23 @@ class Student(nn.Module):
         """Type of weights and activations."""
         return self.patch_embedding.weight.dtype
 
-    def embed_patches(self, latents: Tensor) -> Tensor:
+    def embed_patches(self, latents: Tensor, context: int = 0) -> Tensor:
         """Turn latents ``[B, F, C, h, w]`` into tokens ``[B, F * rows * columns, dim]``.
 
         Tokens are ordered (frame, row, column), column fastest. The convolution does not overlap,
-        so it is one matrix product on unfolded patches.
+        so it is one matrix product on unfolded patches. The first ``context`` frames are context,
+        which only a student with a cache indicator tells apart here.
         """
         rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
         patches = latents.unflatten(-1, (columns, 2)).unflatten(-3, (rows, 2))
         patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
         conv = self.patch_embedding
-        return F.linear(patches.to(conv.weight.dtype), conv.weight.flatten(1), conv.bias)
+        tokens = F.linear(patches.to(conv.weight.dtype), conv.weight.flatten(1), conv.bias)
+        if self.cache_indicator is None:
+            return tokens
+        other, own = self.cache_indicator.weight.unbind()
+        edge = context * rows * columns
+        return torch.cat((tokens[:, :edge] + other, tokens[:, edge:] + own), 1)
 
     def fold_patches(self, patches: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
         """Inverse of the patch order: ``[B, T, 4 * C]`` to ``[B, F, C, h, w]``."""
@@ -98,6 +105,7 @@ class Student(nn.Module):
         flags: Tensor | None,
         frame_mask: Tensor | None = None,
         hidden: list[Tensor] | None = None,
+        context: int = 0,
     ) -> Tensor:
         """Masked full-sequence pass: what training runs, and the oracle of the cached form.
 
@@ -110,6 +118,7 @@ class Student(nn.Module):
             flags: ``[F]`` or ``[B, F]`` shot numbers for the phase; ``None`` for no phase.
             frame_mask: bool ``[F, F]``; a query row may see the key columns that are true.
             hidden: if given, every block's output ``[B, T, dim]`` is appended.
+            context: frames in front that are context (for a cache indicator).
 
         Returns:
             Predicted flow ``[B, F, C, h, w]``.
@@ -133,7 +142,7 @@ class Student(nn.Module):
         text = self.embed_text(captions.flatten(0, 1)).unflatten(0, captions.shape[:2])
         pick = torch.arange(batch, device=latents.device)[:, None], caption_index
 
-        x = self.embed_patches(latents)
+        x = self.embed_patches(latents, context)
         for block in self.layers:
             bound = block.bind(kernels)
             k_text, v_text = (

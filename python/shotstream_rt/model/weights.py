@@ -147,6 +147,8 @@ def student_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{block}.norm3.bias"] = (dim,)
         linear(f"{block}.ffn.0", dim, ffn)
         linear(f"{block}.ffn.2", ffn, dim)
+    if config.cache_indicator:
+        shapes["cache_indicator.weight"] = (2, dim)
     shapes["head.modulation"] = (1, 2, dim)
     rows, columns = ModelConfig.PATCH[1:]
     linear("head.head", dim, config.out_dim * rows * columns)
@@ -203,6 +205,7 @@ def infer_model_config(
             freq_dim=shape("time_embedding.0.weight", 2)[1],
             out_dim=shape("head.head.weight", 2)[0] // (rows * columns),
             latent_height=latent_height, latent_width=latent_width,
+            cache_indicator="cache_indicator.weight" in state,
         )  # fmt: skip
     except ConfigError as error:
         raise WeightsError(f"{source}: no usable model has these shapes ({error})") from error
