@@ -237,11 +237,29 @@ class FastStudent:
         out = F.linear(u, p["head.head.weight"], p["head.head.bias"])
         return self._unpatchify(out, config.out_dim).float(), aux
 
-    def remember(self, p: Parameters, seq: Sequence, captions: Captions) -> list[KeysValues]:
-        """Return every layer's rotated keys and values of sequences that are all shared frames."""
-        memory: list[KeysValues] = []
-        self._run(p, seq, captions, None, memory)
-        return memory
+    def remember(
+        self,
+        p: Parameters,
+        seq: Sequence,
+        captions: Captions,
+        memory: list[KeysValues] | None = None,
+    ) -> list[KeysValues]:
+        """Return every layer's rotated keys and values of clean frames.
+
+        Args:
+            p: parameters by state-dict name.
+            seq: shared frames only; with ``memory`` one group only, that sees it.
+            captions: captions of each sample.
+            memory: of earlier frames; what is returned begins with it.
+        """
+        kept: list[KeysValues] = []
+        self._run(p, seq, captions, memory, kept)
+        if memory is None:
+            return kept
+        return [
+            (torch.cat((k, own_k), 2), torch.cat((v, own_v), 2))
+            for (k, v), (own_k, own_v) in zip(memory, kept, strict=True)
+        ]
 
     def _run(
         self,

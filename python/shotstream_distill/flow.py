@@ -22,6 +22,7 @@ from .recipe import TrainConfig
 
 _log = logging.getLogger("shotstream_distill.flow")
 _REPORT_S = 30.0
+_LEAST_CELLS = 4.0
 
 
 def expand(value: Tensor) -> Tensor:
@@ -63,23 +64,31 @@ def subject_weights(batch: Batch, amount: float) -> Tensor:
     return weight / weight.mean()
 
 
-def coarse_error(difference: Tensor, cell: int = 4) -> Tensor:
+def coarse_error(difference: Tensor, area: Tensor, cell: int = 4) -> Tensor:
     """Mean squared error of what is left of ``[B, frames, C, h, w]`` after pooling.
 
-    What only the context tells (a scene's tint, its light, where its trees stand) is coarse, and in
-    the plain mean it drowns in the detail. The minimum is the plain mean's.
+    What only the context tells (a scene's tint, its light, where its trees stand, the shade of a
+    coat) is coarse, and in the plain mean it drowns in the detail. The minimum is the plain mean's.
 
     Args:
         difference: prediction minus target.
+        area: ``[B, frames, characters, h, w]`` in [0, 1], where each character is.
         cell: edge of the pooled cells, in latent cells.
 
     Returns:
-        The squared cell means plus the squared frame means, each weighted by its cells' size.
+        The squared means of cells, of whole frames and of whole characters, each weighted by a
+        cell's size (frames and characters by its square).
     """
     flat = difference.float().flatten(0, 1)
     cells = F.avg_pool2d(flat, cell, ceil_mode=True, count_include_pad=False)
     frames = flat.mean((2, 3))
-    return cell * cells.square().mean() + cell * cell * frames.square().mean()
+    size = area.sum((-1, -2))
+    sums = torch.einsum("bfchw,bfkhw->bfkc", difference.float(), area)
+    means = sums / size.clamp(min=1)[..., None]
+    # A character of a few cells has no mean worth the name.
+    seen = (size > _LEAST_CELLS).float()
+    characters = (means.square().mean(-1) * seen).sum() / seen.sum().clamp(min=1)
+    return cell * cells.square().mean() + cell * cell * (frames.square().mean() + characters)
 
 
 def roughen(batch: Batch, amount: float) -> Tensor:
@@ -124,7 +133,8 @@ class FlowTrainer:
         weight = subject_weights(batch, config.subject_weight)
         difference = flow - (noise - target)
         error = (difference.square() * weight).mean()
-        error = error + config.coarse_weight * coarse_error(difference)
+        area = batch.maps[:, :, :, 0]
+        error = error + config.coarse_weight * coarse_error(difference, area)
         aux = torch.zeros(()) if logits is None else auxiliary_loss(logits, batch)
         return error, aux
 

@@ -112,6 +112,7 @@ class DistillConfig:
         warmup_steps: steps of linear warm-up.
         average: of the weights that ship.
         history_noise: see ``TrainConfig``.
+        own_history: share of batches whose history the student films itself.
         coarse_weight: see ``TrainConfig``.
         computing_time: see ``TrainConfig``.
         checkpoint_s: seconds between checkpoints.
@@ -132,6 +133,7 @@ class DistillConfig:
     warmup_steps: int = 20
     average: float = 0.97
     history_noise: float = 0.2
+    own_history: float = 0.5
     coarse_weight: float = 1.0
     computing_time: bool = False
     checkpoint_s: float = 120.0

@@ -1,9 +1,10 @@
 """Few-step distillation: the student learns where its teacher's guided path ends.
 
 Called by ``python -m shotstream_distill distill-nano``. The teacher, a finished flow-matching run,
-walks from noise to a picture at the student's own noise levels, with guidance on the text; from
-every state of the walk, and from one state the student itself would have reached by re-noising, the
-student must predict the end. Keys and values of context and history are computed once per walk.
+walks from noise to a picture at the student's own noise levels, with guidance on text and context;
+from every state of the walk, and from one state the student itself would have reached by
+re-noising, the student must predict the end. History is the data's or, as often, filmed by the
+student. Keys and values of context and history are computed once per walk.
 
 Source: the ODE initialisation of ShotStream (CausVid), with states of the student added.
 """
@@ -15,6 +16,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -54,6 +56,15 @@ def unconditional(batch: Batch, shared: Tensor) -> tuple[Batch, Tensor]:
     flags = torch.ones_like(batch.flags)
     flags[:, :CONTEXT_FRAMES] = 0
     return dataclasses.replace(batch, flags=flags), blind
+
+
+def shared_frames(sequence: Sequence, begin: int, end: int) -> Sequence:
+    """Return some of a sequence's shared frames, as shared frames that all see each other."""
+    fields = ("latents", "times", "caption_index", "positions", "flags")
+    part = {name: getattr(sequence, name)[:, begin:end] for name in fields}
+    return dataclasses.replace(
+        sequence, **part, shared=end - begin, shared_mask=None, group_mask=None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,37 +122,36 @@ class TrajectoryTrainer:
         return states
 
     def _relived(self, batch: Batch, group_frames: int) -> Tensor:
-        """Redraw the history with the student, so that it carries the student's own errors."""
-        shared, level = batch.shared, self._levels[-2]
-        history = shared[:, CONTEXT_FRAMES:]
-        count = history.shape[1]
-        if count == 0 or self._rng.random() < 0.5:
+        """Film the history with the student, so that it carries the student's own errors."""
+        shared, p = batch.shared, self.state.working
+        chunks = (shared.shape[1] - CONTEXT_FRAMES) // group_frames
+        if chunks == 0 or self._rng.random() >= self.config.own_history:
             return shared
-        noisy = (1 - level) * history + level * torch.randn_like(history)
-        own = slice(CONTEXT_FRAMES, CONTEXT_FRAMES + count)
-        assert batch.shared_mask is not None
-        # Each chunk sees the context and the chunks before it, not itself.
-        rows = batch.shared_mask[own][::group_frames].clone()
-        for chunk in range(len(rows)):
-            begin = CONTEXT_FRAMES + chunk * group_frames
-            rows[chunk, begin : begin + group_frames] = False
-
-        def twice(value: Tensor) -> Tensor:
-            return torch.cat((value[:, : own.stop], value[:, own]), 1)
-
-        redrawn = dataclasses.replace(
-            batch,
-            groups=count // group_frames,
-            group_mask=rows,
-            caption_index=twice(batch.caption_index),
-            positions=twice(batch.positions),
-            flags=twice(batch.flags),
-        )
-        p = self.state.working
         captions = self._text(p, batch, torch.ones(len(shared), dtype=torch.bool))
-        times = torch.full(noisy.shape[:2], level)
-        flow, _ = self._model(p, redrawn.sequence(noisy, times), captions)
-        return torch.cat((shared[:, :CONTEXT_FRAMES], noisy - level * flow), 1)
+        whole, _ = split_sequence(batch.sequence(batch.target, torch.zeros(batch.target.shape[:2])))
+        memory = self._model.remember(p, shared_frames(whole, 0, CONTEXT_FRAMES), captions)
+        made = [shared[:, :CONTEXT_FRAMES]]
+        for chunk in range(chunks):
+            begin = CONTEXT_FRAMES + chunk * group_frames
+            place = dataclasses.replace(
+                shared_frames(whole, begin, begin + group_frames), shared=0, context=0, groups=1
+            )
+            walker = _Walker(
+                model=self._model, parameters=p, captions=captions, noisy=place, memory=memory
+            )
+            made.append(self._answer(walker, place.latents.shape))
+            if chunk + 1 < chunks:
+                clean = dataclasses.replace(place, latents=made[-1])
+                memory = self._model.remember(p, clean, captions, memory)
+        return torch.cat(made, 1)
+
+    def _answer(self, walker: _Walker, shape: torch.Size) -> Tensor:
+        """Take the student's own steps from noise to a clean chunk."""
+        x = torch.randn(shape)
+        for level, below in pairwise(self._levels):
+            clean = x - level * walker.flow(x, level)
+            x = (1 - below) * clean + below * torch.randn(shape)
+        return clean
 
     @torch.no_grad()
     def _lessons(self, batch: Batch, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +199,9 @@ class TrajectoryTrainer:
         captions = self._text(p, batch, torch.ones(size, dtype=torch.bool))
         flow, _ = self._model(p, many.sequence(noisy, times, shared), captions)
         difference = noisy - expand(times) * flow - ends.flatten(1, 2)
-        return difference.square().mean() + self.config.coarse_weight * coarse_error(difference)
+        area = batch.maps[:, :, :, 0].repeat(1, count, 1, 1, 1)
+        coarse = coarse_error(difference, area)
+        return difference.square().mean() + self.config.coarse_weight * coarse
 
     def train(self, duration_s: float) -> None:
         """Train until ``duration_s`` is spent (time before a resume counts)."""

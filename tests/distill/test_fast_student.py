@@ -9,6 +9,7 @@ import torch
 
 from shotstream_distill.fast_student import Captions, FastStudent, Sequence
 from shotstream_distill.initial import init_parameters
+from shotstream_distill.trajectory import shared_frames, split_sequence
 from shotstream_rt.config import ModelConfig
 from shotstream_rt.model.student import Student
 
@@ -90,8 +91,6 @@ def test_training_form_equals_the_student(indicator: str, seeded: int) -> None:
 
 
 def test_remembered_shared_frames_change_nothing(seeded: int) -> None:
-    from shotstream_distill.trajectory import split_sequence
-
     sequence, captions = _sequence(), _captions()
     config = dataclasses.replace(CONFIG, cache_indicator=True)
     model, parameters = FastStudent(config), _parameters(config)
@@ -100,6 +99,19 @@ def test_remembered_shared_frames_change_nothing(seeded: int) -> None:
     again, _ = model(parameters, back, captions, memory)
     flow, _ = model(parameters, sequence, captions)
     torch.testing.assert_close(again, flow, rtol=1e-5, atol=1e-5)
+
+
+def test_frames_remembered_one_after_the_other_are_remembered_alike(seeded: int) -> None:
+    sequence, captions = _sequence(), _captions()
+    model, parameters = FastStudent(CONFIG), _parameters()
+    front, _ = split_sequence(sequence)
+    wanted = model.remember(parameters, front, captions)
+    memory = model.remember(parameters, shared_frames(front, 0, 2), captions)
+    chunk = dataclasses.replace(shared_frames(front, 2, 4), shared=0, context=0, groups=1)
+    memory = model.remember(parameters, chunk, captions, memory)
+    for (k, v), (wanted_k, wanted_v) in zip(memory, wanted, strict=True):
+        torch.testing.assert_close(k, wanted_k, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(v, wanted_v, rtol=1e-5, atol=1e-5)
 
 
 def test_noisy_groups_do_not_see_each_other(seeded: int) -> None:

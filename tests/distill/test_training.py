@@ -105,6 +105,29 @@ def test_distillation_learns_where_the_walk_ends(
     assert losses[-1] < losses[0]
 
 
+def test_history_is_filmed_by_the_student(bank: LatentBank, tmp_path: Path, seeded: int) -> None:
+    teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
+    teacher["head.head.weight"] = torch.randn_like(teacher["head.head.weight"]) * 0.02
+    batch = bank.sample(dataclasses.replace(CHUNKS, groups=2), random.Random(9))
+    batch = dataclasses.replace(batch, shared=batch.shared.clone())
+    films = {}
+    for share in (0.0, 1.0):
+        config = DistillConfig(own_history=share)
+        trainer = TrajectoryTrainer(config, tmp_path, bank, teacher)
+        torch.manual_seed(4)
+        with torch.no_grad():
+            films[share] = trainer._relived(batch, 3)
+    assert torch.equal(films[0.0], batch.shared)
+    assert torch.equal(films[1.0][:, :6], batch.shared[:, :6])
+    # What the data went on with has no part in it.
+    batch.shared[:, 6:] = 7.0
+    torch.manual_seed(4)
+    with torch.no_grad():
+        again = trainer._relived(batch, 3)
+    assert torch.equal(again, films[1.0])
+    assert not torch.equal(again[:, 6:9], batch.shared[:, 6:9])
+
+
 def test_the_unguided_side_looks_like_a_first_shot(bank: LatentBank) -> None:
     batch = bank.sample(CHUNKS, random.Random(8))
     blind, shared = unconditional(batch, batch.shared)
@@ -174,5 +197,14 @@ def test_coarse_errors_count_more_than_detail() -> None:
     checks = torch.ones(shape)
     checks[..., ::2, ::2] = checks[..., 1::2, 1::2] = -1
     checks = 0.1 * (checks - checks.mean())
-    assert coarse_error(checks) < 1e-9
-    assert torch.isclose(coarse_error(offset), torch.tensor(0.01 * (4 + 16)))
+    nobody = torch.zeros(2, 3, 2, 12, 20)
+    assert coarse_error(checks, nobody) < 1e-9
+    assert torch.isclose(coarse_error(offset, nobody), torch.tensor(0.01 * (4 + 16)))
+    somebody = nobody.clone()
+    somebody[0, 1, 0, 3:6, 5:8] = 1
+    off_coat = torch.zeros_like(checks)
+    off_coat[0, 1, :, 3:6, 5:8] = 0.1
+    more = coarse_error(off_coat, somebody) - coarse_error(off_coat, nobody)
+    assert torch.isclose(more, torch.tensor(0.01 * 16))
+    somebody[0, 1, 0, 3:6, 6:8] = 0  # three cells are nobody
+    assert torch.equal(coarse_error(off_coat, somebody), coarse_error(off_coat, nobody))
