@@ -108,6 +108,19 @@ def test_no_guidance_is_the_unconditional_side() -> None:
     assert rel(both, teacher_flow(net, told, x, times)) < 1e-5
 
 
+def test_guidance_may_lead_away_from_a_shot_without_context() -> None:
+    told = tiny_conditioning()
+    free = dataclasses.replace(told.target_caption(), lengths=torch.zeros(2, 1, dtype=torch.long))
+    kept, lost = told.unguided(free, "text"), told.unguided(free, "text_and_context")
+    for plain in (kept, lost):
+        assert plain.captions is free
+        assert not plain.caption_index.any()
+    assert torch.equal(kept.context, told.context)
+    assert torch.equal(kept.flags, told.flags)
+    assert not lost.context.any()
+    assert lost.flags.tolist() == [[0] * FRONT + [1]] * 2
+
+
 def block_mask() -> Tensor:
     group = torch.tensor([0] * FRONT + [1 + f // CHUNK for f in range(FRAMES)])
     return group[None] <= group[:, None]

@@ -151,7 +151,7 @@ def _estimate(shop: Workshop, config: TrainedConfig) -> dict[str, int]:
                 batch, text.captions(batch.words, []), quirks=shop.config.quirks,
                 dropped=[False] * config.batch,
             )  # fmt: skip
-            plain = told.replaced(text.unconditional(batch.words))
+            plain = told.unguided(text.unconditional(batch.words), config.guides)
             plan = shop.plan(config.frames)
             loss = match.step(config.critic_warmup, told, plain, plan, draw)[0].loss
             width = torch.empty((), dtype=shop.compute).element_size()

@@ -45,7 +45,7 @@ class IntraShotStage(MatchingStage):
             free = self._text.unconditional(batch.words)
         dropped = draw.hits(config.batch, config.context_drop)
         told = condition(batch, captions, dropped=dropped, quirks=shop.config.quirks)
-        return told, told.replaced(free)
+        return told, told.unguided(free, config.guides)
 
     @torch.no_grad()
     def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:

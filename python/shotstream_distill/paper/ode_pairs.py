@@ -92,7 +92,7 @@ def make_pairs(
         kept = [x] if 0 in kept_steps else []
         for step, state in enumerate(
             sample_states(
-                teacher, told, told.replaced(text.unconditional(batch.words)), x,
+                teacher, told, told.unguided(text.unconditional(batch.words), config.guides), x,
                 steps=config.sample_steps, shift=shift, guidance=config.guidance,
                 context_clean=shop.config.context_clean,
             ),

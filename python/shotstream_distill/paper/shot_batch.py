@@ -8,7 +8,7 @@ switch brings back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..fast_student import Captions
 from .network import Frames
 from .quirks import Quirks
+from .stage_config import Guides
 
 Words = Tensor | tuple[tuple[str, ...], ...]
 """Captions before the text encoder: token ids ``[B, shots, L]``, or prompts per sample and shot."""
@@ -67,6 +68,21 @@ class Conditioning:
             context=self.context, captions=captions, flags=self.flags,
             caption_index=torch.zeros_like(self.caption_index),
         )  # fmt: skip
+
+    def unguided(self, captions: Captions, guides: Guides) -> Conditioning:
+        """Return the side that guidance leads away from.
+
+        Args:
+            captions: unconditional ones, row 0 of each sample.
+            guides: ``text`` keeps the context, as the original does; ``text_and_context`` takes it
+                away the way training dropped it.
+        """
+        plain = self.replaced(captions)
+        if guides == "text":
+            return plain
+        flags = torch.zeros_like(self.flags)
+        flags[:, -1] = 1
+        return replace(plain, context=torch.zeros_like(self.context), flags=flags)
 
     def whole(self, target: Tensor, times: Tensor, groups: Sequence[int]) -> Frames:
         """Lay out one pass over ``[context | target]``.

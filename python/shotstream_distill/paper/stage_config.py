@@ -137,6 +137,10 @@ class TeacherConfig(TrainedConfig):
         _share(self, "text_drop")
 
 
+Guides = Literal["text", "text_and_context"]
+"""What guidance strengthens: the text alone (the original), or what the context says as well."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsConfig(StageConfig):
     """Sampling of the teacher's trajectories.
@@ -146,6 +150,7 @@ class PairsConfig(StageConfig):
         pairs: trajectories wanted.
         sample_steps: Euler steps; the student's levels must be among them.
         guidance: weight of the conditional direction.
+        guides: what it strengthens.
     """
 
     kind: Literal["ode_pairs"]
@@ -153,6 +158,7 @@ class PairsConfig(StageConfig):
     pairs: int
     sample_steps: int = 50
     guidance: float = 6.0
+    guides: Guides = "text"
 
     def __post_init__(self) -> None:
         super(PairsConfig, self).__post_init__()
@@ -196,6 +202,7 @@ class DmdConfig(TrainedConfig):
         critic_updates: critic steps after each student step.
         critic_warmup: critic steps before the first student step; the original takes none.
         guidance: ``v_u + guidance (v_c - v_u)`` of the real score; the original's 3.0 is 4 here.
+        guides: what guidance strengthens.
         min_time: lowest time of the scores.
         max_time: highest time of the scores.
         lora_rank: train adapters of this rank on every linear layer of every block; 0 trains all.
@@ -210,6 +217,7 @@ class DmdConfig(TrainedConfig):
     critic_updates: int = 5
     critic_warmup: int = 0
     guidance: float = 4.0
+    guides: Guides = "text"
     min_time: float = 20.0
     max_time: float = 980.0
     lora_rank: int = 0
