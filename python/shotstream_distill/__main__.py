@@ -89,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--sheet", type=Path, help="PNG of the first stories")
     score.add_argument("--pretrained", type=Path, help="folder of the paper's networks, if any")
     score.add_argument("--plots", type=Path, help="folder for PNG plots (needs matplotlib)")
+    score.add_argument("--teacher", type=Path, help="checkpoint that makes the films instead of "
+                       "the model (of which the codec is used)")  # fmt: skip
+    score.add_argument("--teacher-form", default="causal", choices=("causal", "bidirectional"))
+    score.add_argument("--teacher-steps", type=int, default=50, help="of each chunk or shot")
+    score.add_argument("--teacher-guidance", type=float, default=2.5, help="1 is none")
+    score.add_argument("--against", type=Path, help="records to divide the adherence figures by")
     gate = command("gate", "examine whether a checkpoint uses its context")
     gate.add_argument("--model", default="nano", help="nano, a student folder or a checkpoint")
     gate.add_argument("--teacher", action="store_true", help="it is a bidirectional teacher")
@@ -141,13 +147,18 @@ def _ablate(options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from .evaluate import EvaluationConfig, evaluate, measure_ceilings
+    from .metrics.teacher_film import TeacherConfig
     from .metrics.text_table import report_lines
 
+    teacher = options.teacher and TeacherConfig(
+        checkpoint=options.teacher, form=options.teacher_form, steps=options.teacher_steps,
+        guidance=options.teacher_guidance,
+    )  # fmt: skip
     config = EvaluationConfig(
         model=options.model, profile=options.profile, stories=options.stories,
         shots=options.shots, seed=options.seed, threads=options.threads, jobs=options.jobs,
         ceilings=options.ceilings, records=options.records, sheet=options.sheet,
-        pretrained=options.pretrained,
+        pretrained=options.pretrained, teacher=teacher, against=options.against,
     )  # fmt: skip
     if options.only_ceilings:
         return measure_ceilings(config)

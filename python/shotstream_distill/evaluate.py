@@ -22,15 +22,17 @@ from torch import Tensor
 from shotstream_rt.errors import ConfigError
 
 from .detectors import DETECTOR_FILE
+from .metrics.against import compare_records
 from .metrics.context_swap import ContextSwap
 from .metrics.facts import KEY_FRAMES
-from .metrics.film import film_source, floats, held_out_seeds, model_folder
+from .metrics.film import FilmSource, film_source, floats, held_out_seeds, model_folder
 from .metrics.identity import IDENTITY_FILE
 from .metrics.judge import Judge
 from .metrics.pretrained import load_adapters, pretrained_figures
 from .metrics.records import FilmRecord, RecordBook, fingerprint
 from .metrics.report import film_figures, swap_figures
 from .metrics.sheet import StoryRow, story_sheet
+from .metrics.teacher_film import TeacherConfig, stream_fingerprint, teacher_films
 from .world.captions import story_captions
 from .world.story import make_story
 
@@ -40,7 +42,8 @@ CEILINGS = ("drawn", "codec")
 """True pictures: as drawn, and through the codec."""
 _SHEET_STORIES = 6
 _REPORT_S = 15.0
-_MODEL_FILES = ("student.json", "student.safetensors", "text.safetensors", "codec.safetensors")
+_CODEC = "codec.safetensors"
+_MODEL_FILES = ("student.json", "student.safetensors", "text.safetensors", _CODEC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,9 @@ class EvaluationConfig:
         records: file that keeps finished stories, so that a stopped evaluation goes on.
         sheet: PNG to write, the first stories with their captions.
         pretrained: folder with local copies of the paper's networks (``metrics.pretrained``).
+        teacher: makes the films instead of the model, of which only codec, shapes and schedule are
+            used; the context swaps, which drive a session, are left out.
+        against: records of another evaluation to divide the adherence figures by.
     """
 
     model: str = "nano"
@@ -72,12 +78,33 @@ class EvaluationConfig:
     records: Path | None = None
     sheet: Path | None = None
     pretrained: Path | None = None
+    teacher: TeacherConfig | None = None
+    against: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name, low in (("stories", 1), ("shots", 1), ("seed", 0), ("threads", 1), ("jobs", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, wanted at least {low}")
+        if self.teacher is not None and (self.threads != 1 or self.profile != "exact"):
+            raise ConfigError(
+                f"teacher: got threads {self.threads} and profile {self.profile!r}, wanted 1 and "
+                "'exact': it runs in no session; use more processes (jobs)"
+            )
+
+    @property
+    def name(self) -> str:
+        """What the films are of, in words."""
+        made = self.teacher
+        if made is None:
+            return self.model
+        return f"{made.checkpoint} ({made.form}, {made.steps} steps, guidance {made.guidance:g})"
+
+
+def _films(config: EvaluationConfig, source: str) -> FilmSource:
+    if source == "model" and config.teacher is not None:
+        return teacher_films(config.teacher, model_folder(config.model))
+    return film_source(source, config.model, config.threads, config.profile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +131,7 @@ class _Worker:
         torch.set_num_threads(1)
         self._config = config
         self._sources: dict[str, Any] = {}
-        self._judge = Judge(model_folder(config.model) / "codec.safetensors")
+        self._judge = Judge(model_folder(config.model) / _CODEC)
         self._swap: ContextSwap | None = None
         self._networks = load_adapters(config.pretrained) if config.pretrained else None
 
@@ -112,12 +139,11 @@ class _Worker:
         config = self._config
         story = make_story(task.seed, config.shots)
         if task.source not in self._sources:
-            made = film_source(task.source, config.model, config.threads, config.profile)
-            self._sources[task.source] = made
+            self._sources[task.source] = _films(config, task.source)
         begun = time.perf_counter()
         film = self._sources[task.source](story, task.number)
         record = self._judge.judge(story, film, made_s=time.perf_counter() - begun)
-        if task.source == "model" and config.shots > 1:
+        if task.source == "model" and config.shots > 1 and config.teacher is None:
             self._swap = self._swap or ContextSwap(
                 config.model, self._judge.detector, config.profile
             )
@@ -177,13 +203,21 @@ class Measured:
 
 def _identity(config: EvaluationConfig) -> dict[str, Any]:
     folder = model_folder(config.model)
-    files = [folder / name for name in _MODEL_FILES]
+    teacher = config.teacher
+    needed = _MODEL_FILES if teacher is None else ("student.json", _CODEC)
+    files = [folder / name for name in needed]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ConfigError(f"model {config.model}: {folder} lacks {missing}; wanted a nano student")
+    if teacher is None:
+        made: dict[str, Any] = {"model": fingerprint(*files), "profile": config.profile}
+    else:
+        made = {
+            "teacher": {**teacher.identity(), "stream": stream_fingerprint(folder)},
+            "codec": fingerprint(folder / _CODEC),
+        }
     return {
-        "model": fingerprint(*files),
-        "profile": config.profile,
+        **made,
         "detector": fingerprint(DETECTOR_FILE, IDENTITY_FILE),
         "shots": config.shots,
         "pretrained": None if config.pretrained is None else str(config.pretrained),
@@ -228,19 +262,20 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
     Returns:
         Plain JSON types: the model's figures (``metrics.report.film_figures``), ``tint`` and
-        ``hue`` (context swaps), ``ceilings`` by source, and what was asked for.
+        ``hue`` (context swaps), ``ceilings`` by source, ``against``, and what was asked for.
 
     Raises:
         ConfigError: the model is not one of the drawn world, or a number is out of range.
 
     Cost:
-        On one CPU core about 10 s a story of five shots; with ceilings 7 s more.
+        On one CPU core about 10 s a story of five shots; with ceilings 7 s more. A teacher of 50
+        steps takes about 20 s a shot.
     """
     torch.set_num_threads(1)
     measured = measure(config, ("model", *CEILINGS) if config.ceilings else ("model",))
     records = measured.records
     report: dict[str, Any] = {
-        "model": config.model,
+        "model": config.name,
         "profile": config.profile,
         "stories": config.stories,
         "shots": config.shots,
@@ -252,6 +287,11 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         report["ceilings"] = {name: film_figures(records[name]) for name in CEILINGS}
     if config.pretrained is not None:
         report["pretrained_missing"] = dict(load_adapters(config.pretrained).missing)
+    if config.teacher is not None:
+        report["teacher"] = config.teacher.identity()
+    if config.against is not None:
+        compared = compare_records(records["model"], config.against, _identity(config))
+        report["against"] = compared
     if config.sheet is not None:
         write_sheet(config, measured.pictures)
     return report
@@ -270,7 +310,7 @@ def measure_ceilings(config: EvaluationConfig) -> dict[str, Any]:
         "shots": config.shots,
         "seed": config.seed,
         "detector": fingerprint(DETECTOR_FILE, IDENTITY_FILE),
-        "codec": fingerprint(model_folder(config.model) / "codec.safetensors"),
+        "codec": fingerprint(model_folder(config.model) / _CODEC),
         **{name: film_figures(records[name]) for name in CEILINGS},
     }
 
@@ -283,9 +323,7 @@ def write_sheet(config: EvaluationConfig, pictures: dict[int, Tensor]) -> None:
         story = make_story(seed, config.shots)
         shown = pictures.get(number)
         if shown is None:
-            shown = _key_frames(
-                film_source("model", config.model, config.threads, config.profile)(story, number)
-            )
+            shown = _key_frames(_films(config, "model")(story, number))
         global_caption, texts = story_captions(story)
         rows.append(
             StoryRow(title=global_caption.strip(), captions=texts, pictures=list(shown.unbind(0)))

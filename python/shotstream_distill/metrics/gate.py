@@ -24,9 +24,7 @@ from torch import Tensor
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.loading import NANO_FOLDER
-from shotstream_rt.model.nano_text import NanoTextNet
 from shotstream_rt.model.nano_vocabulary import PLACES
-from shotstream_rt.model.weights import student_shapes
 from shotstream_rt.schedule import Schedule
 
 from ..bank import CONTEXT_FRAMES, context_frames
@@ -38,7 +36,7 @@ from ..paper.quirks import Quirks
 from ..paper.run_config import RunConfig
 from ..paper.shot_batch import ShotBatch, condition, told_target_caption
 from ..paper.text_side import NanoText
-from ..paper.workshop import TEXT
+from ..paper.workshop import network_of, text_of
 from ..ship import stream_config
 from ..world.story import BOTH
 from .intervals import Estimate, resample
@@ -231,11 +229,7 @@ class Examinee:
             WeightsError: it is missing, broken or of another shape.
         """
         weights = start_weights(str(source), stream.model, text=True, seed=0)
-        net = TrainNet(stream.model, shot_phase=stream.shot.shot_phase)
-        net.load_state_dict({name: weights[name].float() for name in student_shapes(stream.model)})
-        text = NanoTextNet()
-        own = {k.removeprefix(TEXT): v.float() for k, v in weights.items() if k.startswith(TEXT)}
-        text.load_state_dict(own)
+        net, text = network_of(weights, stream), text_of(weights)
         return cls(
             net=net.requires_grad_(False), text=NanoText(text.requires_grad_(False)),
             stream=stream, bidirectional=bidirectional, context_clean=context_clean,

@@ -94,6 +94,33 @@ def fingerprint(*files: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def read_records(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], FilmRecord]]:
+    """Read a file of records: its header, and the records by source and story seed.
+
+    Raises:
+        ConfigError: no such file, or not one of records.
+    """
+    if not path.is_file():
+        raise ConfigError(f"records: {path}: no such file; write it with evaluate --records")
+    lines = path.read_text("utf-8").splitlines()
+    try:
+        header = json.loads(lines[0]) if lines else None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"records: {path} does not begin with a header; move it") from error
+    if not isinstance(header, dict) or header.get("version") != _VERSION:
+        raise ConfigError(f"records: {path} begins with {header}, wanted version {_VERSION}")
+    records = {}
+    for line in lines[1:]:
+        # A process that was stopped leaves half a line.
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        source = data.pop("source")
+        records[source, data["seed"]] = FilmRecord.from_dict(data)
+    return header, records
+
+
 class RecordBook:
     """Finished records on disk, or in memory only.
 
@@ -115,23 +142,11 @@ class RecordBook:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(header) + "\n", "utf-8")
             return
-        lines = path.read_text("utf-8").splitlines()
-        try:
-            found = json.loads(lines[0]) if lines else None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"records: {path} does not begin with a header; move it") from error
+        found, self._records = read_records(path)
         if found != header:
             raise ConfigError(
                 f"records: {path} belongs to {found}, wanted {header}; name another file"
             )
-        for line in lines[1:]:
-            # Only the last line can be half written: by a process that was stopped.
-            try:
-                data = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            source = data.pop("source")
-            self._records[source, data["seed"]] = FilmRecord.from_dict(data)
 
     def get(self, source: str, seed: int) -> FilmRecord | None:
         """Return a finished record."""

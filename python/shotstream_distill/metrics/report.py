@@ -131,7 +131,7 @@ def drift_figures(films: Sequence[FilmRecord]) -> Figures:
     """Last shot minus first shot, with intervals over films."""
     figures: Figures = {}
     for name in DRIFT_NAMES:
-        first, last = ([_values(film.shots[i], name) for film in films] for i in (0, -1))
+        first, last = ([shot_values(film.shots[i], name) for film in films] for i in (0, -1))
         sums = torch.tensor(
             [[sum(a), len(a), sum(b), len(b)] for a, b in zip(first, last, strict=True)]
         ).double()
@@ -145,14 +145,17 @@ def drift_figures(films: Sequence[FilmRecord]) -> Figures:
     return figures
 
 
-def _values(shot: ShotRecord, name: str) -> list[float]:
+def shot_values(shot: ShotRecord, name: str) -> list[float]:
+    """Return what a shot contributes to a fact's share, to ``adherence`` or to a measured mean."""
     if name == "adherence":
         return [adherence(shot)]
     if name in shot.figures:
         return [shot.figures[name]]
-    answers = direction_answers(shot) if name == "direction" else []
     if name in FACT_NAMES:
         answers = shot.facts.answers(name)
+    else:
+        seen = {"direction": direction_answers, "action": action_answers}.get(name)
+        answers = [] if seen is None else seen(shot)
     return [float(a) for a in answers if a is not None]
 
 

@@ -42,6 +42,18 @@ def _figures(title: str, figures: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _against(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"divided by {found['file']}, {found['stories']} stories made by both; within 10 %: at "
+        f"least {found['limit']}"
+    ]
+    return lines + [
+        f"  {name:20} {row['value']:8.3f}  [{row['low']:.3f}, {row['high']:.3f}]  "
+        f"{row['mine']:.3f} / {row['other']:.3f}  {row['within']}"
+        for name, row in found["figures"].items()
+    ]
+
+
 def report_lines(report: Mapping[str, Any]) -> list[str]:
     """Return a whole report, overall first, then by shot, drift, context and ceilings."""
     stories, shots = report["stories"], report["shots"]
@@ -66,6 +78,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
                 for name, (low, high) in use["intervals"].items()
             )
             lines.append(f"  {kind} r: " + ", ".join(parts) + f"  n={use['n']}")
+    if "against" in report:
+        lines += _against(report["against"])
     for name, reason in report.get("pretrained_missing", {}).items():
         lines.append(f"  {name:20} not measured: {reason}")
     for name, figures in report.get("ceilings", {}).items():

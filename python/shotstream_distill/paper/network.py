@@ -30,6 +30,14 @@ KeysValues = tuple[Tensor, Tensor]
 """Rotated keys and values of a layer, each ``[B, T, N, D]``."""
 
 
+def joined(past: Sequence[KeysValues], fresh: Sequence[KeysValues]) -> list[KeysValues]:
+    """Append a pass's keys and values, layer by layer, to those of the passes before it."""
+    return [
+        (torch.cat((k, new_k), 1), torch.cat((v, new_v), 1))
+        for (k, v), (new_k, new_v) in zip(past, fresh, strict=True)
+    ]
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     """Attention of ``[B, T, N, D]``; ``bias`` broadcasts to ``[B, N, T, keys]``.
 

@@ -19,7 +19,7 @@ from shotstream_rt.schedule import Schedule
 
 from ..fast_student import Captions
 from .draw import Draw
-from .network import KeysValues, TrainNet
+from .network import KeysValues, TrainNet, joined
 from .quirks import Quirks
 from .shot_batch import Conditioning
 
@@ -101,10 +101,7 @@ def roll_out(
                     (new_k + (k - k.detach()), new_v + (v - v.detach()))
                     for (k, v), (new_k, new_v) in zip(own, fresh, strict=True)
                 ]
-            past = [
-                (torch.cat((k, new_k), 1), torch.cat((v, new_v), 1))
-                for (k, v), (new_k, new_v) in zip(past, fresh, strict=True)
-            ]
+            past = joined(past, fresh)
     return torch.cat(made, 1)
 
 

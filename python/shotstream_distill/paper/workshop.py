@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import WeightsError
 from shotstream_rt.model.codec import LatentCodec
 from shotstream_rt.model.nano_text import NanoTextNet
@@ -33,6 +34,44 @@ TEXT = "text."
 
 Weights = dict[str, Tensor]
 """A stage's product: the student under bare names, a learned text encoder under ``text.``."""
+
+
+def network_of(weights: Weights, stream: StreamConfig, *, recompute: bool = False) -> TrainNet:
+    """Make a network of some weights, in float32.
+
+    Raises:
+        WeightsError: they are of another shape.
+    """
+    with torch.device("meta"):
+        net = TrainNet(stream.model, recompute=recompute, shot_phase=stream.shot.shot_phase)
+    wanted = student_shapes(stream.model)
+    wrong = [n for n, s in wanted.items() if n not in weights or tuple(weights[n].shape) != s]
+    if wrong:
+        got = tuple(weights[wrong[0]].shape) if wrong[0] in weights else "nothing"
+        raise WeightsError(
+            f"start: {len(wrong)} tensor(s) do not fit the model, first {wrong[0]!r}: got "
+            f"{got}, wanted {wanted[wrong[0]]}; use weights of the same shape"
+        )
+    values = {name: weights[name].to(torch.float32, copy=True) for name in wanted}
+    net.load_state_dict(values, assign=True)
+    return net
+
+
+def text_of(weights: Weights) -> NanoTextNet:
+    """Make the nano text encoder that came with some weights, in float32.
+
+    Raises:
+        WeightsError: they hold none that fits.
+    """
+    net = NanoTextNet()
+    own = {k.removeprefix(TEXT): v.float() for k, v in weights.items() if k.startswith(TEXT)}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"text: these weights hold no nano text encoder that fits: {error}"
+        ) from error
+    return net
 
 
 class ShotSource(Protocol):
@@ -155,30 +194,8 @@ class Workshop:
         """Return the text encoder of some weights, or the frozen one of the run."""
         if self.text is not None:
             return self.text
-        net = NanoTextNet()
-        own = {k.removeprefix(TEXT): v for k, v in weights.items() if k.startswith(TEXT)}
-        try:
-            net.load_state_dict(own)
-        except RuntimeError as error:
-            raise WeightsError(
-                f"text: these weights hold no nano text encoder that fits: {error}"
-            ) from error
+        net = text_of(weights)
         return NanoText(net.to(self.processes.device).requires_grad_(learns))
 
     def _network(self, weights: Weights, *, recompute: bool) -> TrainNet:
-        model = self.config.stream.model
-        with torch.device("meta"):
-            net = TrainNet(
-                model, recompute=recompute, shot_phase=self.config.stream.shot.shot_phase
-            )
-        wanted = student_shapes(model)
-        wrong = [n for n, s in wanted.items() if n not in weights or tuple(weights[n].shape) != s]
-        if wrong:
-            got = tuple(weights[wrong[0]].shape) if wrong[0] in weights else "nothing"
-            raise WeightsError(
-                f"start: {len(wrong)} tensor(s) do not fit the model, first {wrong[0]!r}: got "
-                f"{got}, wanted {wanted[wrong[0]]}; use weights of the same shape"
-            )
-        values = {name: weights[name].to(torch.float32, copy=True) for name in wanted}
-        net.load_state_dict(values, assign=True)
-        return net
+        return network_of(weights, self.config.stream, recompute=recompute)

@@ -75,6 +75,17 @@ class NanoTextNet(nn.Module):
         return embedded.masked_fill(padded[..., None], 0.0)
 
 
+def caption_ids(prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
+    """Return token ids int64 ``[N, 64]``, padded with 0, and the lengths in canonical tokens."""
+    ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
+    lengths = []
+    for row, prompt in enumerate(prompts):
+        tokens = canonical(prompt)[0][:TEXT_LEN]
+        ids[row, : len(tokens)] = torch.tensor([TOKEN_IDS[t] for t in tokens])
+        lengths.append(len(tokens))
+    return ids, lengths
+
+
 class NanoTextEncoder:
     """The frozen encoder behind the ``TextEncoder`` protocol."""
 
@@ -109,12 +120,7 @@ class NanoTextEncoder:
             float32 ``[N, 64, 128]`` and the lengths in canonical tokens.
         """
         device = self._net.positions.device
-        ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
-        lengths = []
-        for row, prompt in enumerate(prompts):
-            tokens = canonical(prompt)[0][:TEXT_LEN]
-            ids[row, : len(tokens)] = torch.tensor([TOKEN_IDS[t] for t in tokens])
-            lengths.append(len(tokens))
+        ids, lengths = caption_ids(prompts)
         with torch.inference_mode():
             # Only occupied columns are computed; the rest is zero by definition.
             width = max([*lengths, 1])
