@@ -107,6 +107,8 @@ class DistillConfig:
         shot_phase: see ``TrainConfig``.
         layouts: shapes of the training sequences, equal chances.
         guidance: weight of the direction that text and context give in the teacher's steps.
+        substeps: of the teacher between two of the student's levels; one step from the last level
+            to the end would make the picture soft.
         muon_rate: learning rate of the block matrices.
         adam_rate: learning rate of everything else.
         warmup_steps: steps of linear warm-up.
@@ -124,10 +126,11 @@ class DistillConfig:
     layouts: tuple[Layout, ...] = (
         Layout(batch=6, context=6, group_frames=3, groups=1),
         Layout(batch=5, context=6, group_frames=3, groups=1, chunks=2),
-        Layout(batch=4, context=6, group_frames=3, groups=1, chunks=7),
-        Layout(batch=4, context=6, group_frames=3, groups=1, chunks=7),
+        Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),
+        Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),
     )
     guidance: float = 2.5
+    substeps: int = 2
     muon_rate: float = 2e-3
     adam_rate: float = 1e-3
     warmup_steps: int = 20

@@ -1,7 +1,7 @@
 """Few-step distillation: the student learns where its teacher's guided path ends.
 
 Called by ``python -m shotstream_distill distill-nano``. The teacher, a finished flow-matching run,
-walks from noise to a picture at the student's own noise levels, with guidance on text and context;
+walks from noise to a picture through the student's own noise levels, guided by text and context;
 from every state of the walk, and from one state the student itself would have reached by
 re-noising, the student must predict the end. History is the data's or, as often, filmed by the
 student. Keys and values of context and history are computed once per walk.
@@ -113,11 +113,13 @@ class TrajectoryTrainer:
         )
 
     def _walk(self, teachers: tuple[_Walker, _Walker], x: Tensor, first: int) -> list[Tensor]:
-        """Guided Euler steps from level ``first`` to the end; returns all states."""
-        states = [x]
-        for high, low in zip(self._levels[first:], self._levels[first + 1 :], strict=False):
-            guided, free = (walker.flow(x, high) for walker in teachers)
-            x = x + (low - high) * (free + self.config.guidance * (guided - free))
+        """Guided Euler steps from level ``first`` to the end; returns the states at the levels."""
+        states, parts = [x], self.config.substeps
+        for high, low in pairwise(self._levels[first:]):
+            fall = (low - high) / parts
+            for part in range(parts):
+                guided, free = (walker.flow(x, high + part * fall) for walker in teachers)
+                x = x + fall * (free + self.config.guidance * (guided - free))
             states.append(x)
         return states
 
