@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from .story import BOTH, Character, WorldStory
+from .story import BOTH, Character, Setting, WorldStory
 
 _PLACE_PHRASES = {
     "beach": "on a beach",
@@ -18,6 +18,12 @@ _PLACE_PHRASES = {
     "desert": "in a desert",
     "room": "in a room",
 }
+
+
+def _where(setting: Setting) -> str:
+    """Place and time, as in ``on a beach at sunset``; broad day goes without saying."""
+    place = _PLACE_PHRASES[setting.place]
+    return place if setting.time in (None, "by-day") else f"{place} {_words(setting.time)}"
 
 
 def _words(token: str) -> str:
@@ -42,7 +48,7 @@ def story_captions(story: WorldStory) -> tuple[str, list[str]]:
         ["Wide shot: the red cat jumps.", ...])``.
     """
     first, second = story.characters
-    place = _PLACE_PHRASES[story.setting.place]
+    place = _where(story.setting)
     texts = []
     for shot in story.shots:
         names = " and the ".join(_name(story.characters[i], False) for i in shot.cast)
@@ -68,7 +74,7 @@ def free_caption(story: WorldStory, shot_index: int, rng: random.Random) -> str:
     shot = story.shots[shot_index]
     dressed = rng.random() < 0.7
     subject = " and ".join(f"a {_name(story.characters[i], dressed)}" for i in shot.cast)
-    place = _PLACE_PHRASES[story.setting.place]
+    place = _where(story.setting)
     framing, action = _words(shot.framing), _words(shot.action)
     # A later shot may leave out the place: the context shows it.
     keep_place = shot_index == 0 or rng.random() < 0.85

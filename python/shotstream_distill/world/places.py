@@ -1,4 +1,4 @@
-"""The six places: sky, landmarks and ground.
+"""The six places at three times of day: sky, landmarks and ground.
 
 Called by ``render``. Everything is placed by the story's hidden setting (phase, sun, amplitude,
 horizon, tint), which shots of a story share.
@@ -49,6 +49,18 @@ MOVING_PLACES = frozenset({"beach", "forest"})
 """Places whose background moves (clouds, waves)."""
 
 _SUNNY = ("beach", "desert", "snow-field")
+
+_EVENING_SKIES: dict[str, tuple[Color, Color]] = {
+    "at-sunset": ((0.44, 0.34, 0.62), (1.0, 0.62, 0.42)),
+    "at-night": ((0.06, 0.08, 0.22), (0.20, 0.24, 0.46)),
+}
+"""Sky top and bottom as they are seen; ``_GLOOM`` is taken out of them before."""
+
+_GLOOM: dict[str, Color] = {"at-sunset": (0.96, 0.78, 0.68), "at-night": (0.40, 0.46, 0.68)}
+"""What is left of the colours of landmarks and ground."""
+
+_MOON: Color = (0.98, 0.96, 0.82)
+_LOW_SUN: Color = (1.0, 0.58, 0.30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -214,14 +226,18 @@ def draw_place(
     place = setting.place
     colors = [tinted(color, setting.tint) for color in _PALETTES[place]]
     sky_top, sky_bottom, far, near_ground, far_ground = colors
+    gloom = _GLOOM.get(str(setting.time), WHITE)
+    if setting.time in _EVENING_SKIES:
+        # Divided by what the whole picture is dimmed with at the end.
+        sky_top, sky_bottom = (
+            [a / b for a, b in zip(tinted(color, setting.tint), gloom, strict=True)]
+            for color in _EVENING_SKIES[setting.time]
+        )
     c = Canvas(image=image, x=x, y=y, soft=pixel * 1.2, time_s=time_s, setting=setting)
     height = ((y + 1.1) / 1.5).clamp(0, 1).expand(image.shape[1:])
     for channel in range(3):
         image[channel] = sky_top[channel] + (sky_bottom[channel] - sky_top[channel]) * height
-    if place in _SUNNY:
-        sun = ellipse(x, y, setting.sun_x, -0.68, 0.20, 0.20)
-        c.over(torch.exp(-sun.clamp(min=0) * 5) * 0.45, (1, 0.97, 0.75))
-        c.fill(sun, (1, 0.96, 0.62))
+    _draw_light(c, gloom)
     if place in MOVING_PLACES:
         q = c.repeated(1.9, setting.phase_rad * 2 + 0.05 * time_s)
         puffs = [
@@ -232,6 +248,33 @@ def draw_place(
         c.over(coverage(union(*puffs), c.soft * 2) * 0.85, WHITE)
     _LANDMARKS[place](c, far)
     _draw_ground(c, near_ground, far_ground)
+    for channel in range(3):
+        image[channel] *= gloom[channel]
+
+
+def _draw_light(c: Canvas, gloom: Color) -> None:
+    """Paint the sun, or the moon and the stars."""
+    s = c.setting
+    if s.time == "at-night":
+        bright = [a / b for a, b in zip(_MOON, gloom, strict=True)]
+        column, row = torch.floor((c.x + s.phase_rad) / 0.3), torch.floor(c.y / 0.24)
+        draw = torch.sin(column * 12.9 + row * 78.2) * 437.5
+        draw = draw - torch.floor(draw)
+        star_x = torch.remainder(c.x + s.phase_rad, 0.3) - 0.15 - 0.2 * (draw - 0.5)
+        star_y = torch.remainder(c.y, 0.24) - 0.12
+        star = (star_x.square() + star_y.square()).sqrt() - 0.018
+        c.over(coverage(star, c.soft) * (draw < 0.6).float(), bright)
+        moon = ellipse(c.x, c.y, s.sun_x, -0.66, 0.15, 0.15)
+        c.over(torch.exp(-moon.clamp(min=0) * 6) * 0.25, bright)
+        c.fill(moon, bright)
+    elif s.time == "at-sunset":
+        sun = ellipse(c.x, c.y, s.sun_x, -0.22, 0.26, 0.26)
+        c.over(torch.exp(-sun.clamp(min=0) * 3) * 0.5, _LOW_SUN)
+        c.fill(sun, (1, 0.80, 0.50))
+    elif s.place in _SUNNY:
+        sun = ellipse(c.x, c.y, s.sun_x, -0.68, 0.20, 0.20)
+        c.over(torch.exp(-sun.clamp(min=0) * 5) * 0.45, (1, 0.97, 0.75))
+        c.fill(sun, (1, 0.96, 0.62))
 
 
 def _draw_ground(c: Canvas, near: Color, far: Color) -> None:

@@ -25,6 +25,8 @@ _HALF_VIEW = {"wide-shot": 1.02, "medium-shot": 0.76, "close-up": 0.47}
 # Where a close-up looks, so that each species' head is in the middle.
 _HEAD_Y = {"bunny": -0.15, "bird": 0.04, "cat": -0.07, "robot": -0.07}
 _SHADOW = (0.03, 0.02, 0.08)
+# What the evening takes from everything, characters too.
+_LIGHT = {"at-sunset": (1.0, 0.94, 0.88), "at-night": (0.82, 0.85, 0.98)}
 # Frames drawn together; eight of them fit a CPU's second-level cache.
 _BATCH = 8
 
@@ -162,4 +164,6 @@ def render_shot(
             paint(part, coverage(shadow, pixel * 2) * (0.34 - 0.6 * clock.jump(t)), _SHADOW)
             part_mask = mask[first : first + len(t)]
             draw_character(part, part_mask, (x, y, pixel), who, character, pose)
+        for channel, light in enumerate(_LIGHT.get(str(setting.time), ())):
+            part[channel] *= light
     return image.clamp_(0, 1).transpose(0, 1), mask

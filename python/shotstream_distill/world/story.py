@@ -18,9 +18,12 @@ from shotstream_rt.model.nano_vocabulary import (
     FRAMINGS,
     PLACES,
     SPECIES,
+    TIMES,
 )
 
 BOTH = 2
+TIMELESS = ("night-city", "room")
+"""Places that look the same at all hours: the city is always dark, the room is always lit."""
 SHOT_COUNTS = (2, 3, 3, 4, 5)
 
 
@@ -43,9 +46,13 @@ class Character:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where a story plays; only ``place`` is in the captions."""
+    """Where and when a story plays; only ``place`` and ``time`` are in the captions.
+
+    ``time`` is ``None`` in ``TIMELESS`` places.
+    """
 
     place: str
+    time: str | None
     phase_rad: float
     sun_x: float
     amplitude: float
@@ -135,8 +142,11 @@ def make_story(seed: int, shot_count: int | None = None) -> WorldStory:
     """
     rng = random.Random(seed)
     count = shot_count or rng.choice(SHOT_COUNTS)
+    place = rng.choice(PLACES)
+    time = rng.choice((*TIMES, TIMES[0]))
     setting = Setting(
-        place=rng.choice(PLACES),
+        place=place,
+        time=None if place in TIMELESS else time,
         phase_rad=rng.uniform(0, 2 * math.pi),
         sun_x=rng.uniform(-1.3, 1.3),
         amplitude=rng.uniform(0.6, 1.4),

@@ -17,9 +17,10 @@ PLACES = ("beach", "forest", "snow-field", "night-city", "desert", "room")
 ACTIONS = ("walks-left", "walks-right", "jumps", "dances", "stands-still")
 FRAMINGS = ("wide-shot", "medium-shot", "close-up")
 JOINTS = ("and", "with", ".")
+TIMES = ("by-day", "at-sunset", "at-night")
 
 PAD = "<pad>"
-TOKENS = (PAD, *COLORS, *SPECIES, *ACCESSORIES, *PLACES, *ACTIONS, *FRAMINGS, *JOINTS)
+TOKENS = (PAD, *COLORS, *SPECIES, *ACCESSORIES, *PLACES, *ACTIONS, *FRAMINGS, *JOINTS, *TIMES)
 TOKEN_IDS = MappingProxyType({token: index for index, token in enumerate(TOKENS)})
 
 # Phrases a user may write for a token; the token's own spelling (hyphens as blanks) always counts.
@@ -65,6 +66,9 @@ _PHRASES = {
     "medium-shot": "mid shot|mid-shot|medium view|medium",
     "close-up": "close up|closeup|close-up shot|close up shot|close shot|portrait",
     "with": "wearing|wears|wear",
+    "by-day": "in the daytime|daytime|in daylight|daylight|at noon|noon|midday|in the morning|morning",
+    "at-sunset": "sunset|at dusk|dusk|in the evening|evening|at sundown|sundown|golden hour",
+    "at-night": "in the night|by night|at midnight|midnight|in moonlight|under the moon|moonlight",
 }
 
 # Words that carry nothing the model could draw; dropped without a note.
@@ -77,9 +81,10 @@ STOP_WORDS = frozenset(_STOP_TEXT.split("|"))
 _TOKEN_OF_PHRASE = {
     phrase: token for token, phrases in _PHRASES.items() for phrase in phrases.split("|")
 }
-for _token in TOKENS[1:-1]:
-    _TOKEN_OF_PHRASE[_token] = _token
-    _TOKEN_OF_PHRASE[_token.replace("-", " ")] = _token
+for _token in TOKENS[1:]:
+    if _token != ".":
+        _TOKEN_OF_PHRASE[_token] = _token
+        _TOKEN_OF_PHRASE[_token.replace("-", " ")] = _token
 
 _SHOT_PREFIX = re.compile(r"shot\s*\d+\s*:")
 _NOT_TEXT = re.compile(r"[^a-z. -]+")

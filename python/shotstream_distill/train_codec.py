@@ -1,0 +1,265 @@
+"""Trains the nano codec on drawn clips; resumable.
+
+Called by ``python -m shotstream_distill train-codec``. Characters count more than background, edges
+more than areas. With a frozen encoder every latent bank and every student stays valid.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from shotstream_rt.model.nano_codec import NanoCodecNet
+
+from .muon import Muon
+from .world.render import SHOT_FRAMES, render_shot
+from .world.story import make_story
+
+_log = logging.getLogger("shotstream_distill.train_codec")
+
+FIRST_SEED = 500_000_000
+"""Stories from here on are the codec's and the detector's; no student trains on them."""
+
+JUDGED_CLIPS = 48
+"""Unseen clips that before and after are measured on."""
+
+_STRIDES = (1, 1, 1, 1, 2, 3)
+_REPORT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecConfig:
+    """Recipe of the codec.
+
+    Attributes:
+        clip_frames: frames of a clip, 1 + 4k.
+        batch: clips of a step.
+        bank: clips kept drawn; one is replaced at every step.
+        rate: learning rate of the convolutions (Muon) and, alike, of the rest (AdamW).
+        subject_weight: extra weight of characters.
+        latent_noise: largest noise on latents in training, in their standard deviations.
+        average: of the weights that are written.
+        decay_from: progress from which the rate falls linearly to zero.
+        freeze_encoder: train the decoder alone.
+    """
+
+    clip_frames: int = 5
+    batch: int = 4
+    bank: int = 1500
+    rate: float = 2e-3
+    subject_weight: float = 3.0
+    latent_noise: float = 0.1
+    average: float = 0.998
+    decay_from: float = 0.6
+    freeze_encoder: bool = False
+
+
+def draw_clip(rng: random.Random, frames: int) -> tuple[Tensor, Tensor]:
+    """Draw a random clip: uint8 frames ``[T, 3, H, W]`` and bool subject masks ``[T, 1, H, W]``."""
+    story = make_story(FIRST_SEED + rng.randrange(10_000_000))
+    stride = rng.choice(_STRIDES)
+    first = rng.randrange(SHOT_FRAMES - stride * (frames - 1))
+    wanted = range(first, first + stride * frames, stride)
+    pictures, masks = render_shot(story, rng.randrange(len(story.shots)), wanted)
+    return (pictures * 255).round().to(torch.uint8), (masks > 0)[:, None]
+
+
+def stack(clips: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return frames ``[B, T, 3, H, W]`` in [-1, 1] and masks ``[B, T, 1, H, W]`` as float."""
+    frames, masks = (torch.stack(parts) for parts in zip(*clips, strict=True))
+    return frames.float() / 127.5 - 1, masks.float()
+
+
+def reconstruction_loss(out: Tensor, wanted: Tensor, masks: Tensor, subject: float) -> Tensor:
+    """Absolute, squared and gradient error, characters (one pixel wider) weighted up."""
+    weight = 1 + subject * F.max_pool2d(masks.flatten(0, 1), 3, 1, 1).view_as(masks)
+    weight = weight / weight.mean()
+    error = out - wanted
+    across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
+    flat = (error.abs() + 2 * error.square()) * weight
+    return flat.mean() + 0.5 * (across.mean() + down.mean())
+
+
+@torch.no_grad()
+def judge(net: NanoCodecNet, clips: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return the mean peak signal-to-noise ratio in dB of frames, and of characters alone."""
+    whole, subject = [], []
+    for clip in clips:
+        frames, masks = stack([clip])
+        out, _ = net.decode(net.encode(frames), None)
+        squared = ((out.clamp(-1, 1) - frames) / 2).square()
+        whole.append(-10 * math.log10(float(squared.mean())))
+        if masks.sum() > 0:
+            error = float((squared * masks).sum() / (3 * masks.sum()))
+            subject.append(-10 * math.log10(error))
+    return {
+        "psnr_db": sum(whole) / len(whole),
+        "psnr_subject_db": sum(subject) / max(len(subject), 1),
+    }
+
+
+@torch.no_grad()
+def measure_latents(net: NanoCodecNet, clips: list[tuple[Tensor, Tensor]]) -> None:
+    """Set the statistics that latents are normalised with."""
+    net.latent_mean.zero_()
+    net.latent_std.fill_(1.0)
+    latents = net.encode(stack(clips)[0]).transpose(1, 2).transpose(0, 1).flatten(1)
+    net.latent_mean.copy_(latents.mean(1))
+    net.latent_std.copy_(latents.std(1))
+
+
+class CodecTrainer:
+    """The loop; its state is one file."""
+
+    def __init__(self, config: CodecConfig, start: Path | None, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.config = config
+        self._rng = random.Random(seed)
+        self.net = NanoCodecNet()
+        if start is not None:
+            values = {name: value.float() for name, value in load_file(str(start)).items()}
+            # Blocks that the file lacks begin as the identity.
+            self.net.load_state_dict(values, strict=False)
+        trained = {
+            name: parameter
+            for name, parameter in self.net.named_parameters()
+            if name.startswith("decoder") or not config.freeze_encoder
+        }
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(name in trained)
+        self._hidden = [p for p in trained.values() if p.ndim == 4]
+        self._matrices = [torch.nn.Parameter(p.detach().flatten(1)) for p in self._hidden]
+        self._muon = Muon(self._matrices, learning_rate=config.rate, weight_decay=0.0)
+        self._biases = [p for p in trained.values() if p.ndim == 1]
+        self._adam = torch.optim.AdamW(self._biases, lr=config.rate, weight_decay=0.0)
+        self.average = {name: p.detach().clone() for name, p in trained.items()}
+        self._trained = trained
+        self.steps = 0
+        self.elapsed_s = 0.0
+
+    def step(self, clips: list[tuple[Tensor, Tensor]], scale: float) -> float:
+        """Take one step; returns the loss."""
+        config = self.config
+        frames, masks = stack(clips)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = self.net.encode(frames)
+            level = config.latent_noise * torch.rand(len(clips), 1, 1, 1, 1)
+            made, _ = self.net.decode(latents + level * torch.randn_like(latents), None)
+        loss = reconstruction_loss(made.float(), frames, masks, config.subject_weight)
+        loss.backward()
+        for matrix, weight in zip(self._matrices, self._hidden, strict=True):
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+        torch.nn.utils.clip_grad_norm_([*self._matrices, *self._biases], 1.0)
+        self._muon.step(scale)
+        for group in self._adam.param_groups:
+            group["lr"] = config.rate * scale
+        self._adam.step()
+        keep = min(config.average, self.steps / (self.steps + 10))
+        with torch.no_grad():
+            for matrix, weight in zip(self._matrices, self._hidden, strict=True):
+                weight.copy_(matrix.view_as(weight))
+            for name, parameter in self._trained.items():
+                self.average[name].lerp_(parameter, 1 - keep)
+        self.net.zero_grad(set_to_none=True)
+        self.steps += 1
+        return loss.item()
+
+    def averaged(self, clips: list[tuple[Tensor, Tensor]]) -> NanoCodecNet:
+        """Return the codec that is written: averaged weights, statistics of ``clips``."""
+        net = NanoCodecNet()
+        net.load_state_dict(self.net.state_dict() | self.average)
+        if not self.config.freeze_encoder:
+            measure_latents(net, clips)
+        return net
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to go on; replaces the file in one move."""
+        data = {
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "muon": self._muon.state(),
+            "adam": self._adam.state_dict(),
+            "steps": self.steps,
+            "elapsed_s": self.elapsed_s,
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(data, partial)
+        partial.replace(path)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Go on from a file of ``save``."""
+        data = torch.load(path, weights_only=True)
+        self.net.load_state_dict(data["net"])
+        for matrix, weight in zip(self._matrices, self._hidden, strict=True):
+            matrix.copy_(weight.flatten(1))
+        for name, value in data["average"].items():
+            self.average[name].copy_(value)
+        self._muon.restore(data["muon"])
+        self._adam.load_state_dict(data["adam"])
+        self.steps, self.elapsed_s = data["steps"], data["elapsed_s"]
+
+
+def train_codec(
+    run: Path, start: Path | None, minutes: float, config: CodecConfig | None = None, seed: int = 0
+) -> dict[str, float]:
+    """Run or resume the training; writes ``codec.safetensors`` into the run folder.
+
+    Args:
+        run: folder of checkpoints, made if missing.
+        start: weights to start a new run from; ``None`` for none.
+        minutes: wall time in total.
+        config: the recipe.
+        seed: of clips and noise.
+
+    Returns:
+        ``psnr_db`` and ``psnr_subject_db`` on unseen clips, and ``steps``.
+    """
+    torch.set_num_threads(1)
+    run.mkdir(parents=True, exist_ok=True)
+    config = config or CodecConfig()
+    trainer = CodecTrainer(config, start, seed)
+    checkpoint, out = run / "codec.pt", run / "codec.safetensors"
+    if checkpoint.is_file():
+        trainer.load(checkpoint)
+        _log.info("resumed at step %d, %.0f s", trainer.steps, trainer.elapsed_s)
+    judge_rng = random.Random(seed + 12345)
+    held_out = [draw_clip(judge_rng, 9) for _ in range(JUDGED_CLIPS)]
+    rng = random.Random(seed + trainer.steps)
+    clips = [draw_clip(rng, config.clip_frames) for _ in range(config.bank)]
+    report = judge(trainer.averaged(clips[:200]), held_out)
+    _log.info("%d clips drawn, step %d: %s", len(clips), trainer.steps, report)
+    begun = time.monotonic() - trainer.elapsed_s
+    logged, losses = time.monotonic(), []
+    while (progress := (time.monotonic() - begun) / (60 * minutes)) < 1:
+        scale = min(1.0, (trainer.steps + 1) / 50)
+        if progress > config.decay_from:
+            scale *= (1 - progress) / (1 - config.decay_from)
+        clips[rng.randrange(len(clips))] = draw_clip(rng, config.clip_frames)
+        losses.append(trainer.step(rng.sample(clips, config.batch), scale))
+        if time.monotonic() - logged > _REPORT_S:
+            logged = time.monotonic()
+            trainer.elapsed_s = logged - begun
+            trainer.save(checkpoint)
+            mean = sum(losses) / len(losses)
+            _log.info("step %d, %.0f s: loss %.4f", trainer.steps, trainer.elapsed_s, mean)
+            losses = []
+            if trainer.steps % 5 == 0:
+                _log.info("unseen clips: %s", judge(trainer.averaged(clips[:200]), held_out))
+    trainer.elapsed_s = 60 * minutes
+    trainer.save(checkpoint)
+    final = trainer.averaged(clips[:400])
+    partial = out.with_suffix(".partial")
+    save_file({n: v.bfloat16() for n, v in final.state_dict().items()}, str(partial))
+    partial.replace(out)
+    return {**judge(final, held_out), "steps": float(trainer.steps)}
