@@ -5,7 +5,7 @@
     train-nano     flow matching of the student, resumable
     distill-nano   distillation to four steps, resumable
     ship-nano      write a checkpoint as a student folder
-    tune-codec     train the codec's decoder further (latents stay valid)
+    train-codec    train the codec on drawn clips, resumable
     tune-detector  train the evaluation's detector further
     evaluate       score a model on held-out stories
     fit-identity   fit the descriptors that consistency is measured with
@@ -67,14 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--codec", type=Path, help="codec.safetensors (default: the shipped one)")
     ship.add_argument("--out", type=Path, required=True, help="folder to write")
     ship.add_argument("--lineage", default="{}", help="JSON object kept in student.json")
-    for name, text in (
-        ("tune-codec", "train the codec's decoder further"),
-        ("tune-detector", "train the detector further"),
-    ):
-        tune = command(name, text)
-        tune.add_argument("--minutes", type=float, required=True, help="wall time")
-        tune.add_argument("--start", type=Path, help="weights to start from (default: shipped)")
-        tune.add_argument("--out", type=Path, required=True, help="file to write")
+    train = command("train-codec", "train the codec on drawn clips")
+    train.add_argument("--run", type=Path, default=Path("runs/codec"), help="folder of checkpoints")
+    train.add_argument("--start", type=Path, help="weights to start from (default: none)")
+    train.add_argument("--minutes", type=float, required=True, help="wall time in total")
+    train.add_argument("--freeze-encoder", action="store_true",
+                       help="train the decoder alone: latents and students stay valid")  # fmt: skip
+    tune = command("tune-detector", "train the detector further")
+    tune.add_argument("--minutes", type=float, required=True, help="wall time")
+    tune.add_argument("--start", type=Path, help="weights to start from (default: shipped)")
+    tune.add_argument("--codec", type=Path, help="codec.safetensors whose pictures it sees too")
+    tune.add_argument("--out", type=Path, required=True, help="file to write")
     score = command("evaluate", "score a model on held-out stories")
     score.add_argument("--model", default="nano", help="nano or a student folder")
     score.add_argument("--profile", default="exact", help="of the session (default: exact)")
@@ -201,16 +204,18 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
         ship(options.checkpoint, options.out, NANO_MODEL, codec, json.loads(options.lineage))
         return {"out": str(options.out)}
-    if options.command == "tune-codec":
-        from .tune_codec import tune_codec
+    if options.command == "train-codec":
+        from .train_codec import CodecConfig, train_codec
 
-        start = options.start or NANO_FOLDER / "codec.safetensors"
-        return tune_codec(start, options.out, options.minutes)
+        recipe = CodecConfig(freeze_encoder=options.freeze_encoder)
+        return train_codec(options.run, options.start, options.minutes, recipe)
     if options.command == "tune-detector":
         from .detectors import DETECTOR_FILE
         from .tune_detector import tune_detector
 
-        return tune_detector(options.start or DETECTOR_FILE, options.out, options.minutes)
+        return tune_detector(
+            options.start or DETECTOR_FILE, options.out, options.minutes, codec_file=options.codec
+        )
     if options.command == "gate":
         return _gate(options)
     if options.command == "ablate":

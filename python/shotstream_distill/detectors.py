@@ -1,4 +1,4 @@
-"""Reads pictures of the drawn world: place, framing, species, colours, accessories, positions.
+"""Reads pictures of the drawn world: place, time, framing, species, colours, accessories.
 
 Called by the evaluation. A small segmenter, supervised by the renderer's exact masks, finds the
 species per pixel; the rest is counted off the masks. ``Detector.see`` gives the raw answers of many
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shotstream_rt.errors import WeightsError
-from shotstream_rt.model.nano_vocabulary import COLORS, FRAMINGS, PLACES, SPECIES
+from shotstream_rt.model.nano_vocabulary import COLORS, FRAMINGS, PLACES, SPECIES, TIMES
 
 from .world.characters import PALETTE
 
@@ -37,6 +38,24 @@ class _Conv(nn.Sequential):
         )
 
 
+class Answers(NamedTuple):
+    """What the segmenter answers about frames.
+
+    Attributes:
+        pixels: logits ``[B, 8, 48, 80]`` of background, four species; coat, hat, scarf.
+        places: logits ``[B, places]``.
+        framings: logits ``[B, framings]``.
+        times: logits ``[B, times]``.
+        features: ``[B, 64, 12, 20]`` of an inner layer.
+    """
+
+    pixels: Tensor
+    places: Tensor
+    framings: Tensor
+    times: Tensor
+    features: Tensor
+
+
 class Segmenter(nn.Module):
     """U-net over half-resolution features (268 thousand parameters)."""
 
@@ -52,21 +71,10 @@ class Segmenter(nn.Module):
         self.out = nn.Conv2d(a, 8, 1)
         self.place = nn.Linear(c, len(PLACES))
         self.framing = nn.Linear(2 * c, len(FRAMINGS))
+        self.time = nn.Linear(2 * c, len(TIMES))
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment and classify.
-
-        Args:
-            frames: ``[B, 3, 96, 160]`` in [0, 1].
-
-        Returns:
-            Logits ``[B, 8, 48, 80]`` (background, four species; coat, hat, scarf), place logits
-            and framing logits.
-        """
-        return self.inspect(frames)[:3]
-
-    def inspect(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what ``forward`` does and the features ``[B, 64, 12, 20]`` behind it."""
+    def forward(self, frames: Tensor) -> Answers:
+        """Segment and classify frames ``[B, 3, 96, 160]`` in [0, 1]."""
         d0 = self.down0(F.pixel_unshuffle(frames, 2) - 0.5)
         d1 = self.down1(d0)
         d2 = self.down2(d1)
@@ -76,7 +84,10 @@ class Segmenter(nn.Module):
         u0 = self.mix0(d0 + _twice(self.up0(u1)))
         pooled = d3.mean((2, 3))
         both = torch.cat((pooled, d3.amax((2, 3))), 1)
-        return self.out(u0), self.place(pooled), self.framing(both), d2
+        return Answers(
+            pixels=self.out(u0), places=self.place(pooled), framings=self.framing(both),
+            times=self.time(both), features=d2,
+        )  # fmt: skip
 
 
 def _twice(x: Tensor) -> Tensor:
@@ -104,6 +115,7 @@ class Sight:
         marks: bool ``[B, 3, 48, 80]``: coat, hat, scarf.
         places: ``[B, places]`` probabilities.
         framings: ``[B, framings]`` probabilities.
+        times: ``[B, times]`` probabilities; they say nothing in a timeless place.
         features: ``[B, 64, 12, 20]`` of an inner layer.
         small: ``[B, 3, 48, 80]`` the frames, halved.
     """
@@ -113,6 +125,7 @@ class Sight:
     marks: Tensor
     places: Tensor
     framings: Tensor
+    times: Tensor
     features: Tensor
     small: Tensor
 
@@ -128,12 +141,20 @@ class Reading:
     Attributes:
         place: one of the world's places.
         framing: one of its framings.
+        time: one of its times of day; says nothing in a timeless place.
         subjects: characters by falling area, one per species at most.
     """
 
     place: str
     framing: str
+    time: str
     subjects: tuple[Subject, ...]
+
+
+def mask_center(mask: Tensor) -> Tensor:
+    """Return the centre (x, y) of a mask ``[h, w]`` with any pixels, in widths of the frame."""
+    center: Tensor = mask.nonzero().float().mean(0).flip(0) / mask.shape[1]
+    return center
 
 
 def name_color(pixels: Tensor) -> str:
@@ -171,15 +192,16 @@ class Detector:
     @torch.inference_mode()
     def see(self, frames: Tensor) -> Sight:
         """Segment frames ``[B, 3, 96, 160]`` in [0, 1]."""
-        logits, places, framings, features = self._net.inspect(frames)
-        certainty, classes = logits[:, :5].softmax(1).max(1)
+        answers = self._net(frames)
+        certainty, classes = answers.pixels[:, :5].softmax(1).max(1)
         return Sight(
             classes=classes,
             certainty=certainty,
-            marks=logits[:, 5:] > 0,
-            places=places.softmax(-1),
-            framings=framings.softmax(-1),
-            features=features,
+            marks=answers.pixels[:, 5:] > 0,
+            places=answers.places.softmax(-1),
+            framings=answers.framings.softmax(-1),
+            times=answers.times.softmax(-1),
+            features=answers.features,
             small=F.avg_pool2d(frames, 2),
         )
 
@@ -193,6 +215,7 @@ class Detector:
             Reading(
                 place=PLACES[int(sight.places[row].argmax())],
                 framing=FRAMINGS[int(sight.framings[row].argmax())],
+                time=TIMES[int(sight.times[row].argmax())],
                 subjects=self._subjects(sight.classes[row], sight.marks[row], sight.small[row]),
             )
             for row in rows
@@ -215,7 +238,7 @@ class Detector:
                 Subject(
                     species=species, area=area, color=name_color(pixels[:600]),
                     accessory=accessory,
-                    center_x=float(mask.nonzero()[:, 1].float().mean()) / mask.shape[1],
+                    center_x=float(mask_center(mask)[0]),
                 )
             )  # fmt: skip
         return tuple(sorted(subjects, key=lambda s: -s.area))

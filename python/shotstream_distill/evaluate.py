@@ -142,7 +142,8 @@ class _Worker:
             self._sources[task.source] = _films(config, task.source)
         begun = time.perf_counter()
         film = self._sources[task.source](story, task.number)
-        record = self._judge.judge(story, film, made_s=time.perf_counter() - begun)
+        made_s = time.perf_counter() - begun
+        record = self._judge.judge(story, film, made_s, true_pictures=task.source in CEILINGS)
         if task.source == "model" and config.shots > 1 and config.teacher is None:
             self._swap = self._swap or ContextSwap(
                 config.model, self._judge.detector, config.profile

@@ -24,6 +24,7 @@ from shotstream_rt.model.nano_vocabulary import (
     FRAMINGS,
     PLACES,
     SPECIES,
+    TIMES,
     TOKEN_IDS,
     canonical,
 )
@@ -37,6 +38,9 @@ from .world.story import WorldStory, make_story
 _log = logging.getLogger("shotstream_distill.make_bank")
 
 SHORT_LATENTS, LONG_LATENTS = 6, 21
+LABEL_COLUMNS = 15
+"""Numbers that ``labels`` gives of a shot."""
+
 _CAPTION_TOKENS = 32
 _FREE_FORMS = 3
 
@@ -70,15 +74,21 @@ def class_maps(masks: Tensor) -> Tensor:
 
 
 def labels(story: WorldStory, shot_index: int) -> list[int]:
-    """Return what a shot shows as integers (order is part of the shard format)."""
-    shot, cast = story.shots[shot_index], story.characters
+    """Return what a shot shows as integers (order is part of the shard format).
+
+    Who, framing, action, place; species, colours, accessories and their colours of both
+    characters; time of day; number of the shot, and of shots. What is not there is counted after
+    the last of its kind (accessories: before the first).
+    """
+    shot, cast, time_of_day = story.shots[shot_index], story.characters, story.setting.time
     worn = [ACCESSORIES.index(c.accessory) + 1 if c.accessory else 0 for c in cast]
     worn_colors = [COLORS.index(c.accessory_color) if c.accessory_color else 8 for c in cast]
     return [
         shot.who, FRAMINGS.index(shot.framing), ACTIONS.index(shot.action),
         PLACES.index(story.setting.place),
         *[SPECIES.index(c.species) for c in cast], *[COLORS.index(c.color) for c in cast],
-        *worn, *worn_colors, shot_index, len(story.shots),
+        *worn, *worn_colors, len(TIMES) if time_of_day is None else TIMES.index(time_of_day),
+        shot_index, len(story.shots),
     ]  # fmt: skip
 
 

@@ -10,17 +10,20 @@ import logging
 import math
 import random
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.nano_codec import NanoCodecNet
 
 from .muon import Muon
+from .warm_start import warm_start
 from .world.render import SHOT_FRAMES, render_shot
 from .world.story import make_story
 
@@ -34,6 +37,7 @@ JUDGED_CLIPS = 48
 
 _STRIDES = (1, 1, 1, 1, 2, 3)
 _REPORT_S = 60.0
+_JUDGED_EVERY = 5  # reports: judging takes as long as many steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +122,12 @@ def measure_latents(net: NanoCodecNet, clips: list[tuple[Tensor, Tensor]]) -> No
     net.latent_std.copy_(latents.std(1))
 
 
+def _new_block(name: str, held: Collection[str]) -> bool:
+    """Whether a parameter is of a block of which nothing is held; it begins as the identity."""
+    block = name.rsplit(".", 2)[0] + "."
+    return name.count(".") > 1 and not any(other.startswith(block) for other in held)
+
+
 class CodecTrainer:
     """The loop; its state is one file."""
 
@@ -125,11 +135,14 @@ class CodecTrainer:
         torch.manual_seed(seed)
         self.config = config
         self._rng = random.Random(seed)
+        if config.freeze_encoder and start is None:
+            raise ConfigError(
+                "freeze_encoder: got no weights to start from, wanted a codec whose encoder stays "
+                "as it is; name one with --start"
+            )
         self.net = NanoCodecNet()
         if start is not None:
-            values = {name: value.float() for name, value in load_file(str(start)).items()}
-            # Blocks that the file lacks begin as the identity.
-            self.net.load_state_dict(values, strict=False)
+            warm_start(self.net, start, "codec", _new_block)
         trained = {
             name: parameter
             for name, parameter in self.net.named_parameters()
@@ -240,7 +253,7 @@ def train_codec(
     report = judge(trainer.averaged(clips[:200]), held_out)
     _log.info("%d clips drawn, step %d: %s", len(clips), trainer.steps, report)
     begun = time.monotonic() - trainer.elapsed_s
-    logged, losses = time.monotonic(), []
+    logged, losses, reports = time.monotonic(), [], 0
     while (progress := (time.monotonic() - begun) / (60 * minutes)) < 1:
         scale = min(1.0, (trainer.steps + 1) / 50)
         if progress > config.decay_from:
@@ -254,7 +267,8 @@ def train_codec(
             mean = sum(losses) / len(losses)
             _log.info("step %d, %.0f s: loss %.4f", trainer.steps, trainer.elapsed_s, mean)
             losses = []
-            if trainer.steps % 5 == 0:
+            reports += 1
+            if reports % _JUDGED_EVERY == 0:
                 _log.info("unseen clips: %s", judge(trainer.averaged(clips[:200]), held_out))
     trainer.elapsed_s = 60 * minutes
     trainer.save(checkpoint)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from shotstream_distill.bank import CANDIDATE_FRAMES, LatentBank, Layout, context_frames
-from shotstream_distill.make_bank import class_maps, encode_shot
+from shotstream_distill.make_bank import LABEL_COLUMNS, class_maps, encode_shot, labels
 from shotstream_distill.world.render import SHOT_FRAMES, render_shot
 from shotstream_distill.world.story import make_story
 from shotstream_rt import _native
 from shotstream_rt.model.nano_codec import NanoCodec
+from shotstream_rt.model.nano_vocabulary import PLACES, SPECIES
 
 
 @pytest.mark.parametrize("earlier", range(1, 7))
@@ -21,6 +22,20 @@ def test_context_is_sampled_as_the_runtime_samples(earlier: int) -> None:
     wanted = [tuple(pick) for pick in _native.sample_context([SHOT_FRAMES] * earlier, 6)]
     got = [(shot, CANDIDATE_FRAMES[column]) for shot, column in context_frames(earlier)]
     assert got == wanted
+
+
+def test_labels_tell_the_time_before_the_shots() -> None:
+    stories = [make_story(seed) for seed in range(40)]
+    told = {s.setting.time: {labels(s, i)[-3] for i in range(len(s.shots))} for s in stories}
+    assert told == {"by-day": {0}, "at-sunset": {1}, "at-night": {2}, None: {3}}
+    for story in stories:
+        rows = [labels(story, index) for index in range(len(story.shots))]
+        assert [row[-2] for row in rows] == list(range(len(rows)))
+        assert {row[-1] for row in rows} == {len(rows)}
+        assert {len(row) for row in rows} == {LABEL_COLUMNS}
+        assert [PLACES[row[3]] for row in rows] == [story.setting.place] * len(rows)
+        species = [SPECIES[i] for i in rows[0][4:6]]
+        assert species == [c.species for c in story.characters]
 
 
 def test_maps_are_shares_of_cells() -> None:

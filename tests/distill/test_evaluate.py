@@ -24,15 +24,22 @@ from shotstream_distill.metrics.context_swap import (
 )
 from shotstream_distill.metrics.film import drawn_films, held_out_seeds
 from shotstream_distill.metrics.identity import IdentitySpace
-from shotstream_distill.metrics.judge import Judge, frame_change, meaning, pairwise
+from shotstream_distill.metrics.judge import (
+    Judge,
+    frame_change,
+    meaning,
+    pairwise,
+    position_error,
+)
 from shotstream_distill.metrics.records import FilmRecord, RecordBook
 from shotstream_distill.metrics.text_table import report_lines
-from shotstream_distill.tune_detector import score_drawn
+from shotstream_distill.tune_detector import score_pictures
 from shotstream_distill.world.characters import PALETTE
 from shotstream_distill.world.render import render_shot
 from shotstream_distill.world.story import make_story
 from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.model.loading import NANO_FOLDER
+from shotstream_rt.model.nano_vocabulary import SPECIES
 
 
 @pytest.fixture
@@ -75,6 +82,7 @@ def test_a_perfect_model_scores_full_marks(drawn_model: list[str], tmp_path: Pat
     assert report["means"]["intra_subject"]["value"] > 0.9
     assert report["pairs"]["subject"]["value"] > 0.8
     assert len(report["by_shot"]) == 2
+    assert "position" not in report["means"]
     json.dumps(report)
     assert any("drift" in line for line in report_lines(report))
     assert Image.open(sheet).size[0] > 2 * 160
@@ -95,6 +103,7 @@ def test_a_stopped_evaluation_goes_on(drawn_model: list[str], tmp_path: Path) ->
 def test_ceilings_are_those_of_true_pictures(drawn_model: list[str]) -> None:
     found = measure_ceilings(EvaluationConfig(stories=1, shots=1))
     assert found["drawn"]["scores"]["place"]["value"] == 1
+    assert 0 < found["drawn"]["means"]["position"]["value"] < 5
     assert drawn_model == ["drawn 0", "codec 0"]
 
 
@@ -118,7 +127,7 @@ def test_records_survive_the_disk(tmp_path: Path) -> None:
 
 def test_the_detector_reads_drawn_frames() -> None:
     detector = Detector.load()
-    shares = score_drawn(detector._net, 24)
+    shares = score_pictures(detector._net, 24)
     assert shares["place"]["value"] == 1
     for name in ("framing", "color", "species"):
         assert shares[name]["value"] > 0.9
@@ -156,6 +165,27 @@ def test_missing_vectors_count_as_different_and_two_missing_do_not_count() -> No
     one = torch.tensor([1.0, 0])
     assert pairwise([one, one, None]) == [1.0, 0.0, 0.0]
     assert pairwise([None, None]) == []
+
+
+def test_positions_are_compared_in_widths_of_the_frame() -> None:
+    story = make_story(1, 1)
+    shot = story.shots[0]
+    _, masks = render_shot(story, 0, [0, 24, 48, 72])
+    sight = Detector.load().see(torch.zeros(21, 3, 96, 160))
+    drawn = torch.zeros(21, 48, 80, dtype=torch.long)
+    drawn[[0, 6, 12, 18]] = ((masks[:, 1::2, 1::2] & 15).long() + 1) // 2
+    assert position_error(story, shot, masks, dataclasses.replace(sight, classes=drawn)) == 0
+    # A square in the middle, which nothing cuts off when it moves.
+    who = shot.cast[0]
+    species = SPECIES.index(story.characters[who].species)
+    alone = dataclasses.replace(shot, who=who)
+    square, there = torch.zeros_like(drawn), torch.zeros_like(masks)
+    square[:, 20:30, 30:40] = 1 + species
+    there[:, 40:60, 60:80] = 1 + 2 * species + who
+    moved = dataclasses.replace(sight, classes=square.roll(4, -1))
+    assert position_error(story, alone, there, moved) == pytest.approx(100 * 4 / 80)
+    nobody = dataclasses.replace(sight, classes=torch.zeros_like(drawn))
+    assert position_error(story, alone, there, nobody) is None
 
 
 def test_a_shot_means_its_place_and_people() -> None:
@@ -214,7 +244,10 @@ def test_differences_between_places_do_not_count() -> None:
 def test_donors_share_what_captions_tell_and_nothing_hidden() -> None:
     story = make_story(900_000_003, 5)
     tint, hue = tint_donor(story), hue_donor(story)
-    assert tint.setting.place == hue.setting.place == story.setting.place
+    for donor in (tint, hue):
+        assert (donor.setting.place, donor.setting.time) == (
+            story.setting.place, story.setting.time,
+        )  # fmt: skip
     assert tint.setting.tint != story.setting.tint
     assert hue.setting.tint != story.setting.tint
     for mine, its in zip(story.characters, hue.characters, strict=True):

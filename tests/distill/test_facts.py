@@ -29,7 +29,10 @@ def truthful(story: WorldStory, index: int = 0, color: str | None = None) -> Rea
         )
         for c in (story.characters[who] for who in shot.cast)
     ]
-    return Reading(place=story.setting.place, framing=shot.framing, subjects=tuple(subjects))
+    return Reading(
+        place=story.setting.place, framing=shot.framing, time=story.setting.time or "by-day",
+        subjects=tuple(subjects),
+    )  # fmt: skip
 
 
 def person(
@@ -42,10 +45,11 @@ def person(
 
 
 def record(
-    *people: CharacterFacts, asked: str = "jumps", seen: str = "jumps", place: bool = True
-) -> ShotRecord:
+    *people: CharacterFacts, asked: str = "jumps", seen: str = "jumps", place: bool = True,
+    time: bool | None = None,
+) -> ShotRecord:  # fmt: skip
     return ShotRecord(
-        facts=ShotFacts(place=place, framing=True, characters=people),
+        facts=ShotFacts(place=place, time=time, framing=True, characters=people),
         asked_action=asked,
         actions=(seen,) * len(people),
         figures={"jitter": 1.0, "clarity": 0.9, "sharpness": 1.0, "busy": 0.2, "drawn_busy": 0.0},
@@ -66,7 +70,8 @@ def test_truth_scores_full_marks() -> None:
         facts = read_facts(story, 0, [truthful(story)] * 4)
         shares = fact_shares([facts])
         assert shares["color"].trials == len(story.shots[0].cast)
-        assert all(share.value == 1 for share in shares.values())
+        assert shares["time"].trials == (story.setting.time is not None)
+        assert all(share.value == 1 for share in shares.values() if share.trials)
 
 
 def test_a_wrong_color_counts_as_wrong_and_is_kept_as_seen() -> None:
@@ -77,6 +82,16 @@ def test_a_wrong_color_counts_as_wrong_and_is_kept_as_seen() -> None:
         assert not any(c.color for c in facts.characters)
         assert {c.seen_color for c in facts.characters} == {"white"}
         assert all(c.species for c in facts.characters)
+
+
+def test_a_wrong_time_counts_where_the_story_has_one() -> None:
+    for seed in range(20):
+        story = make_story(seed)
+        wrong = "at-night" if story.setting.time != "at-night" else "by-day"
+        reading = dataclasses.replace(truthful(story), time=wrong)
+        facts = read_facts(story, 0, [reading] * 4)
+        assert facts.time is (None if story.setting.time is None else False)
+        assert facts.place
 
 
 def test_both_characters_are_scored_one_by_one() -> None:
@@ -141,6 +156,15 @@ def test_adherence_is_the_share_of_all_that_was_asked() -> None:
     assert adherence(record(person(), seen="dances")) == pytest.approx(5 / 6)
     missing = person(species=False, color=False, kind="none", paint="none")
     assert adherence(record(missing, place=False, seen="none")) == pytest.approx(1 / 6)
+
+
+def test_time_is_asked_of_stories_that_have_one() -> None:
+    assert adherence(record(person(), time=True)) == 1
+    assert adherence(record(person(), time=False)) == pytest.approx(6 / 7)
+    made = film_figures([film(record(person(), time=t), record(person())) for t in (True, False)])
+    assert made["scores"]["time"]["n"] == 2
+    assert made["scores"]["time"]["value"] == pytest.approx(0.5)
+    assert "time" not in made["drift"]
 
 
 def test_cut_accuracy_counts_missed_and_false_alike() -> None:

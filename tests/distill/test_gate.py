@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream_distill.make_bank import LABEL_COLUMNS
 from shotstream_distill.metrics import gate
 from shotstream_distill.metrics.gate import (
     Examinee,
@@ -30,7 +31,7 @@ def _shard(stories: int = 40, shots: int = 3) -> dict[str, Tensor]:
     rows = stories * shots
     tints = (0.05 * torch.randn(stories, 3)).repeat_interleave(shots, 0)
     base = torch.nn.functional.pad(tints, (0, 13))[:, None, :, None, None]
-    lab = torch.zeros(rows, 14, dtype=torch.int16)
+    lab = torch.zeros(rows, LABEL_COLUMNS, dtype=torch.int16)
     lab[:, 3] = torch.randint(len(PLACES), (stories,)).repeat_interleave(shots)
     lab[:, -2] = torch.arange(shots).repeat(stories)
     maps = torch.zeros(rows, 6, 2, 3, 12, 20, dtype=torch.uint8)
@@ -77,6 +78,17 @@ def test_probe_and_exam_share_no_story() -> None:
     torch.testing.assert_close(probe, scenes.probe)
 
 
+def test_shots_in_the_evening_are_left_out() -> None:
+    shard = _shard()
+    evening = shard["lab"][:, -3]
+    evening[30:90] = torch.tensor([1, 2]).repeat(30)
+    scenes = GateScenes.from_shard(shard, frames=3)
+    lit = {tuple(t.tolist()) for t in shard["tint"][evening == 0]}
+    assert {tuple(t.tolist()) for t in scenes.tints} <= lit
+    shard["lat"][evening > 0] = 100.0  # nothing is learnt from them either
+    torch.testing.assert_close(GateScenes.from_shard(shard, frames=3).probe, scenes.probe)
+
+
 def test_only_characters_seen_before_count_as_subjects() -> None:
     shard = _shard()
     shard["lab"][:, 0] = 1  # only character 1 in every shot: character 0's cells are news
@@ -87,6 +99,13 @@ def test_only_characters_seen_before_count_as_subjects() -> None:
 def test_too_few_shots_are_refused() -> None:
     with pytest.raises(ConfigError, match="later shots"):
         GateScenes.from_shard(_shard(stories=4), frames=3)
+
+
+def test_scenes_of_another_world_are_refused() -> None:
+    shard = _shard()
+    shard["lab"] = shard["lab"][:, 1:]
+    with pytest.raises(ConfigError, match="another world"):
+        GateScenes.from_shard(shard, frames=3)
 
 
 def test_features_do_not_depend_on_where_things_are() -> None:

@@ -25,11 +25,13 @@ from shotstream_distill.paper.run import Run
 from shotstream_distill.paper.run_config import RunConfig
 from shotstream_distill.paper.shot_batch import Words
 from shotstream_distill.paper.teacher_stage import TeacherStage
-from shotstream_distill.paper.text_side import FrozenText
+from shotstream_distill.paper.text_side import FrozenText, NanoText
 from shotstream_distill.paper.workshop import Workshop
 from shotstream_rt.config import ModelConfig
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
+from shotstream_rt.model.nano_text import NanoTextNet
+from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
 from shotstream_rt.model.weights import student_state
 from shotstream_rt.video import VideoWriter
 
@@ -179,6 +181,15 @@ def test_frozen_captions_keep_lengths_and_drops() -> None:
     assert told.lengths.tolist() == [[2, 4], [0, 0]]
     assert told.embeddings[1].abs().sum() == 0
     assert side.unconditional(words).lengths.tolist() == [[3], [3]]
+
+
+def test_an_encoder_from_before_drops_later_words() -> None:
+    text = NanoText(NanoTextNet(TOKEN_IDS["by-day"]))
+    later = TOKEN_IDS["at-sunset"]
+    words = torch.tensor([[[3, later, 9, 0]], [[3, 9, 0, 0]]])
+    told = text.captions(words, [False, False])
+    assert told.lengths.tolist() == [[2], [2]]
+    torch.testing.assert_close(told.embeddings[0], told.embeddings[1])
 
 
 def test_the_full_size_stages_take_real_steps_at_reduced_width(tmp_path: Path) -> None:

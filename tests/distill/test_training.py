@@ -167,30 +167,6 @@ def test_commands_report_and_refuse(
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["tune-codec", "tune-detector"])
-def test_tuning_writes_a_file_that_loads(
-    command: str,
-    tmp_path: Path,
-    codec_file: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from shotstream_distill import tune_codec, tune_detector
-    from shotstream_distill.detectors import Detector
-    from shotstream_rt.model.nano_codec import NanoCodec
-
-    monkeypatch.setattr(tune_codec, "JUDGED_CLIPS", 2)
-    monkeypatch.setattr(tune_detector, "JUDGED_SHOTS", 4)
-    out = tmp_path / "tuned.safetensors"
-    start = ["--start", str(codec_file)] if command == "tune-codec" else []
-    assert main([command, "--minutes", "0.02", "--out", str(out), *start, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] >= 1
-    if command == "tune-codec":
-        NanoCodec.load(out)
-    else:
-        Detector.load(out)
-
-
 def test_coarse_errors_count_more_than_detail() -> None:
     shape = (2, 3, 16, 12, 20)
     offset = torch.full(shape, 0.1)

@@ -11,8 +11,8 @@ import torch
 from shotstream_distill.world.captions import free_caption, story_captions
 from shotstream_distill.world.characters import MASK_COAT, MASK_HAT, MASK_SCARF
 from shotstream_distill.world.render import HEIGHT, WIDTH, render_shot
-from shotstream_distill.world.story import BOTH, make_story
-from shotstream_rt.model.nano_vocabulary import PLACES, SPECIES, canonical
+from shotstream_distill.world.story import BOTH, TIMELESS, make_story
+from shotstream_rt.model.nano_vocabulary import PLACES, SPECIES, TIMES, canonical
 
 
 def test_equal_seeds_give_equal_stories() -> None:
@@ -73,6 +73,35 @@ def test_pictures_are_functions_of_story_and_frame(place: str) -> None:
     alone, mask_alone = render_shot(story, 0, [5])
     torch.testing.assert_close(alone[0], frames[1])
     assert torch.equal(mask_alone[0], masks[1])
+
+
+def test_timeless_places_have_no_time() -> None:
+    for seed in range(60):
+        setting = make_story(seed).setting
+        assert (setting.time is None) == (setting.place in TIMELESS)
+        assert setting.time is None or setting.time in TIMES
+
+
+def test_captions_tell_the_time_unless_it_is_day() -> None:
+    rng = random.Random(1)
+    for seed in range(60):
+        story = make_story(seed)
+        asked = {story.setting.time} & {"at-sunset", "at-night"}
+        assert set(canonical(story_captions(story)[0])[0]) & set(TIMES) == asked
+        assert set(canonical(free_caption(story, 0, rng))[0]) & set(TIMES) == asked
+
+
+def test_the_evening_is_darker_and_no_other_world() -> None:
+    story = next(s for s in map(make_story, range(99)) if s.setting.place == "beach")
+    drawn = {}
+    for time in TIMES:
+        setting = dataclasses.replace(story.setting, time=time)
+        drawn[time] = render_shot(dataclasses.replace(story, setting=setting), 0, [8])
+    light = {time: float(frames.mean()) for time, (frames, _) in drawn.items()}
+    assert light["at-night"] < light["at-sunset"] < light["by-day"]
+    masks = [masks for _, masks in drawn.values()]
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2])
 
 
 def test_masks_name_species_and_character() -> None:

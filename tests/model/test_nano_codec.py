@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.model.codec import LatentCodec, StreamDecoder
-from shotstream_rt.model.nano_codec import CausalBlock, NanoCodec, NanoCodecNet
+from shotstream_rt.model.nano_codec import CausalBlock, CodecDepths, NanoCodec, NanoCodecNet
 
 
 @pytest.fixture
@@ -102,3 +102,14 @@ def test_load_says_what_is_wrong(tmp_path: Path) -> None:
     save_file({"latent_mean": torch.zeros(16)}, str(tmp_path / "codec.safetensors"))
     with pytest.raises(WeightsError, match="does not fit"):
         NanoCodec.load(tmp_path / "codec.safetensors")
+
+
+def test_depths_are_read_off_the_file(tmp_path: Path, clip: torch.Tensor) -> None:
+    depths = CodecDepths(encoder_quarter=2, encoder_eighth=1, decoder_eighth=3, decoder_quarter=2)
+    net = NanoCodecNet(depths)
+    assert CodecDepths.of(net.state_dict()) == depths
+    assert CodecDepths.of(NanoCodecNet().state_dict()) == CodecDepths()
+    path = tmp_path / "codec.safetensors"
+    save_file(net.state_dict(), str(path))
+    latents = NanoCodec.load(path).encode_clip(clip)
+    torch.testing.assert_close(latents, NanoCodec(net).encode_clip(clip))

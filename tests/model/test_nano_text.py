@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from shotstream_rt.errors import WeightsError
 from shotstream_rt.model.captions import TextEncoder
 from shotstream_rt.model.nano_text import TEXT_DIM, TEXT_LEN, NanoTextEncoder, NanoTextNet
+from shotstream_rt.model.nano_vocabulary import TOKEN_IDS, TOKENS
 
 
 @pytest.fixture
@@ -69,3 +70,22 @@ def test_load_says_what_is_wrong(tmp_path: Path) -> None:
     save_file({"positions": torch.zeros(1)}, str(tmp_path / "text.safetensors"))
     with pytest.raises(WeightsError, match="does not fit"):
         NanoTextEncoder.load(tmp_path / "text.safetensors")
+
+
+def test_weights_from_before_the_times_of_day_load(tmp_path: Path, seeded: int) -> None:
+    """Words beyond their table are unknown words, whatever the table of this version holds."""
+    path = tmp_path / "text.safetensors"
+    save_file(NanoTextNet(TOKEN_IDS["by-day"]).state_dict(), str(path))
+    encoder = NanoTextEncoder.load(path)
+    told, lengths = encoder.encode(["a red cat on a beach at sunset", "a red cat on a beach"])
+    assert lengths == [3, 3]
+    assert torch.equal(told[0], told[1])
+    (note,) = encoder.check("a red cat on a beach at sunset")
+    assert "does not know: at-sunset" in note
+
+
+def test_weights_of_a_later_vocabulary_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.safetensors"
+    save_file(NanoTextNet(len(TOKENS) + 1).state_dict(), str(path))
+    with pytest.raises(WeightsError, match="does not fit"):
+        NanoTextEncoder.load(path)

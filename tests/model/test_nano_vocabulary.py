@@ -17,6 +17,9 @@ from shotstream_rt.model.nano_vocabulary import TOKEN_IDS, TOKENS, canonical
         ("A cat on a beach. shot0:Medium shot: the cat sits.",
          "cat beach . medium-shot cat stands-still"),
         ("a cat on a beachshot12:wide shot", "cat beach . wide-shot"),
+        ("in the evening a cat on a beach", "at-sunset cat beach"),
+        ("a cat in a forest at midnight", "cat forest at-night"),
+        ("a city at night, in daylight", "night-city by-day"),
         ("", ""),
         (" . .. ", ""),
     ],
@@ -41,11 +44,19 @@ def test_words_inside_words_are_left_alone() -> None:
 
 
 def test_every_token_names_itself() -> None:
-    for token in TOKENS[1:-1]:
-        assert canonical(token)[0] == [token]
-        assert canonical(token.replace("-", " "))[0] == [token]
+    for token in TOKENS[1:]:
+        if token != ".":
+            assert canonical(token)[0] == [token]
+            assert canonical(token.replace("-", " "))[0] == [token]
 
 
 def test_ids_are_dense_and_padding_is_zero() -> None:
     assert sorted(TOKEN_IDS.values()) == list(range(len(TOKENS)))
     assert TOKEN_IDS[TOKENS[0]] == 0
+
+
+def test_a_model_from_before_does_not_know_later_words() -> None:
+    before = TOKEN_IDS["by-day"]
+    prompt = "a red dragon at sunset on a beach"
+    assert canonical(prompt) == (["red", "at-sunset", "beach"], ["dragon"])
+    assert canonical(prompt, before) == (["red", "beach"], ["dragon", "at-sunset"])

@@ -4,7 +4,7 @@ Called by the evaluation. A story's second shot is made twice: with context fram
 and without context. No caption tells the tint of a scene or the exact hue of a coat, so the made
 shot can agree with the donor's only if the context was used.
 
-* Tint: the donor is another story in the same place.
+* Tint: the donor is another story in the same place at the same time of day.
 * Hue: the donor is the same story with other hidden variables, its first shot showing the
   characters of the second one.
 """
@@ -28,7 +28,7 @@ from ..detectors import Detector
 from ..world.captions import story_captions
 from ..world.characters import MASK_COAT
 from ..world.render import render_shot
-from ..world.story import WorldStory, make_story
+from ..world.story import Setting, WorldStory, make_story
 from .intervals import Estimate, resample
 
 _DONOR_OFFSET = 50_000
@@ -54,10 +54,23 @@ def coat_color(frames: Tensor, coats: Tensor) -> Tensor | None:
 
 
 def tint_donor(story: WorldStory) -> WorldStory:
-    """Return another story in the same place."""
+    """Return another story in the same place at the same time of day."""
     donor = make_story(story.seed + _DONOR_OFFSET, len(story.shots))
-    setting = dataclasses.replace(donor.setting, place=story.setting.place)
-    return dataclasses.replace(donor, setting=setting)
+    return dataclasses.replace(donor, setting=_there(donor, story))
+
+
+def _there(donor: WorldStory, story: WorldStory) -> Setting:
+    """The donor's hidden setting where and when the story plays."""
+    told = story.setting
+    return dataclasses.replace(donor.setting, place=told.place, time=told.time)
+
+
+def _drawn(
+    story: WorldStory, scene: Setting, tint: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    """Draw the story's second shot in a scene of some tint: frames and masks."""
+    setting = dataclasses.replace(scene, tint=tint)
+    return render_shot(dataclasses.replace(story, setting=setting), 1, _READ)
 
 
 def hue_donor(story: WorldStory) -> WorldStory:
@@ -71,7 +84,7 @@ def hue_donor(story: WorldStory) -> WorldStory:
     return dataclasses.replace(
         story,
         characters=(people[0], people[1]),
-        setting=dataclasses.replace(other.setting, place=story.setting.place),
+        setting=_there(other, story),
         shots=(cast, *story.shots[1:]),
     )
 
@@ -124,17 +137,18 @@ class ContextSwap:
         """
         donor = tint_donor(story)
         # The same shot in the donor's scene without its tint: what is left is the tint.
-        plain = dataclasses.replace(donor.setting, tint=_PLAIN)
-        expected = render_shot(dataclasses.replace(story, setting=plain), 1, _READ)
+        scene = donor.setting
+        expected = _drawn(story, scene, _PLAIN)
         blind = self._make(donor, story, number, blind=True)
         given = self._make(donor, story, number)
         record: dict[str, Any] = {
-            "place": story.setting.place,
+            "place": f"{story.setting.place} {story.setting.time}",
             "tint": {
                 "made": tint_shift(given, *expected).tolist(),
                 "blind": tint_shift(blind, *expected).tolist(),
-                "given": list(donor.setting.tint),
-                "own": list(story.setting.tint),
+                # As it shows: the evening dims a tint with everything else.
+                "given": tint_shift(_drawn(story, scene, scene.tint)[0], *expected).tolist(),
+                "own": tint_shift(_drawn(story, scene, story.setting.tint)[0], *expected).tolist(),
             },
         }
         hue = self._hue(story, number, blind)
@@ -224,7 +238,8 @@ def swap_estimates(records: Sequence[Mapping[str, Any]], kind: str) -> SwapUse |
 
     Args:
         records: of ``ContextSwap.measure``.
-        kind: ``tint`` (places' means taken out) or ``hue`` (coat colours' means taken out).
+        kind: ``tint`` (means of places at their times taken out) or ``hue`` (coat colours' means
+            taken out).
 
     Returns:
         ``None`` with fewer than eight stories: nothing can be said then.

@@ -16,7 +16,8 @@ from .intervals import Share
 KEY_FRAMES = (0, 24, 48, 72)
 """Frames of a shot that facts are read off."""
 
-FACT_NAMES = ("place", "framing", "color", "species", "accessory")
+FACT_NAMES = ("place", "time", "framing", "color", "species", "accessory")
+_OF_SHOT = ("place", "time", "framing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +54,19 @@ class CharacterFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShotFacts:
-    """A shot's place and framing right or not, and its characters."""
+    """A shot's place, time of day and framing right or not, and its characters.
+
+    ``time`` is ``None`` where the story has none.
+    """
 
     place: bool
+    time: bool | None
     framing: bool
     characters: tuple[CharacterFacts, ...]
 
     def answers(self, name: str) -> list[bool | None]:
         """Return the answers to one of ``FACT_NAMES``: one of the shot, or one a character."""
-        if name in ("place", "framing"):
+        if name in _OF_SHOT:
             return [getattr(self, name)]
         return [getattr(character, name) for character in self.characters]
 
@@ -104,8 +109,10 @@ def read_facts(story: WorldStory, shot_index: int, readings: Sequence[Reading]) 
                 seen_color=color,
             )
         )
+    time = story.setting.time
     return ShotFacts(
         place=majority([r.place for r in readings]) == story.setting.place,
+        time=None if time is None else majority([r.time for r in readings]) == time,
         framing=majority([r.framing for r in readings]) == shot.framing,
         characters=tuple(characters),
     )

@@ -24,11 +24,11 @@ from torch import Tensor
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.loading import NANO_FOLDER
-from shotstream_rt.model.nano_vocabulary import PLACES
+from shotstream_rt.model.nano_vocabulary import PLACES, TIMES
 from shotstream_rt.schedule import Schedule
 
 from ..bank import CONTEXT_FRAMES, context_frames
-from ..make_bank import make_bank
+from ..make_bank import LABEL_COLUMNS, make_bank
 from ..paper.gate import Gate, GateReport
 from ..paper.network import TrainNet
 from ..paper.product import start_weights
@@ -44,7 +44,7 @@ from .intervals import Estimate, resample
 FIRST_SEED = 540_000_000
 """Stories from here on are the gate's: never trained on."""
 
-_STORIES = 96
+_STORIES = 160
 _EXAM_SCENES = 64
 _BATCH = 16
 _RIDGE = 1e-3
@@ -52,7 +52,10 @@ _PROBE_SHARDS = 12
 _LEAST_CELLS = 3.0
 _WHO_COLUMN = 0
 _PLACE_COLUMN = 3
+_TIME_COLUMN = -3
 _SHOT_COLUMN = -2
+_LESSON = ("lat", "lab", "tint")
+_EVENINGS = tuple(TIMES.index(time) for time in ("at-sunset", "at-night"))
 
 
 def tint_features(latents: Tensor, places: Tensor) -> Tensor:
@@ -123,13 +126,22 @@ class GateScenes:
         Raises:
             ConfigError: too few later shots.
         """
-        later = [row for row, n in enumerate(shard["lab"][:, _SHOT_COLUMN].tolist()) if n > 0]
+        columns = shard["lab"].shape[1]
+        if columns != LABEL_COLUMNS:
+            raise ConfigError(
+                f"gate: got scenes with {columns} labels, wanted {LABEL_COLUMNS}: they show "
+                "another world; name an empty folder, and a bank of this version"
+            )
+        numbers = shard["lab"][:, _SHOT_COLUMN].tolist()
+        later = [row for row in _lit(shard) if numbers[row] > 0]
         exam = later[-min(_EXAM_SCENES, len(later) // 2) :]
         if len(exam) < 8:
-            raise ConfigError(f"gate: got {len(later)} later shots, wanted at least 16")
+            raise ConfigError(
+                f"gate: got {len(later)} later shots in the light, wanted at least 16"
+            )
         # Shots of one story share their tint: none may be on both sides.
         first = exam[0] - int(shard["lab"][exam[0], _SHOT_COLUMN])
-        head = {key: shard[key][:first] for key in ("lat", "lab", "tint")}
+        head = {key: shard[key][:first] for key in _LESSON}
         probe = _fit_probe([head, *lessons], frames)
         latents, tints = shard["lat"][:, :frames].float(), shard["tint"].float()
         places = shard["lab"][:, _PLACE_COLUMN].long()
@@ -146,15 +158,22 @@ class GateScenes:
         )
 
 
+def _lit(shard: Mapping[str, Tensor]) -> list[int]:
+    """Rows of shots by day or in a timeless place: in the evening a tint hardly shows."""
+    times = shard["lab"][:, _TIME_COLUMN].tolist()
+    return [row for row, time in enumerate(times) if time not in _EVENINGS]
+
+
 def _fit_probe(shards: Sequence[Mapping[str, Tensor]], frames: int) -> Tensor:
-    """Ridge regression from ``tint_features`` to tints."""
+    """Ridge regression from ``tint_features`` to tints, over shots in the light."""
+    seen = [{key: s[key][_lit(s)] for key in _LESSON} for s in shards]
     known = torch.cat(
         [
             tint_features(s["lat"][:, :frames].float(), s["lab"][:, _PLACE_COLUMN].long())
-            for s in shards
+            for s in seen
         ]
     ).double()
-    tints = torch.cat([s["tint"] for s in shards]).double()
+    tints = torch.cat([s["tint"] for s in seen]).double()
     scale = known.T @ known + _RIDGE * len(known) * torch.eye(known.shape[1]).double()
     probe: Tensor = torch.linalg.solve(scale, known.T @ tints)
     return probe.float()

@@ -18,7 +18,7 @@ from torch import Tensor
 from shotstream_rt.model.nano_codec import NanoCodec
 from shotstream_rt.model.nano_vocabulary import COLORS, SPECIES
 
-from ..detectors import Detector, Reading, Sight
+from ..detectors import Detector, Reading, Sight, mask_center
 from ..world.render import FRAME_RATE_HZ, SHOT_FRAMES, render_shot
 from ..world.story import Shot, WorldStory
 from .cuts import CutCount, find_cuts
@@ -84,6 +84,30 @@ def meaning(sight: Sight, readings: Sequence[Reading]) -> Tensor:
     return F.normalize(torch.cat((sight.places.mean(0), kinds, colors)), dim=0)
 
 
+def position_error(story: WorldStory, shot: Shot, masks: Tensor, sight: Sight) -> float | None:
+    """Mean distance between where characters are and where they are seen, in % of the width.
+
+    Args:
+        story: whose shot this is.
+        shot: tells who is there.
+        masks: uint8 ``[4, 96, 160]`` of ``render_shot`` at the key frames.
+        sight: of the frames read, which show just that.
+
+    Returns:
+        ``None`` when nobody is both there and seen.
+    """
+    distances = []
+    # The segmenter was taught these pixels of every four.
+    labels = masks[:, 1::2, 1::2] & 15
+    for row, label in zip(_KEY_ROWS, labels, strict=True):
+        for who in shot.cast:
+            species = SPECIES.index(story.characters[who].species)
+            there, seen = label == 1 + 2 * species + who, sight.classes[row] == 1 + species
+            if bool(there.any()) and bool(seen.any()):
+                distances.append(100 * float((mask_center(there) - mask_center(seen)).norm()))
+    return sum(distances) / len(distances) if distances else None
+
+
 class Judge:
     """Everything that reads films, loaded once.
 
@@ -102,13 +126,17 @@ class Judge:
         self._codec = NanoCodec.load(codec_file)
 
     @torch.inference_mode()
-    def judge(self, story: WorldStory, film: Tensor, made_s: float = 0.0) -> FilmRecord:
+    def judge(
+        self, story: WorldStory, film: Tensor, made_s: float = 0.0, *, true_pictures: bool = False
+    ) -> FilmRecord:
         """Measure a film.
 
         Args:
             story: what was asked for.
             film: uint8 ``[shots, 81, 3, 96, 160]``.
             made_s: kept in the record.
+            true_pictures: the film shows characters where the renderer's masks have them, so the
+                detector's positions can be compared with those.
 
         Cost:
             About 0.4 s a shot on one CPU core.
@@ -129,7 +157,7 @@ class Judge:
                     asked_action=story.shots[index].action,
                     actions=self._actions(story, facts, sight),
                     figures={
-                        **self._quality(story, index, frames, sight),
+                        **self._quality(story, index, frames, sight, true_pictures),
                         # A character that is never seen is not consistent; a background that is
                         # never seen tells nothing.
                         "intra_subject": _mean([v for c in found.values() for v in pairwise(c)]),
@@ -177,7 +205,7 @@ class Judge:
         return tuple(actions)
 
     def _quality(
-        self, story: WorldStory, index: int, frames: Tensor, sight: Sight
+        self, story: WorldStory, index: int, frames: Tensor, sight: Sight, true_pictures: bool
     ) -> dict[str, float]:
         drawn, masks = render_shot(story, index, _EVEN)
         keys, drawn_keys = frames[list(KEY_FRAMES)], drawn[_KEY_EVEN]
@@ -189,7 +217,13 @@ class Judge:
         small = F.avg_pool2d(drawn[:: READ_STRIDE // 2], 2)
         every = (small[1:] - small[:-1]).abs().mean(1).flatten(1)
         drawn_busy = float(every.quantile(_BUSIEST, dim=1).mean())
+        error = (
+            position_error(story, story.shots[index], masks[_KEY_EVEN], sight)
+            if true_pictures
+            else None
+        )
         return {
+            **({} if error is None else {"position": error}),
             "jitter": frame_change(frames[::2]) / max(frame_change(drawn), _TINY),
             "sharpness": sharpness(keys) / max(sharpness(drawn_keys), _TINY),
             "clarity": float(sight.certainty[there].mean()) if bool(there.any()) else 0.0,

@@ -16,7 +16,7 @@ mpl.use("Agg")  # no window system is needed, nor looked for
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-_SHARES = ("place", "framing", "species", "color", "accessory", "direction", "action")
+_SHARES = ("place", "time", "framing", "species", "color", "accessory", "direction", "action")
 _MEANS = ("intra_subject", "intra_background", "adherence", "clarity")
 _QUALITY = ("jitter", "sharpness", "latent_std", "subject_area")
 _GOALS = {"place": 0.95, "species": 0.80, "color": 0.90, "direction": 0.75}

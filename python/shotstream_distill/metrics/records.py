@@ -19,7 +19,7 @@ from shotstream_rt.errors import ConfigError
 from .cuts import CutCount
 from .facts import CharacterFacts, ShotFacts
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,7 @@ class FilmRecord:
             ShotRecord(
                 facts=ShotFacts(
                     place=shot["facts"]["place"],
+                    time=shot["facts"]["time"],
                     framing=shot["facts"]["framing"],
                     characters=tuple(CharacterFacts(**c) for c in shot["facts"]["characters"]),
                 ),

@@ -21,7 +21,16 @@ from .judge import DYNAMIC_LIMIT
 from .records import FilmRecord, ShotRecord
 
 WALKS = ("walks-left", "walks-right")
-DRIFT_NAMES = ("place", "species", "color", "direction", "adherence", "clarity", "sharpness")
+DRIFT_NAMES = (
+    "place",
+    "time",
+    "species",
+    "color",
+    "direction",
+    "adherence",
+    "clarity",
+    "sharpness",
+)
 
 Figures = dict[str, dict[str, float]]
 
@@ -41,10 +50,12 @@ def action_answers(shot: ShotRecord) -> list[bool | None]:
 def adherence(shot: ShotRecord) -> float:
     """Share of everything the captions ask of a shot that was seen.
 
-    Place, framing, and of each character species, colour, accessory and action; the accessory of a
-    character that was not seen counts as wrong.
+    Place, time where there is one, framing, and of each character species, colour, accessory and
+    action; the accessory of a character that was not seen counts as wrong.
     """
     answers = [shot.facts.place, shot.facts.framing]
+    if shot.facts.time is not None:
+        answers.append(shot.facts.time)
     for character, action in zip(shot.facts.characters, action_answers(shot), strict=True):
         answers += [character.species, character.color, bool(character.accessory), bool(action)]
     return sum(answers) / len(answers)

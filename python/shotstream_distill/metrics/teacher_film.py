@@ -154,7 +154,7 @@ class TeacherFilms:
             float32 ``[shots, P, 3, H, W]`` in [-1, 1].
         """
         stream = self._teacher.stream
-        words = caption_ids(captions)[0][None]
+        words = caption_ids(captions, self._teacher.text.net.words)[0][None]
         film = Film(self._codec, stream, words, stream.shot.shot_frames)
         noise, shots = PhiloxNoise(seed), []
         for number in range(len(captions)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_SHARES = ("place", "framing", "species", "color", "accessory", "direction", "action")
-_BY_SHOT = ("place", "species", "color", "direction", "adherence")
+_SHARES = ("place", "time", "framing", "species", "color", "accessory", "direction", "action")
+_BY_SHOT = ("place", "time", "species", "color", "direction", "adherence")
 _MEANS = ("intra_subject", "intra_background", "adherence", "clarity", "sharpness", "jitter",
-          "latent_std", "subject_area")  # fmt: skip
+          "latent_std", "subject_area", "position")  # fmt: skip
 
 
 def _share(name: str, row: Mapping[str, float]) -> str:

@@ -36,7 +36,10 @@ class TextSide(Protocol):
 
 
 class NanoText:
-    """The small encoder on token ids; its parameters train where they require gradients."""
+    """The small encoder on token ids; its parameters train where they require gradients.
+
+    Tokens that it does not know are dropped, as the runtime drops them.
+    """
 
     def __init__(self, net: NanoTextNet) -> None:
         self.net = net
@@ -46,6 +49,8 @@ class NanoText:
         if not isinstance(words, Tensor):
             raise ConfigError("text.kind: got prompts for 'nano', wanted token ids; use 'umt5'")
         device = self.net.positions.device
+        known = words.where(words < self.net.words, 0)
+        words = known.gather(-1, torch.argsort((known == 0).long(), stable=True))
         lengths = (words > 0).sum(-1)
         ids = words[..., : max(int(lengths.max()), 1)].to(device)
         embedded = self.net(ids.flatten(0, 1)).unflatten(0, ids.shape[:2])

@@ -63,8 +63,8 @@ def text_of(weights: Weights) -> NanoTextNet:
     Raises:
         WeightsError: they hold none that fits.
     """
-    net = NanoTextNet()
     own = {k.removeprefix(TEXT): v.float() for k, v in weights.items() if k.startswith(TEXT)}
+    net = NanoTextNet.fitting(own)
     try:
         net.load_state_dict(own)
     except RuntimeError as error:

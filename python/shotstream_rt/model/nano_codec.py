@@ -9,6 +9,8 @@ of itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -21,6 +23,25 @@ from .nano_files import load_float32
 LATENT_CHANNELS = 16
 _GROUP = 4  # frames of a latent
 _STACKED = 3 * _GROUP * 16  # channels of four frames unshuffled by four
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecDepths:
+    """Residual blocks of each part of the codec; the defaults are those of a new one."""
+
+    encoder_quarter: int = 3
+    encoder_eighth: int = 4
+    decoder_eighth: int = 5
+    decoder_quarter: int = 4
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> CodecDepths:
+        """Count the blocks that a file's parameter names speak of."""
+        blocks = {tuple(name.split(".")[:2]) for name in names}
+        counted = {
+            field.name: sum(block[0] == field.name for block in blocks) for field in fields(cls)
+        }
+        return cls(**counted)
 
 
 class CausalBlock(nn.Module):
@@ -65,6 +86,11 @@ class CausalBlock(nn.Module):
         return out, last
 
 
+def _blocks(channels: int, count: int, memories: int) -> nn.ModuleList:
+    """Blocks of one width, the first of them with memory."""
+    return nn.ModuleList(CausalBlock(channels, index < memories) for index in range(count))
+
+
 def _run(
     blocks: nn.ModuleList, x: Tensor, frames: int, state: list[Tensor | None] | None
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -76,23 +102,28 @@ def _run(
 
 
 class NanoCodecNet(nn.Module):
-    """Both networks and the latents' statistics (1.9 million parameters)."""
+    """Both networks and the latents' statistics (3.0 million parameters).
+
+    Args:
+        depths: blocks of each part; ``None`` for those of a new codec.
+    """
 
     latent_mean: Tensor
     latent_std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, depths: CodecDepths | None = None) -> None:
         super().__init__()
+        self.depths = depths or CodecDepths()
         quarter, eighth, decoded = 64, 96, 96
         self.encoder_in = nn.Conv2d(_STACKED, quarter, 3, padding=1)
-        self.encoder_quarter = nn.ModuleList(CausalBlock(quarter, False) for _ in range(3))
+        self.encoder_quarter = _blocks(quarter, self.depths.encoder_quarter, 0)
         self.encoder_down = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
-        self.encoder_eighth = nn.ModuleList(CausalBlock(eighth, i == 0) for i in range(4))
+        self.encoder_eighth = _blocks(eighth, self.depths.encoder_eighth, 1)
         self.encoder_out = nn.Conv2d(eighth, LATENT_CHANNELS, 1)
         self.decoder_in = nn.Conv2d(LATENT_CHANNELS, eighth, 3, padding=1)
-        self.decoder_eighth = nn.ModuleList(CausalBlock(eighth, i < 2) for i in range(5))
+        self.decoder_eighth = _blocks(eighth, self.depths.decoder_eighth, 2)
         self.decoder_up = nn.Conv2d(eighth, 4 * decoded, 1)
-        self.decoder_quarter = nn.ModuleList(CausalBlock(decoded, False) for _ in range(4))
+        self.decoder_quarter = _blocks(decoded, self.depths.decoder_quarter, 0)
         self.decoder_out = nn.Conv2d(decoded, _STACKED, 3, padding=1)
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
@@ -159,13 +190,12 @@ class NanoCodec:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> NanoCodec:
-        """Read ``codec.safetensors``; computes in float32.
+        """Read ``codec.safetensors`` of any depth; computes in float32.
 
         Raises:
             WeightsError: the file is missing, or its tensors do not fit this codec.
         """
-        net = NanoCodecNet()
-        load_float32(net, path, "nano codec")
+        net = load_float32(lambda state: NanoCodecNet(CodecDepths.of(state)), path, "nano codec")
         return cls(net.to(device))
 
     def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import WeightsError
 
+Net = TypeVar("Net", bound=nn.Module)
 
-def load_float32(net: nn.Module, path: Path, what: str) -> None:
-    """Fill a network from a safetensors file, as float32.
+
+def load_float32(build: Callable[[Mapping[str, Tensor]], Net], path: Path, what: str) -> Net:
+    """Build a network for a safetensors file and fill it, as float32.
 
     Args:
-        net: built with the shapes this version has.
+        build: makes the network; sizes that differ from file to file it reads off the tensors.
         path: the file.
         what: the network's name in messages.
+
+    Returns:
+        The filled network.
 
     Raises:
         WeightsError: the file is missing, or its tensors do not fit.
@@ -24,9 +31,12 @@ def load_float32(net: nn.Module, path: Path, what: str) -> None:
 
     if not path.is_file():
         raise WeightsError(f"{what}: no file {path}; reinstall the package")
+    state = {name: value.float() for name, value in load_file(str(path)).items()}
+    net = build(state)
     try:
-        net.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
+        net.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(
             f"{what}: {path} does not fit this version; retrain or reinstall: {error}"
         ) from error
+    return net

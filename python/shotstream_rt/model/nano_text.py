@@ -6,7 +6,7 @@ vocabulary (``nano_vocabulary``): what it cannot draw it drops, and ``check`` sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -46,20 +46,38 @@ class _Layer(nn.Module):
 
 
 class NanoTextNet(nn.Module):
-    """Token ids to embeddings; rows at and past each length come out as zeros."""
+    """Token ids to embeddings; rows at and past each length come out as zeros.
 
-    def __init__(self) -> None:
+    Args:
+        words: tokens known, leading ones of the vocabulary.
+    """
+
+    def __init__(self, words: int = len(TOKENS)) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(len(TOKENS), TEXT_DIM)
+        self.embedding = nn.Embedding(words, TEXT_DIM)
         self.positions = nn.Parameter(torch.randn(TEXT_LEN, TEXT_DIM) * 0.02)
         self.layers = nn.ModuleList([_Layer(TEXT_DIM) for _ in range(_LAYERS)])
         self.norm = nn.LayerNorm(TEXT_DIM)
+
+    @classmethod
+    def fitting(cls, state: Mapping[str, Tensor]) -> NanoTextNet:
+        """Return a new network that knows as many tokens as some weights, this version's at most.
+
+        Tokens are only ever appended to the vocabulary, so weights from before know leading ones.
+        """
+        table = state.get("embedding.weight")
+        return cls(len(TOKENS) if table is None else min(len(table), len(TOKENS)))
+
+    @property
+    def words(self) -> int:
+        """Tokens known."""
+        return self.embedding.num_embeddings
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embed captions.
 
         Args:
-            ids: int64 ``[N, L]``, ``L <= 64``, padded at the end with 0.
+            ids: int64 ``[N, L]`` below ``words``, ``L <= 64``, padded at the end with 0.
 
         Returns:
             ``[N, L, 128]`` in the weights' dtype.
@@ -75,12 +93,17 @@ class NanoTextNet(nn.Module):
         return embedded.masked_fill(padded[..., None], 0.0)
 
 
-def caption_ids(prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
-    """Return token ids int64 ``[N, 64]``, padded with 0, and the lengths in canonical tokens."""
+def caption_ids(prompts: Sequence[str], words: int) -> tuple[Tensor, list[int]]:
+    """Return token ids int64 ``[N, 64]``, padded with 0, and the lengths in canonical tokens.
+
+    Args:
+        prompts: captions.
+        words: tokens that the encoder knows; others are left out.
+    """
     ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
     lengths = []
     for row, prompt in enumerate(prompts):
-        tokens = canonical(prompt)[0][:TEXT_LEN]
+        tokens = canonical(prompt, words)[0][:TEXT_LEN]
         ids[row, : len(tokens)] = torch.tensor([TOKEN_IDS[t] for t in tokens])
         lengths.append(len(tokens))
     return ids, lengths
@@ -99,9 +122,7 @@ class NanoTextEncoder:
         Raises:
             WeightsError: the file is missing, or its tensors do not fit this encoder.
         """
-        net = NanoTextNet()
-        load_float32(net, path, "nano text encoder")
-        return cls(net.to(device))
+        return cls(load_float32(NanoTextNet.fitting, path, "nano text encoder").to(device))
 
     @property
     def text_dim(self) -> int:
@@ -120,7 +141,7 @@ class NanoTextEncoder:
             float32 ``[N, 64, 128]`` and the lengths in canonical tokens.
         """
         device = self._net.positions.device
-        ids, lengths = caption_ids(prompts)
+        ids, lengths = caption_ids(prompts, self._net.words)
         with torch.inference_mode():
             # Only occupied columns are computed; the rest is zero by definition.
             width = max([*lengths, 1])
@@ -131,7 +152,7 @@ class NanoTextEncoder:
 
     def check(self, prompt: str) -> list[str]:
         """Name what the nano model will not draw."""
-        tokens, unknown = canonical(prompt)
+        tokens, unknown = canonical(prompt, self._net.words)
         notes = []
         if unknown:
             notes.append(

@@ -20,6 +20,7 @@ JOINTS = ("and", "with", ".")
 TIMES = ("by-day", "at-sunset", "at-night")
 
 PAD = "<pad>"
+# New tokens go to the end: weights from before know the leading ones.
 TOKENS = (PAD, *COLORS, *SPECIES, *ACCESSORIES, *PLACES, *ACTIONS, *FRAMINGS, *JOINTS, *TIMES)
 TOKEN_IDS = MappingProxyType({token: index for index, token in enumerate(TOKENS)})
 
@@ -66,7 +67,9 @@ _PHRASES = {
     "medium-shot": "mid shot|mid-shot|medium view|medium",
     "close-up": "close up|closeup|close-up shot|close up shot|close shot|portrait",
     "with": "wearing|wears|wear",
-    "by-day": "in the daytime|daytime|in daylight|daylight|at noon|noon|midday|in the morning|morning",
+    "by-day": (
+        "in the daytime|daytime|in daylight|daylight|at noon|noon|midday|in the morning|morning"
+    ),
     "at-sunset": "sunset|at dusk|dusk|in the evening|evening|at sundown|sundown|golden hour",
     "at-night": "in the night|by night|at midnight|midnight|in moonlight|under the moon|moonlight",
 }
@@ -95,7 +98,7 @@ _PHRASE = re.compile(
 )
 
 
-def canonical(prompt: str) -> tuple[list[str], list[str]]:
+def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[str]]:
     """Reduce free text to canonical tokens.
 
     ``shotN:`` prefixes become a sentence break, phrases are replaced longest first, articles and
@@ -103,9 +106,10 @@ def canonical(prompt: str) -> tuple[list[str], list[str]]:
 
     Args:
         prompt: any text.
+        words: leading tokens of the vocabulary that the model knows; it may be older than this.
 
     Returns:
-        The canonical tokens, and the words that are not in the vocabulary (dropped), in order.
+        The canonical tokens, and the words that the model does not know (dropped), in order.
     """
     text = _SHOT_PREFIX.sub(" . ", prompt.lower())
     text = re.sub(r"[;!?]", ".", text).replace(".", " . ")
@@ -114,7 +118,7 @@ def canonical(prompt: str) -> tuple[list[str], list[str]]:
     tokens: list[str] = []
     unknown: list[str] = []
     for word in text.split():
-        if word in TOKEN_IDS:
+        if TOKEN_IDS.get(word, words) < words:
             if word != "." or (tokens and tokens[-1] != "."):
                 tokens.append(word)
         elif word not in STOP_WORDS:
