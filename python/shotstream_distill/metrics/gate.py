@@ -103,7 +103,7 @@ class GateScenes:
             bank: training shards of the same codec, a few of which teach the probe too.
 
         Cost:
-            The first time about 40 s on one CPU core, then none.
+            The first time about 70 s on one CPU core, then none.
         """
         if not any(folder.glob("*.pt")):
             make_bank(folder, codec, shards=1, stories=stories, first_seed=FIRST_SEED)
@@ -126,12 +126,6 @@ class GateScenes:
         Raises:
             ConfigError: too few later shots.
         """
-        columns = shard["lab"].shape[1]
-        if columns != LABEL_COLUMNS:
-            raise ConfigError(
-                f"gate: got scenes with {columns} labels, wanted {LABEL_COLUMNS}: they show "
-                "another world; name an empty folder, and a bank of this version"
-            )
         numbers = shard["lab"][:, _SHOT_COLUMN].tolist()
         later = [row for row in _lit(shard) if numbers[row] > 0]
         exam = later[-min(_EXAM_SCENES, len(later) // 2) :]
@@ -160,6 +154,12 @@ class GateScenes:
 
 def _lit(shard: Mapping[str, Tensor]) -> list[int]:
     """Rows of shots by day or in a timeless place: in the evening a tint hardly shows."""
+    columns = shard["lab"].shape[1]
+    if columns != LABEL_COLUMNS:
+        raise ConfigError(
+            f"gate: got scenes with {columns} labels, wanted {LABEL_COLUMNS}: they show "
+            "another world; name an empty folder, and a bank of this version"
+        )
     times = shard["lab"][:, _TIME_COLUMN].tolist()
     return [row for row, time in enumerate(times) if time not in _EVENINGS]
 
