@@ -93,7 +93,7 @@ class NanoTextNet(nn.Module):
         return embedded.masked_fill(padded[..., None], 0.0)
 
 
-def caption_ids(prompts: Sequence[str], words: int) -> tuple[Tensor, list[int]]:
+def caption_ids(prompts: Sequence[str], words: int = len(TOKENS)) -> tuple[Tensor, list[int]]:
     """Return token ids int64 ``[N, 64]``, padded with 0, and the lengths in canonical tokens.
 
     Args:
