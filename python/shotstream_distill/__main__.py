@@ -4,6 +4,7 @@
     make-bank      draw stories and encode them (may run beside training)
     train-nano     flow matching of the student, resumable
     distill-nano   distillation to four steps, resumable
+    carry-over     take a student over to a codec that was trained further
     ship-nano      write a checkpoint as a student folder
     train-codec    train the codec on drawn clips, resumable
     tune-detector  train the evaluation's detector further
@@ -62,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
         train.add_argument("--bank", type=Path, default=_BANK, help="folder of shards")
         train.add_argument("--minutes", type=float, required=True, help="wall time in total")
+        train.add_argument("--start", type=Path, help="checkpoint that a new run begins with")
+    carry = command("carry-over", "carry a student over to a codec that was trained further")
+    carry.add_argument("--checkpoint", type=Path, required=True, help="of train- or distill-nano")
+    carry.add_argument("--old", type=Path, required=True, help="codec it was trained on")
+    carry.add_argument("--new", type=Path, required=True, help="codec it shall work with")
+    carry.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     ship = command("ship-nano", "write a checkpoint as a student folder")
     ship.add_argument("--checkpoint", type=Path, default=_RUN / "distilled.pt")
     ship.add_argument("--codec", type=Path, help="codec.safetensors (default: the shipped one)")
@@ -191,13 +198,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "train-nano":
         from .flow import train_flow
 
-        train_flow(options.run, options.bank, options.minutes)
+        train_flow(options.run, options.bank, options.minutes, start=options.start)
         return {"checkpoint": str(options.run / "flow.pt")}
     if options.command == "distill-nano":
         from .trajectory import distill_nano
 
-        distill_nano(options.run, options.bank, options.minutes)
+        distill_nano(options.run, options.bank, options.minutes, start=options.start)
         return {"checkpoint": str(options.run / "distilled.pt")}
+    if options.command == "carry-over":
+        from .carry_over import carry_over_file
+
+        return carry_over_file(options.checkpoint, options.old, options.new, options.out)
     if options.command == "ship-nano":
         from .recipe import NANO_MODEL
         from .ship import ship

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from .bank import Batch, LatentBank, Layout
 from .fast_student import FastStudent
 from .nano_state import NanoState, TextSide
+from .paper.product import load_product
 from .recipe import TrainConfig
 
 _log = logging.getLogger("shotstream_distill.flow")
@@ -181,7 +183,13 @@ class FlowTrainer:
         state.save(checkpoint)
 
 
-def train_flow(run: Path, bank: Path, minutes: float, config: TrainConfig | None = None) -> None:
+def train_flow(
+    run: Path,
+    bank: Path,
+    minutes: float,
+    config: TrainConfig | None = None,
+    start: Path | None = None,
+) -> None:
     """Run or resume the flow-matching part.
 
     Args:
@@ -189,8 +197,15 @@ def train_flow(run: Path, bank: Path, minutes: float, config: TrainConfig | None
         bank: folder of latent shards.
         minutes: time of this part in total.
         config: the recipe.
+        start: checkpoint whose weights a new run begins with; it can draw already, so only the
+            recipe's last stage is trained.
     """
     torch.set_num_threads(1)
     run.mkdir(parents=True, exist_ok=True)
-    trainer = FlowTrainer(config or TrainConfig(), run, LatentBank(bank))
+    config = config or TrainConfig()
+    if start is not None:
+        config = replace(config, stages=(replace(config.stages[-1], share=1.0),))
+    trainer = FlowTrainer(config, run, LatentBank(bank))
+    if start is not None:
+        trainer.state.start_from(load_product(start))
     trainer.train(minutes * 60)

@@ -28,6 +28,7 @@ from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .fast_student import Captions, FastStudent, KeysValues, Parameters, Sequence
 from .flow import coarse_error, expand, roughen
 from .nano_state import NanoState, TextSide
+from .paper.product import load_product
 from .recipe import NANO_SCHEDULE, DistillConfig
 
 _log = logging.getLogger("shotstream_distill.trajectory")
@@ -240,7 +241,11 @@ class TrajectoryTrainer:
 
 
 def distill_nano(
-    run: Path, bank: Path, minutes: float, config: DistillConfig | None = None
+    run: Path,
+    bank: Path,
+    minutes: float,
+    config: DistillConfig | None = None,
+    start: Path | None = None,
 ) -> None:
     """Run or resume the distillation of ``flow.pt`` in the same run folder.
 
@@ -249,9 +254,11 @@ def distill_nano(
         bank: folder of latent shards.
         minutes: time of this part in total.
         config: the recipe.
+        start: checkpoint whose weights a new run begins with instead of the teacher's.
     """
     torch.set_num_threads(1)
-    data = torch.load(run / "flow.pt", weights_only=True)
-    teacher = dict(zip(data["names"], data["average"], strict=True))
+    teacher = load_product(run / "flow.pt")
     trainer = TrajectoryTrainer(config or DistillConfig(), run, LatentBank(bank), teacher)
+    if start is not None:
+        trainer.state.start_from(load_product(start))
     trainer.train(minutes * 60)
