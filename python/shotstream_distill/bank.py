@@ -75,8 +75,8 @@ class Batch:
     caption_index: Tensor
     positions: Tensor
     flags: Tensor
-    shared_mask: Tensor | None
-    group_mask: Tensor | None
+    shared_groups: tuple[int, ...]
+    visible: tuple[int, ...]
     groups: int
     context: int
 
@@ -93,8 +93,8 @@ class Batch:
             shared=front.shape[1],
             context=self.context,
             groups=self.groups,
-            shared_mask=self.shared_mask,
-            group_mask=self.group_mask,
+            shared_groups=self.shared_groups,
+            visible=self.visible,
         )
 
     def captions(self, embeddings: Tensor, keep: Tensor, text_len: int) -> Captions:
@@ -155,12 +155,13 @@ class LatentBank:
         keys = ("shared", "target", "maps", "labels", "tokens", "caption_index", "positions")
         stacked = {key: torch.stack([s[key] for s in samples]) for key in (*keys, "flags")}
         tokens = stacked["tokens"]
-        shared_mask, group_mask = _masks(layout, starts, history)
         return Batch(
             **stacked,
             lengths=(tokens > 0).sum(-1),
-            shared_mask=shared_mask,
-            group_mask=group_mask,
+            shared_groups=(layout.context, *[layout.group_frames] * history) if history else (),
+            visible=tuple(layout.context + start * layout.group_frames for start in starts or ())
+            if history
+            else (),
             groups=layout.groups,
             context=layout.context,
         )
@@ -220,18 +221,3 @@ class LatentBank:
             "positions": torch.tensor(kept + [CONTEXT_FRAMES + f for f in past + frames]),
             "flags": torch.tensor(flags + [target_flag] * count),
         }
-
-
-def _masks(
-    layout: Layout, starts: list[int] | None, history: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Chunk-causal masks of the shared frames and of the groups."""
-    if starts is None or history == 0:
-        return None, None
-    chunk_of = torch.tensor(
-        [-1] * layout.context
-        + [chunk for chunk in range(history) for _ in range(layout.group_frames)]
-    )
-    shared = chunk_of[None] <= chunk_of[:, None]
-    groups = chunk_of[None] < torch.tensor(starts)[:, None]
-    return shared, groups

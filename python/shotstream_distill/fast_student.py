@@ -9,6 +9,7 @@ a noisy group sees the shared frames its mask allows and itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +52,9 @@ class Sequence:
         shared: frames at the front that are shared keys.
         context: the first of them, that are context.
         groups: noisy groups behind them.
-        shared_mask: bool ``[shared, shared]``, true where the row's frame sees the column's;
-            ``None`` sees all.
-        group_mask: bool ``[groups, shared]``, likewise.
+        shared_groups: frames of each group of shared frames, in order; a group sees itself and the
+            groups before it. Empty: all see all.
+        visible: leading shared frames that each noisy group sees. Empty: all of them.
     """
 
     latents: Tensor
@@ -64,8 +65,8 @@ class Sequence:
     shared: int
     context: int
     groups: int
-    shared_mask: Tensor | None = None
-    group_mask: Tensor | None = None
+    shared_groups: tuple[int, ...] = ()
+    visible: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,6 +123,26 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((left * cos - right * sin, left * sin + right * cos), -1)
 
 
+def _see(noisy: Iterable[Tensor], shared_k: Tensor, shared_v: Tensor) -> Tensor:
+    """Let groups attend to some shared keys and to their own.
+
+    Args:
+        noisy: queries, keys and values ``[B, N, groups, T, D]``.
+        shared_k: ``[B, N, S, D]``.
+        shared_v: alike.
+
+    Returns:
+        ``[B, N, groups * T, D]``.
+    """
+    q, k, v = noisy
+    keys = shared_k.shape[2]
+    to_shared = q.flatten(2, 3) @ shared_k.transpose(-1, -2)
+    to_own = (q @ k.transpose(-1, -2)).flatten(2, 3)
+    weights = torch.cat((to_shared, to_own), -1).softmax(-1)
+    own = weights[..., keys:].unflatten(2, q.shape[2:4]) @ v
+    return weights[..., :keys] @ shared_v + own.flatten(2, 3)
+
+
 class FastStudent:
     """Forward pass over a parameter dictionary; holds no weights."""
 
@@ -166,47 +187,33 @@ class FastStudent:
         seq: Sequence,
         qkv: tuple[Tensor, Tensor, Tensor],
         memory: KeysValues | None,
-        biases: tuple[Tensor | None, Tensor | None],
         noisy_only: bool,
     ) -> Tensor:
-        """Shared frames see shared frames; each group sees shared frames and itself."""
+        """Shared groups see their past; each noisy group sees leading shared frames and itself.
+
+        What a group does not see is never computed: keys are prefixes, and there is no mask.
+        """
         q, k, v = qkv
-        split = 0 if memory else seq.shared * self.config.tokens_per_frame
+        tokens = self.config.tokens_per_frame
+        split = 0 if memory else seq.shared * tokens
         shared_k, shared_v = memory or (k[:, :, :split], v[:, :, :split])
-        batch, heads, _, width = q.shape
         outputs = []
         if split and not noisy_only:
-            scores = q[:, :, :split] @ shared_k.transpose(-1, -2)
-            if biases[0] is not None:
-                scores = scores + biases[0]
-            outputs.append(scores.softmax(-1) @ shared_v)
+            begin = 0
+            for frames in seq.shared_groups or (seq.shared,):
+                end = begin + frames * tokens
+                scores = q[:, :, begin:end] @ shared_k[:, :, :end].transpose(-1, -2)
+                outputs.append(scores.softmax(-1) @ shared_v[:, :, :end])
+                begin = end
         if seq.groups:
-            grouped = (batch, heads, seq.groups, -1, width)
-            q_own, k_own, v_own = (x[:, :, split:].reshape(grouped) for x in (q, k, v))
-            to_shared = q[:, :, split:] @ shared_k.transpose(-1, -2)
-            if biases[1] is not None:
-                to_shared = to_shared + biases[1]
-            to_own = (q_own @ k_own.transpose(-1, -2)).flatten(2, 3)
-            weights = torch.cat((to_shared, to_own), -1).softmax(-1)
-            keys = shared_k.shape[2]
-            own = weights[..., keys:].unflatten(2, (seq.groups, -1)) @ v_own
-            outputs.append(weights[..., :keys] @ shared_v + own.flatten(2, 3))
+            noisy = (x[:, :, split:].unflatten(2, (seq.groups, -1)) for x in (q, k, v))
+            if seq.visible:
+                for seen, *own in zip(seq.visible, *(x.unbind(2) for x in noisy), strict=True):
+                    keys = (x[:, :, : seen * tokens] for x in (shared_k, shared_v))
+                    outputs.append(_see((x[:, :, None] for x in own), *keys))
+            else:
+                outputs.append(_see(noisy, shared_k, shared_v))
         return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
-
-    def _biases(
-        self, seq: Sequence, dtype: torch.dtype, remembered: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        tokens = self.config.tokens_per_frame
-        noisy = seq.latents.shape[1] - (0 if remembered else seq.shared)
-        group_frames = noisy // max(seq.groups, 1)
-
-        def expand(mask: Tensor | None, rows: int) -> Tensor | None:
-            if mask is None:
-                return None
-            bias = torch.where(mask, 0.0, _MASKED).to(dtype)
-            return bias.repeat_interleave(rows, 0).repeat_interleave(tokens, 1)
-
-        return expand(seq.shared_mask, tokens), expand(seq.group_mask, tokens * group_frames)
 
     def __call__(
         self,
@@ -287,7 +294,6 @@ class FastStudent:
         text_row = torch.arange(batch)[:, None] * captions.lengths.shape[1] + seq.caption_index
         angles = rotary_angles(config, seq.positions, seq.flags, phase_rad=self._phase_rad)
         rotation = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
-        biases = self._biases(seq, dtype, memory is not None)
         caption = (text, text_bias, text_row)
         noisy = 0 if memory else seq.shared * tokens
         aux = None
@@ -298,7 +304,7 @@ class FastStudent:
                 memory=memory[index] if memory else None,
                 keep=keep,
             )
-            u = self._block(p, layer, seq, u, e0, rotation, biases, caption)
+            u = self._block(p, layer, seq, u, e0, rotation, caption)
             if index + 1 == self._aux_after and "aux.weight" in p and keep is None:
                 aux = self._aux(p, u[:, noisy:])
         return u, e, aux
@@ -325,7 +331,6 @@ class FastStudent:
         u: Tensor,
         e0: Tensor,
         rotation: tuple[Tensor, Tensor],
-        biases: tuple[Tensor | None, Tensor | None],
         caption: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
         config, name = self.config, layer.name
@@ -357,12 +362,12 @@ class FastStudent:
         # The last block computes noisy frames only: nobody reads the others any more.
         first = seq.shared if layer.last and not layer.memory else 0
         q, k = _rotate(self._heads(q), *rotation), _rotate(self._heads(k), *rotation)
-        v = self._heads(v)
+        v = self._heads(v).contiguous()  # or every product would copy it
         if layer.keep is not None:
             layer.keep.append((k, v))
             if layer.last:
                 return u
-        attended = self._attend(seq, (q, k, v), layer.memory, biases, layer.last)
+        attended = self._attend(seq, (q, k, v), layer.memory, layer.last)
         attended = attended.transpose(1, 2).reshape(batch, -1, dim)
         u = u[:, first * tokens :]
         projected = F.linear(attended, p[own + "o.weight"], p[own + "o.bias"])

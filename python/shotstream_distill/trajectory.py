@@ -63,9 +63,7 @@ def shared_frames(sequence: Sequence, begin: int, end: int) -> Sequence:
     """Return some of a sequence's shared frames, as shared frames that all see each other."""
     fields = ("latents", "times", "caption_index", "positions", "flags")
     part = {name: getattr(sequence, name)[:, begin:end] for name in fields}
-    return dataclasses.replace(
-        sequence, **part, shared=end - begin, shared_mask=None, group_mask=None
-    )
+    return dataclasses.replace(sequence, **part, shared=end - begin, shared_groups=(), visible=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -196,7 +194,7 @@ class TrajectoryTrainer:
             caption_index=repeat(batch.caption_index),
             positions=repeat(batch.positions),
             flags=repeat(batch.flags),
-            group_mask=None if batch.group_mask is None else batch.group_mask.repeat(count, 1),
+            visible=batch.visible * count,
         )
         p = self.state.working
         captions = self._text(p, batch, torch.ones(size, dtype=torch.bool))

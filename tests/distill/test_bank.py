@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -105,11 +106,11 @@ def test_a_first_shot_has_zero_context_and_flag_one(bank_folder: Path) -> None:
     assert (batch.caption_index[empty] == 0).all()
 
 
-def test_masks_are_chunk_causal(bank_folder: Path) -> None:
+def test_what_is_seen_is_chunk_causal(bank_folder: Path) -> None:
     bank, rng = LatentBank(bank_folder), random.Random(2)
     layout = Layout(batch=1, context=2, group_frames=3, groups=2, chunks=2)
     batch = bank.sample(layout, rng)
-    assert batch.shared_mask is not None
-    assert batch.group_mask is not None
-    assert batch.shared_mask.tolist() == [[True] * 2 + [False] * 3] * 2 + [[True] * 5] * 3
-    assert batch.group_mask.tolist() == [[True, True] + [False] * 3, [True] * 5]
+    assert batch.shared_groups == (2, 3)
+    assert batch.visible == (2, 5)
+    first = bank.sample(dataclasses.replace(layout, groups=1, chunks=1), rng)
+    assert first.shared_groups == first.visible == ()

@@ -31,7 +31,6 @@ def _parameters(config: ModelConfig = CONFIG) -> dict[str, torch.Tensor]:
 
 def _sequence(batch: int = 2) -> Sequence:
     # Two context frames, one clean chunk of two frames, and chunks 0 and 1 as noisy groups.
-    chunk = torch.tensor([-1, -1, 0, 0])
     positions = torch.tensor([0, 1, 2, 3, 2, 3, 4, 5])
     flags = torch.tensor([[0, 1, 2, 2, 2, 2, 2, 2], [0, 0, 1, 1, 1, 1, 1, 1]])
     rows = torch.tensor([[0, 1, 2, 2, 2, 2, 2, 2], [0, 0, 1, 1, 1, 1, 1, 1]])
@@ -45,8 +44,8 @@ def _sequence(batch: int = 2) -> Sequence:
         shared=4,
         context=2,
         groups=2,
-        shared_mask=chunk[None] <= chunk[:, None],
-        group_mask=chunk[None] < torch.tensor([0, 1])[:, None],
+        shared_groups=(2, 2),
+        visible=(2, 4),
     )
 
 
@@ -65,10 +64,10 @@ def _student_flow(
     padded = torch.zeros(2, 3, CONFIG.text_len, CONFIG.text_dim)
     padded[:, :, :5] = captions.embeddings
     shared, mask = sequence.shared, torch.zeros(8, 8, dtype=torch.bool)
-    mask[:shared, :shared] = sequence.shared_mask
+    mask[:2, :2] = mask[2:shared, :shared] = True
     for group in range(2):
         rows = slice(shared + 2 * group, shared + 2 * group + 2)
-        mask[rows, :shared] = sequence.group_mask[group]
+        mask[rows, : sequence.visible[group]] = True
         mask[rows, rows] = True
     with torch.no_grad():
         return student.forward_train(
