@@ -7,7 +7,6 @@ checkpoints let a killed run go on. Few-step distillation follows in ``trajector
 from __future__ import annotations
 
 import logging
-import random
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from .bank import Batch, LatentBank, Layout
 from .fast_student import FastStudent
-from .nano_state import NanoState, TextSide
+from .nano_state import Draws, NanoState, TextSide
+from .paper.processes import Processes, join
 from .paper.product import load_product
 from .recipe import TrainConfig
 
@@ -101,25 +101,32 @@ def roughen(batch: Batch, amount: float) -> Tensor:
 
 
 class FlowTrainer:
-    """The loop over stages."""
+    """The loop over stages; several processes average their gradients, each on its own batches."""
 
-    def __init__(self, config: TrainConfig, run: Path, bank: LatentBank) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Path,
+        bank: LatentBank,
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
         self._run = run
         self._bank = bank
         self.model = FastStudent(config.model, shot_phase=config.shot_phase)
         self.text = TextSide()
         self.state = NanoState(
-            config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
-        )
-        self._rng = random.Random(config.seed + 1)
+            config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed,
+            processes=processes,
+        )  # fmt: skip
+        self._draws = Draws(config.seed + 1, self.state)
 
     def _layout(self, progress: float) -> Layout:
         for stage in self.config.stages:
             if progress < stage.share:
-                return self._rng.choice(stage.layouts)
+                return self._draws.common.choice(stage.layouts)
             progress -= stage.share
-        return self._rng.choice(self.config.stages[-1].layouts)
+        return self._draws.common.choice(self.config.stages[-1].layouts)
 
     def loss(self, batch: Batch, group_frames: int) -> tuple[Tensor, Tensor]:
         """Return the flow-matching loss and the auxiliary loss of a batch."""
@@ -147,13 +154,14 @@ class FlowTrainer:
         checkpoint = self._run / "flow.pt"
         if checkpoint.is_file():
             state.load(checkpoint)
+            self._draws = Draws(config.seed + 1, state)
             _log.info("resumed at step %d, %.0f s", state.step, state.elapsed_s)
         begun = clock() - state.elapsed_s
         saved = logged = clock()
         sums: dict[str, list[float]] = {}
-        while (progress := (clock() - begun) / duration_s) < 1:
+        while (progress := state.processes.told((clock() - begun) / duration_s)) < 1:
             layout = self._layout(progress)
-            batch = self._bank.sample(layout, self._rng)
+            batch = self._bank.sample(layout, self._draws.own)
             flow, aux = self.loss(batch, layout.group_frames)
             aux_weight = config.aux_weight * min(1.0, max(0.0, (1 - progress) / 0.34))
             (flow + aux_weight * aux).backward()
@@ -201,11 +209,12 @@ def train_flow(
             recipe's last stage is trained.
     """
     torch.set_num_threads(1)
-    run.mkdir(parents=True, exist_ok=True)
     config = config or TrainConfig()
     if start is not None:
         config = replace(config, stages=(replace(config.stages[-1], share=1.0),))
-    trainer = FlowTrainer(config, run, LatentBank(bank))
-    if start is not None:
-        trainer.state.start_from(load_product(start))
-    trainer.train(minutes * 60)
+    with join("cpu") as processes:
+        run.mkdir(parents=True, exist_ok=True)
+        trainer = FlowTrainer(config, run, LatentBank(bank), processes)
+        if start is not None:
+            trainer.state.start_from(load_product(start))
+        trainer.train(minutes * 60)

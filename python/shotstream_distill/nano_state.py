@@ -6,6 +6,7 @@ masters that learn, a running average that ships, and both optimisers.
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from .bank import Batch
 from .fast_student import Captions, Parameters
 from .initial import init_parameters
 from .muon import Muon
+from .paper.processes import Processes
 from .recipe import AUX_CLASSES
 
 
@@ -25,9 +27,16 @@ class NanoState:
     """Weights of a run: float32 masters, bf16 working copies, running average, optimisers."""
 
     def __init__(
-        self, model: ModelConfig, *, muon_rate: float, adam_rate: float, seed: int
+        self,
+        model: ModelConfig,
+        *,
+        muon_rate: float,
+        adam_rate: float,
+        seed: int,
+        processes: Processes | None = None,
     ) -> None:
         torch.manual_seed(seed)
+        self.processes = processes or Processes()
         masters = init_parameters(model, seed=seed, aux_classes=AUX_CLASSES)
         masters |= {f"text.{k}": v.detach() for k, v in NanoTextNet().state_dict().items()}
         self.names = list(masters)
@@ -60,6 +69,7 @@ class NanoState:
         for master, copy in zip(self.masters, working, strict=True):
             master.grad = torch.zeros_like(master) if copy.grad is None else copy.grad.float()
             copy.grad = None
+        self.processes.average_gradients(self.masters)
         torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
         self.muon.step(scale)
         for group in self.adam.param_groups:
@@ -76,7 +86,9 @@ class NanoState:
         return {n: a.to(dtype) for n, a in zip(self.names, self.average, strict=True)}
 
     def save(self, path: Path) -> None:
-        """Write everything needed to go on; replaces the file in one move."""
+        """Write everything needed to go on, replacing the file; the leading process does."""
+        if not self.processes.leads:
+            return
         data = {
             "names": self.names,
             "masters": [m.detach() for m in self.masters],
@@ -109,6 +121,24 @@ class NanoState:
         self.muon.restore(data["muon"])
         self.adam.load_state_dict(data["adam"])
         self.step, self.elapsed_s = data["step"], data["elapsed_s"]
+
+
+class Draws:
+    """Random choices of a run from its present step on.
+
+    Args:
+        seed: of the run.
+        state: of the run; torch's generator is set too, so that a resumed run draws anew.
+
+    Attributes:
+        common: alike in all processes: what decides how long a step takes.
+        own: each process's own.
+    """
+
+    def __init__(self, seed: int, state: NanoState) -> None:
+        self.common = random.Random(f"{seed} {state.step}")
+        self.own = random.Random(f"{seed} {state.step} {state.processes.rank}")
+        torch.manual_seed(self.own.getrandbits(63))
 
 
 class TextSide:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import random
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +26,8 @@ from shotstream_rt.schedule import Schedule
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .fast_student import Captions, FastStudent, KeysValues, Parameters, Sequence
 from .flow import coarse_error, expand, roughen
-from .nano_state import NanoState, TextSide
+from .nano_state import Draws, NanoState, TextSide
+from .paper.processes import Processes, join
 from .paper.product import load_product
 from .recipe import NANO_SCHEDULE, DistillConfig
 
@@ -86,7 +86,12 @@ class TrajectoryTrainer:
     """The loop."""
 
     def __init__(
-        self, config: DistillConfig, run: Path, bank: LatentBank, teacher: Parameters
+        self,
+        config: DistillConfig,
+        run: Path,
+        bank: LatentBank,
+        teacher: Parameters,
+        processes: Processes | None = None,
     ) -> None:
         self.config = config
         self._run = run
@@ -95,11 +100,12 @@ class TrajectoryTrainer:
         self._model = FastStudent(config.model, shot_phase=config.shot_phase)
         self._text = TextSide()
         self.state = NanoState(
-            config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed
-        )
+            config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed,
+            processes=processes,
+        )  # fmt: skip
         self.state.start_from(teacher)
         self._levels = [*Schedule.from_config(NANO_SCHEDULE).sigmas, 0.0]
-        self._rng = random.Random(config.seed)
+        self._draws = Draws(config.seed, self.state)
 
     def _walker(self, p: Parameters, batch: Batch, shared: Tensor, text: bool) -> _Walker:
         size = len(shared)
@@ -126,7 +132,7 @@ class TrajectoryTrainer:
         """Film the history with the student, so that it carries the student's own errors."""
         shared, p = batch.shared, self.state.working
         chunks = (shared.shape[1] - CONTEXT_FRAMES) // group_frames
-        if chunks == 0 or self._rng.random() >= self.config.own_history:
+        if chunks == 0 or self._draws.common.random() >= self.config.own_history:
             return shared
         captions = self._text(p, batch, torch.ones(len(shared), dtype=torch.bool))
         whole, _ = split_sequence(batch.sequence(batch.target, torch.zeros(batch.target.shape[:2])))
@@ -164,7 +170,7 @@ class TrajectoryTrainer:
         walk = self._walk(teachers, torch.randn_like(batch.target), 0)
         states, levels, ends = walk[:-1], list(self._levels[:-1]), [walk[-1]] * (len(walk) - 1)
         # One more state: the student's answer a level earlier, re-noised as the runtime does.
-        index = self._rng.randrange(1, len(states))
+        index = self._draws.common.randrange(1, len(states))
         before, level = self._levels[index - 1], self._levels[index]
         student = self._walker(self.state.working, batch, shared, True)
         answer = states[index - 1] - before * student.flow(states[index - 1], before)
@@ -211,13 +217,14 @@ class TrajectoryTrainer:
         checkpoint = self._run / "distilled.pt"
         if checkpoint.is_file():
             state.load(checkpoint)
+            self._draws = Draws(config.seed, state)
             _log.info("resumed at step %d, %.0f s", state.step, state.elapsed_s)
         begun = clock() - state.elapsed_s
         saved = logged = clock()
         losses: list[float] = []
-        while (progress := (clock() - begun) / duration_s) < 1:
-            layout = self._rng.choice(config.layouts)
-            loss = self.loss(self._bank.sample(layout, self._rng), layout.group_frames)
+        while (progress := state.processes.told((clock() - begun) / duration_s)) < 1:
+            layout = self._draws.common.choice(config.layouts)
+            loss = self.loss(self._bank.sample(layout, self._draws.own), layout.group_frames)
             loss.backward()
             warm = min(1.0, (state.step + 1) / config.warmup_steps)
             state.apply(warm * (1 - 0.95 * progress), config.average)
@@ -256,7 +263,9 @@ def distill_nano(
     """
     torch.set_num_threads(1)
     teacher = load_product(run / "flow.pt")
-    trainer = TrajectoryTrainer(config or DistillConfig(), run, LatentBank(bank), teacher)
-    if start is not None:
-        trainer.state.start_from(load_product(start))
-    trainer.train(minutes * 60)
+    config = config or DistillConfig()
+    with join("cpu") as processes:
+        trainer = TrajectoryTrainer(config, run, LatentBank(bank), teacher, processes)
+        if start is not None:
+            trainer.state.start_from(load_product(start))
+        trainer.train(minutes * 60)

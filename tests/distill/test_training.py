@@ -97,7 +97,7 @@ def test_distillation_learns_where_the_walk_ends(
     losses = []
     for _ in range(4):
         torch.manual_seed(1)
-        trainer._rng.seed(1)
+        trainer._draws.common.seed(1)
         loss = trainer.loss(batch, 3)
         loss.backward()
         trainer.state.apply(0.3, 0.5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -61,11 +61,25 @@ class Processes:
 
     def agree(self, value: bool) -> bool:
         """Return the leading process's answer on every process."""
+        return bool(self.told(float(value)))
+
+    def told(self, value: float) -> float:
+        """Return the leading process's number on every process."""
         if self.mesh is None:
             return value
-        told = torch.tensor(float(value), device=self.device)
-        dist.broadcast(told, 0)
-        return bool(told.item())
+        number = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(number, 0)
+        return float(number.item())
+
+    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Average whole gradients over the processes, in place, as one message."""
+        if self.mesh is None:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, mean in zip(gradients, flat.split(sizes), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 @contextmanager
