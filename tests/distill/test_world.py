@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -34,6 +35,13 @@ def test_two_characters_never_share_a_close_up() -> None:
 
 def test_a_wanted_number_of_shots_is_kept() -> None:
     assert [len(make_story(3, count).shots) for count in (1, 2, 6)] == [1, 2, 6]
+
+
+def test_a_cut_changes_cast_or_framing() -> None:
+    for seed in range(300):
+        shots = make_story(seed, 5).shots
+        for before, after in pairwise(shots):
+            assert (before.who, before.framing) != (after.who, after.framing)
 
 
 def test_captions_use_known_words_only() -> None:

@@ -118,9 +118,13 @@ def _shot(rng: random.Random, previous: Shot | None) -> Shot:
         other = 1 - previous.who if previous.who != BOTH else 0
         who = rng.choice((0, 1, other, BOTH))
     # Two characters do not fit a close-up.
+    framings = list(FRAMINGS if who != BOTH else FRAMINGS[:2])
+    if previous is not None and previous.who == who:
+        # The same cast seen from as far would be a jump cut: editors avoid it, viewers miss it.
+        framings.remove(previous.framing)
     return Shot(
         who=who,
-        framing=rng.choice(FRAMINGS if who != BOTH else FRAMINGS[:2]),
+        framing=rng.choice(framings),
         action=rng.choice(ACTIONS),
         start_x=rng.uniform(-0.3, 0.3),
         speed=rng.uniform(0.85, 1.15),
