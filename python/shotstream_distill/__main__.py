@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, required=True, help="wall time in total")
     train.add_argument("--freeze-encoder", action="store_true",
                        help="train the decoder alone: latents and students stay valid")  # fmt: skip
+    train.add_argument("--rough-share", type=float, default=0.0,
+                       help="share of clips whose latents are as wrong as a student's: steadier "
+                       "pictures from a student for a little less detail")  # fmt: skip
+    train.add_argument("--clip-frames", type=int, default=5, help="frames of a clip, 1 + 4k")
     tune = command("tune-detector", "train the detector further")
     tune.add_argument("--minutes", type=float, required=True, help="wall time")
     tune.add_argument("--start", type=Path, help="weights to start from (default: shipped)")
@@ -218,7 +222,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "train-codec":
         from .train_codec import CodecConfig, train_codec
 
-        recipe = CodecConfig(freeze_encoder=options.freeze_encoder)
+        recipe = CodecConfig(
+            freeze_encoder=options.freeze_encoder, rough_share=options.rough_share,
+            clip_frames=options.clip_frames,
+        )  # fmt: skip
         return train_codec(options.run, options.start, options.minutes, recipe)
     if options.command == "tune-detector":
         from .detectors import DETECTOR_FILE
