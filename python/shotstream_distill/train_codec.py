@@ -292,16 +292,16 @@ def train_codec(
     rng = random.Random(seed + trainer.steps)
     clips = [draw_clip(rng, config.clip_frames) for _ in range(config.bank)]
 
-    def report() -> dict[str, float]:
-        """Measure the averaged codec, on rough latents too where it learns to read them."""
-        net = trainer.averaged(clips[:200])
+    def report(net: NanoCodecNet) -> dict[str, float]:
+        """Measure a codec, on rough latents too where it learns to read them."""
         figures = judge(net, held_out)
         if config.rough_share > 0:
             rough = judge(net, held_out, _JUDGED_ROUGHNESS)
             figures |= {f"rough_{name}": value for name, value in rough.items()}
         return figures
 
-    _log.info("%d clips drawn, step %d: %s", len(clips), trainer.steps, report())
+    _log.info("%d clips drawn, step %d: %s", len(clips), trainer.steps,
+              report(trainer.averaged(clips[:200])))  # fmt: skip
     begun = time.monotonic() - trainer.elapsed_s
     logged, losses, reports = time.monotonic(), [], 0
     while (progress := (time.monotonic() - begun) / (60 * minutes)) < 1:
@@ -319,11 +319,11 @@ def train_codec(
             losses = []
             reports += 1
             if reports % _JUDGED_EVERY == 0:
-                _log.info("unseen clips: %s", report())
+                _log.info("unseen clips: %s", report(trainer.averaged(clips[:200])))
     trainer.elapsed_s = 60 * minutes
     trainer.save(checkpoint)
     final = trainer.averaged(clips[:400])
     partial = out.with_suffix(".partial")
     save_file({n: v.bfloat16() for n, v in final.state_dict().items()}, str(partial))
     partial.replace(out)
-    return {**report(), "steps": float(trainer.steps)}
+    return {**report(final), "steps": float(trainer.steps)}
