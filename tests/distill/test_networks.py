@@ -16,7 +16,13 @@ from shotstream_distill import train_codec as codec_training
 from shotstream_distill import tune_detector as detector_training
 from shotstream_distill.__main__ import main
 from shotstream_distill.detectors import Detector, Segmenter
-from shotstream_distill.train_codec import CodecConfig, CodecTrainer, draw_clip, train_codec
+from shotstream_distill.train_codec import (
+    CodecConfig,
+    CodecTrainer,
+    draw_clip,
+    rough_latents,
+    train_codec,
+)
 from shotstream_distill.tune_detector import (
     Truth,
     detection_loss,
@@ -186,3 +192,15 @@ def test_a_start_may_lack_only_what_is_new(tmp_path: Path) -> None:
     save_file(state, str(path))
     with pytest.raises(WeightsError, match="does not fit"):
         warm_start(net, path, "detector", lambda *_: True)
+
+
+def test_rough_latents_err_as_a_student_does() -> None:
+    generator = torch.Generator().manual_seed(1)
+    level = torch.full((1, 1, 1, 1, 1), 0.4)
+    error = rough_latents(torch.zeros(4, 3, 16, 12, 20), level, generator)
+    assert float(error.std()) == pytest.approx(0.4, rel=0.02)
+    # What three latents have in common: a third of white noise's variance and more.
+    kept = error.mean(1).var() / error.var()
+    assert float(kept) == pytest.approx(0.3 + 0.7 / 3, rel=0.05)
+    clean = torch.randn(1, 2, 16, 3, 3)
+    assert torch.equal(rough_latents(clean, 0 * level), clean)
