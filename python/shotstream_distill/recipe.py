@@ -77,7 +77,7 @@ class TrainConfig:
                     Layout(batch=8, context=6, group_frames=3, groups=2),
                     Layout(batch=6, context=6, group_frames=3, groups=2, chunks=2),
                     Layout(batch=4, context=6, group_frames=3, groups=3, chunks=7),
-                    Layout(batch=12, context=6, group_frames=1, groups=4),
+                    Layout(batch=12, context=2, group_frames=3, groups=2),
                 ),
             ),
         )
@@ -91,7 +91,7 @@ class TrainConfig:
     text_drop: float = 0.1
     history_noise: float = 0.2
     subject_weight: float = 3.0
-    coarse_weight: float = 1.0
+    coarse_weight: float = 0.25
     aux_weight: float = 0.1
     computing_time: bool = False
     checkpoint_s: float = 180.0
@@ -129,7 +129,7 @@ class DistillConfig:
         Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),
         Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),
     )
-    guidance: float = 2.5
+    guidance: float = 2.0
     substeps: int = 2
     muon_rate: float = 2e-3
     adam_rate: float = 1e-3
@@ -137,7 +137,7 @@ class DistillConfig:
     average: float = 0.97
     history_noise: float = 0.2
     own_history: float = 0.5
-    coarse_weight: float = 1.0
+    coarse_weight: float = 0.25
     computing_time: bool = False
     checkpoint_s: float = 120.0
     seed: int = 1
