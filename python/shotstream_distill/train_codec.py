@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.model.nano_codec import NanoCodecNet
+from shotstream_rt.model.nano_codec import CausalBlock, NanoCodecNet
 
 from .muon import Muon
 from .warm_start import warm_start
@@ -37,6 +37,7 @@ JUDGED_CLIPS = 48
 
 _STRIDES = (1, 1, 1, 1, 2, 3)
 _STAYS = 0.3
+_HEADROOM = 1.25
 _JUDGED_ROUGHNESS = 0.3
 _REPORT_S = 60.0
 _JUDGED_EVERY = 5  # reports: judging takes as long as many steps
@@ -160,10 +161,29 @@ def measure_latents(net: NanoCodecNet, clips: list[tuple[Tensor, Tensor]]) -> No
     net.latent_std.copy_(latents.std(1))
 
 
-def _new_block(name: str, held: Collection[str]) -> bool:
-    """Whether a parameter is of a block of which nothing is held; it begins as the identity."""
+@torch.no_grad()
+def measure_features(net: NanoCodecNet, clips: list[tuple[Tensor, Tensor]]) -> None:
+    """Set the limit of the decoder's features to a little more than clean clips need."""
+    largest = torch.zeros(())
+    blocks = [m for m in net.modules() if isinstance(m, CausalBlock)]
+
+    def note(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        largest.copy_(torch.maximum(largest, inputs[0].abs().max()))
+
+    net.feature_limit.fill_(math.inf)
+    latents = net.encode(stack(clips)[0])
+    hooks = [block.register_forward_pre_hook(note) for block in blocks]
+    net.decode(latents, None)
+    for hook in hooks:
+        hook.remove()
+    net.feature_limit.copy_(_HEADROOM * largest)
+
+
+def _may_begin_new(name: str, held: Collection[str]) -> bool:
+    """Whether a name is of a block of which nothing is held; the block begins as the identity."""
     block = name.rsplit(".", 2)[0] + "."
-    return name.count(".") > 1 and not any(other.startswith(block) for other in held)
+    new = name.count(".") > 1 and not any(other.startswith(block) for other in held)
+    return new or name == "feature_limit"  # which is measured at the end
 
 
 class CodecTrainer:
@@ -180,7 +200,8 @@ class CodecTrainer:
             )
         self.net = NanoCodecNet()
         if start is not None:
-            warm_start(self.net, start, "codec", _new_block)
+            warm_start(self.net, start, "codec", _may_begin_new)
+            self.net.feature_limit.fill_(math.inf)
         trained = {
             name: parameter
             for name, parameter in self.net.named_parameters()
@@ -233,6 +254,7 @@ class CodecTrainer:
         net.load_state_dict(self.net.state_dict() | self.average)
         if not self.config.freeze_encoder:
             measure_latents(net, clips)
+        measure_features(net, clips)
         return net
 
     def save(self, path: Path) -> None:

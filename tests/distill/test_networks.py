@@ -20,7 +20,9 @@ from shotstream_distill.train_codec import (
     CodecConfig,
     CodecTrainer,
     draw_clip,
+    measure_features,
     rough_latents,
+    stack,
     train_codec,
 )
 from shotstream_distill.tune_detector import (
@@ -34,7 +36,7 @@ from shotstream_distill.warm_start import warm_start
 from shotstream_distill.world.render import render_shot
 from shotstream_distill.world.story import make_story
 from shotstream_rt.errors import ConfigError, WeightsError
-from shotstream_rt.model.nano_codec import CodecDepths, NanoCodec, NanoCodecNet
+from shotstream_rt.model.nano_codec import CausalBlock, CodecDepths, NanoCodec, NanoCodecNet
 from shotstream_rt.model.nano_vocabulary import TIMES
 
 QUICK = CodecConfig(bank=4, batch=1)
@@ -80,6 +82,27 @@ def test_a_shallow_codec_starts_a_deep_one(tmp_path: Path, seeded: int) -> None:
         torch.testing.assert_close(trainer.net.encode(clip), shallow.encode(clip))
 
 
+def test_wild_latents_do_not_grow_in_the_decoder(seeded: int) -> None:
+    """Clean pictures stay as they are, and what a wild latent leaves behind is soon forgotten."""
+    net, held = NanoCodecNet(), clips()
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            torch.nn.init.kaiming_normal_(parameter)
+    latents = net.encode(stack(held)[0])
+    unlimited, _ = net.decode(latents, None)
+    measure_features(net, held)
+    largest: list[float] = []
+    for module in net.modules():
+        if isinstance(module, CausalBlock):
+            module.mix.register_forward_pre_hook(
+                lambda _, inputs: largest.append(float(inputs[0].abs().max()))
+            )
+    with torch.no_grad():
+        torch.testing.assert_close(net.decode(latents, None)[0], unlimited)
+        net.decode(1000 * latents, None)
+    assert max(largest) <= float(net.feature_limit)
+
+
 def test_a_frozen_encoder_keeps_its_latents(codec_file: Path) -> None:
     trainer = CodecTrainer(dataclasses.replace(QUICK, freeze_encoder=True), codec_file, 0)
     begun = load_file(str(codec_file))
@@ -89,7 +112,7 @@ def test_a_frozen_encoder_keeps_its_latents(codec_file: Path) -> None:
     made = trainer.averaged(held).state_dict()
     changed = {name for name, value in made.items() if not torch.equal(value, begun[name])}
     assert changed
-    assert all(name.startswith("decoder") for name in changed)
+    assert all(name.startswith("decoder") or name == "feature_limit" for name in changed)
     with pytest.raises(ConfigError, match="--start"):
         CodecTrainer(dataclasses.replace(QUICK, freeze_encoder=True), None, 0)
 

@@ -9,6 +9,7 @@ of itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,10 +93,16 @@ def _blocks(channels: int, count: int, memories: int) -> nn.ModuleList:
 
 
 def _run(
-    blocks: nn.ModuleList, x: Tensor, frames: int, state: list[Tensor | None] | None
+    blocks: nn.ModuleList,
+    x: Tensor,
+    frames: int,
+    state: list[Tensor | None] | None,
+    limit: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
     after: list[Tensor | None] = []
     for index, block in enumerate(blocks):
+        if limit is not None:
+            x = x.clamp(-limit, limit)
         x, last = block(x, frames, None if state is None else state[index])
         after.append(last)
     return x, after
@@ -106,10 +113,18 @@ class NanoCodecNet(nn.Module):
 
     Args:
         depths: blocks of each part; ``None`` for those of a new codec.
+
+    Attributes:
+        latent_mean: of each channel before normalisation, ``[C]``.
+        latent_std: alike.
+        feature_limit: largest magnitude that the decoder's features may have, ``[]``. Nothing else
+            bounds them: latents twice as rough as any student's grow a thousandfold from block to
+            block, and the memory carries that into the latents behind.
     """
 
     latent_mean: Tensor
     latent_std: Tensor
+    feature_limit: Tensor
 
     def __init__(self, depths: CodecDepths | None = None) -> None:
         super().__init__()
@@ -127,6 +142,7 @@ class NanoCodecNet(nn.Module):
         self.decoder_out = nn.Conv2d(decoded, _STACKED, 3, padding=1)
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+        self.register_buffer("feature_limit", torch.tensor(math.inf))
 
     def encode(self, clips: Tensor) -> Tensor:
         """Encode ``[B, 1 + 4k, 3, H, W]`` in [-1, 1] to normalised ``[B, 1 + k, C, h, w]``."""
@@ -150,9 +166,11 @@ class NanoCodecNet(nn.Module):
         """
         batch, frames = latents.shape[:2]
         x = latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
-        x, after = _run(self.decoder_eighth, self.decoder_in(x.flatten(0, 1)), frames, state)
+        limit = self.feature_limit
+        x = self.decoder_in(x.flatten(0, 1))
+        x, after = _run(self.decoder_eighth, x, frames, state, limit)
         x = F.pixel_shuffle(self.decoder_up(F.silu(x)), 2)
-        x, _ = _run(self.decoder_quarter, x, frames, None)
+        x, _ = _run(self.decoder_quarter, x, frames, None, limit)
         x = self.decoder_out(F.silu(x))
         x = x.reshape(batch * frames * _GROUP, _STACKED // _GROUP, *x.shape[-2:])
         pixels = F.pixel_shuffle(x, 4).unflatten(0, (batch, frames * _GROUP))
