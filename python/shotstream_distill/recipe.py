@@ -126,7 +126,7 @@ class DistillConfig:
     layouts: tuple[Layout, ...] = (
         Layout(batch=6, context=6, group_frames=3, groups=1),
         Layout(batch=5, context=6, group_frames=3, groups=1, chunks=2),
-        Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),
+        Layout(batch=4, context=6, group_frames=3, groups=2, chunks=4),
         Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),
     )
     guidance: float = 2.0
