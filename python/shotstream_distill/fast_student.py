@@ -140,7 +140,8 @@ def _see(noisy: Iterable[Tensor], shared_k: Tensor, shared_v: Tensor) -> Tensor:
     to_own = (q @ k.transpose(-1, -2)).flatten(2, 3)
     weights = torch.cat((to_shared, to_own), -1).softmax(-1)
     own = weights[..., keys:].unflatten(2, q.shape[2:4]) @ v
-    return weights[..., :keys] @ shared_v + own.flatten(2, 3)
+    out: Tensor = weights[..., :keys] @ shared_v + own.flatten(2, 3)
+    return out
 
 
 class FastStudent:

@@ -120,7 +120,8 @@ def rough_latents(
     """
     staying = torch.randn(latents[:, :1].shape, generator=generator)
     fresh = torch.randn(latents.shape, generator=generator)
-    return latents + level * (_STAYS**0.5 * staying + (1 - _STAYS) ** 0.5 * fresh)
+    noise: Tensor = math.sqrt(_STAYS) * staying + math.sqrt(1 - _STAYS) * fresh
+    return latents + level * noise
 
 
 @torch.no_grad()
