@@ -312,7 +312,7 @@ def record(seed: int, places: list[bool]) -> FilmRecord:
     )  # fmt: skip
     shots = tuple(
         ShotRecord(
-            facts=ShotFacts(place=place, framing=True, characters=(someone,)),
+            facts=ShotFacts(place=place, time=None, framing=True, characters=(someone,)),
             asked_action="jumps", actions=("jumps",), figures={},
         )
         for place in places
