@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from shotstream_distill.make_bank import make_bank
+from shotstream_distill.make_bank import LABEL_COLUMNS, make_bank
 from shotstream_rt.model.nano_codec import NanoCodecNet
+from shotstream_rt.model.nano_vocabulary import PLACES
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +29,28 @@ def bank_folder(tmp_path_factory: pytest.TempPathFactory, codec_file: Path) -> P
     make_bank(folder, codec_file, shards=1, stories=2, first_seed=10)
     make_bank(folder, codec_file, shards=1, stories=1, first_seed=50, long=True)
     return folder
+
+
+def _tint_shard(stories: int = 40, shots: int = 3) -> dict[str, Tensor]:
+    """Latents that are nothing but their story's tint and noise; character 0 is always there."""
+    torch.manual_seed(0)
+    rows = stories * shots
+    tints = (0.05 * torch.randn(stories, 3)).repeat_interleave(shots, 0)
+    base = torch.nn.functional.pad(tints, (0, 13))[:, None, :, None, None]
+    lab = torch.zeros(rows, LABEL_COLUMNS, dtype=torch.int16)
+    lab[:, 3] = torch.randint(len(PLACES), (stories,)).repeat_interleave(shots)
+    lab[:, -2] = torch.arange(shots).repeat(stories)
+    maps = torch.zeros(rows, 6, 2, 3, 12, 20, dtype=torch.uint8)
+    maps[:, :, 0, :, 4:8, 5:10] = 255
+    return {
+        "lat": base + 0.02 * torch.randn(rows, 6, 16, 12, 20),
+        "cand": base + 0.02 * torch.randn(rows, 7, 16, 12, 20),
+        "maps": maps, "tok": torch.ones(rows, 4, 32, dtype=torch.uint8), "lab": lab,
+        "tint": tints,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tint_shard() -> Callable[..., dict[str, Tensor]]:
+    """Makes shards that the context gate can examine without drawing."""
+    return _tint_shard

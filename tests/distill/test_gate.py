@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from shotstream_distill.make_bank import LABEL_COLUMNS
 from shotstream_distill.metrics import gate
 from shotstream_distill.metrics.gate import (
     Examinee,
@@ -22,26 +22,8 @@ from shotstream_distill.paper.product import save_product, start_weights
 from shotstream_distill.paper.run_config import RunConfig
 from shotstream_distill.paper.shot_batch import ShotBatch
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.model.nano_vocabulary import PLACES
 
-
-def _shard(stories: int = 40, shots: int = 3) -> dict[str, Tensor]:
-    """Latents that are nothing but their story's tint and noise; character 0 is always there."""
-    torch.manual_seed(0)
-    rows = stories * shots
-    tints = (0.05 * torch.randn(stories, 3)).repeat_interleave(shots, 0)
-    base = torch.nn.functional.pad(tints, (0, 13))[:, None, :, None, None]
-    lab = torch.zeros(rows, LABEL_COLUMNS, dtype=torch.int16)
-    lab[:, 3] = torch.randint(len(PLACES), (stories,)).repeat_interleave(shots)
-    lab[:, -2] = torch.arange(shots).repeat(stories)
-    maps = torch.zeros(rows, 6, 2, 3, 12, 20, dtype=torch.uint8)
-    maps[:, :, 0, :, 4:8, 5:10] = 255
-    return {
-        "lat": base + 0.02 * torch.randn(rows, 6, 16, 12, 20),
-        "cand": base + 0.02 * torch.randn(rows, 7, 16, 12, 20),
-        "maps": maps, "tok": torch.ones(rows, 4, 32, dtype=torch.uint8), "lab": lab,
-        "tint": tints,
-    }  # fmt: skip
+TintShard = Callable[..., dict[str, Tensor]]
 
 
 class _Copier:
@@ -55,8 +37,10 @@ class _Copier:
         return mean if with_context and self.obeys else torch.zeros_like(batch.target)
 
 
-def test_a_network_that_copies_its_context_passes_and_a_deaf_one_fails() -> None:
-    scenes = GateScenes.from_shard(_shard(), frames=3)
+def test_a_network_that_copies_its_context_passes_and_a_deaf_one_fails(
+    tint_shard: TintShard,
+) -> None:
+    scenes = GateScenes.from_shard(tint_shard(), frames=3)
     assert scenes.probe_r > 0.95
     obeys = examine_context(_Copier(True), scenes)  # type: ignore[arg-type]
     assert obeys.passed
@@ -68,8 +52,8 @@ def test_a_network_that_copies_its_context_passes_and_a_deaf_one_fails() -> None
     assert deaf.figures["tint"]["gain"]["value"] == 0
 
 
-def test_probe_and_exam_share_no_story() -> None:
-    shard = _shard()
+def test_probe_and_exam_share_no_story(tint_shard: TintShard) -> None:
+    shard = tint_shard()
     scenes = GateScenes.from_shard(shard, frames=3)
     told = {tuple(t.tolist()) for t in scenes.tints}
     exam_stories = {i for i, t in enumerate(shard["tint"]) if tuple(t.tolist()) in told}
@@ -78,8 +62,8 @@ def test_probe_and_exam_share_no_story() -> None:
     torch.testing.assert_close(probe, scenes.probe)
 
 
-def test_shots_in_the_evening_are_left_out() -> None:
-    shard = _shard()
+def test_shots_in_the_evening_are_left_out(tint_shard: TintShard) -> None:
+    shard = tint_shard()
     evening = shard["lab"][:, -3]
     evening[30:90] = torch.tensor([1, 2]).repeat(30)
     scenes = GateScenes.from_shard(shard, frames=3)
@@ -89,20 +73,20 @@ def test_shots_in_the_evening_are_left_out() -> None:
     torch.testing.assert_close(GateScenes.from_shard(shard, frames=3).probe, scenes.probe)
 
 
-def test_only_characters_seen_before_count_as_subjects() -> None:
-    shard = _shard()
+def test_only_characters_seen_before_count_as_subjects(tint_shard: TintShard) -> None:
+    shard = tint_shard()
     shard["lab"][:, 0] = 1  # only character 1 in every shot: character 0's cells are news
     scenes = GateScenes.from_shard(shard, frames=3)
     assert float(scenes.subjects.sum()) == 0
 
 
-def test_too_few_shots_are_refused() -> None:
+def test_too_few_shots_are_refused(tint_shard: TintShard) -> None:
     with pytest.raises(ConfigError, match="later shots"):
-        GateScenes.from_shard(_shard(stories=4), frames=3)
+        GateScenes.from_shard(tint_shard(stories=4), frames=3)
 
 
-def test_scenes_of_another_world_are_refused() -> None:
-    shard = _shard()
+def test_scenes_of_another_world_are_refused(tint_shard: TintShard) -> None:
+    shard = tint_shard()
     shard["lab"] = shard["lab"][:, 1:]
     with pytest.raises(ConfigError, match="another world"):
         GateScenes.from_shard(shard, frames=3)
@@ -115,11 +99,11 @@ def test_features_do_not_depend_on_where_things_are() -> None:
 
 
 @pytest.mark.parametrize("kind", ["teacher", "ode"])
-def test_untrained_networks_fail(kind: str, tmp_path: Path) -> None:
+def test_untrained_networks_fail(kind: str, tmp_path: Path, tint_shard: TintShard) -> None:
     config = RunConfig.read("nano-smoke")
     folder = tmp_path / "gate"
     folder.mkdir()
-    torch.save(_shard(), folder / "S_0.pt")
+    torch.save(tint_shard(), folder / "S_0.pt")
     weights = start_weights("random", config.stream.model, text=True, seed=0)
     save_product(tmp_path / "p.pt", weights, steps=0, train_s=0, stage="x")
     verdict = run_gate(config, folder)(kind, tmp_path / "p.pt")
@@ -127,11 +111,11 @@ def test_untrained_networks_fail(kind: str, tmp_path: Path) -> None:
     assert "tint error" in verdict.summary
     by_hand = Examinee.load(tmp_path / "p.pt", config.stream, bidirectional=kind == "teacher")
     frames = config.stream.shot.chunk_frames
-    scenes = GateScenes.from_shard(_shard(), frames=frames)
+    scenes = GateScenes.from_shard(tint_shard(), frames=frames)
     assert examine_context(by_hand, scenes).figures["tint"] == verdict.figures["tint"]
 
 
-def test_the_shipped_model_is_examined(tmp_path: Path) -> None:
-    torch.save(_shard(), tmp_path / "S_0.pt")
+def test_the_shipped_model_is_examined(tmp_path: Path, tint_shard: TintShard) -> None:
+    torch.save(tint_shard(), tmp_path / "S_0.pt")
     verdict = context_gate("nano", folder=tmp_path)
     assert set(verdict.figures) == {"probe_r", "scenes", "tint", "subject"}
