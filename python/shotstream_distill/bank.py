@@ -43,6 +43,7 @@ class Layout:
         group_frames: latent frames of a noisy group; 1 trains single frames.
         groups: noisy groups of a sample.
         chunks: leading chunks a group may be; more than one brings clean history.
+        opening: only first shots, which have no context.
     """
 
     batch: int
@@ -50,6 +51,7 @@ class Layout:
     group_frames: int
     groups: int
     chunks: int = 1
+    opening: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,7 +145,7 @@ class LatentBank:
         rows = []
         for _ in range(layout.batch):
             chosen = self._long if mixed and rng.random() < 0.3 else pool
-            rows.append(rng.choice(chosen))
+            rows.append(self._row(chosen, layout.opening, rng))
         if layout.group_frames == 1:
             starts = None
             history = 0
@@ -166,6 +168,15 @@ class LatentBank:
             context=layout.context,
         )
 
+    def _row(
+        self, pool: list[tuple[int, int]], opening: bool, rng: random.Random
+    ) -> tuple[int, int]:
+        """Draw (shard, row) of a shot; shards hold whole stories, so first shots are frequent."""
+        shard, row = rng.choice(pool)
+        while opening and self._shards[shard]["lab"][row, -2] > 0:
+            shard, row = rng.choice(pool)
+        return shard, row
+
     def _one(
         self,
         layout: Layout,
@@ -178,7 +189,7 @@ class LatentBank:
         latents = shard["lat"][row]
         variant = 0 if rng.random() < 0.55 else rng.randrange(1, 4)
         context_shard, context_row = shard, row
-        if rng.random() < 0.08:
+        if not layout.opening and rng.random() < 0.08:
             other = rng.choice(self._short or self._long)
             context_shard, context_row, variant = self._shards[other[0]], other[1], 0
         index = int(context_shard["lab"][context_row, -2])

@@ -105,7 +105,9 @@ class DistillConfig:
     Attributes:
         model: see ``TrainConfig``.
         shot_phase: see ``TrainConfig``.
-        layouts: shapes of the training sequences, equal chances.
+        layouts: shapes of the training sequences, equal chances. Openings have one of their own:
+            without a context their end is hardest to foresee, and an opening chunk that stays
+            vague is followed by a firmer one, which looks like a cut.
         guidance: weight of the direction that text and context give in the teacher's steps.
         substeps: of the teacher between two of the student's levels; one step from the last level
             to the end would make the picture soft.
@@ -125,6 +127,7 @@ class DistillConfig:
     shot_phase: bool = True
     layouts: tuple[Layout, ...] = (
         Layout(batch=6, context=6, group_frames=3, groups=1),
+        Layout(batch=6, context=6, group_frames=3, groups=2, opening=True),
         Layout(batch=5, context=6, group_frames=3, groups=1, chunks=2),
         Layout(batch=4, context=6, group_frames=3, groups=2, chunks=4),
         Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),

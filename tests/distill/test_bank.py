@@ -56,6 +56,20 @@ def test_leading_latents_do_not_depend_on_their_number(codec_file: Path) -> None
     assert torch.equal(few["maps"], many["maps"][:2])
 
 
+def test_openings_have_no_context(bank_folder: Path) -> None:
+    bank = LatentBank(bank_folder)
+    layout = Layout(batch=24, context=6, group_frames=3, groups=2, opening=True)
+    batch = bank.sample(layout, random.Random(0))
+    assert not batch.shared.any()
+    assert (batch.flags[:, :6] == 0).all() and (batch.flags[:, 6:] == 1).all()
+    usual = bank.sample(dataclasses.replace(layout, opening=False), random.Random(0))
+    assert usual.shared.flatten(1).any(1).sum() >= 6
+    told = {tuple(row) for row in batch.tokens[:, 0].tolist()}
+    shards = [torch.load(path, weights_only=True) for path in bank_folder.glob("*.pt")]
+    firsts = [s["tok"][s["lab"][:, -2] == 0] for s in shards]
+    assert told <= {tuple(row) for rows in firsts for row in rows.flatten(0, 1).tolist()}
+
+
 def test_new_shards_are_picked_up(bank_folder: Path, tmp_path: Path) -> None:
     bank = LatentBank(tmp_path)
     assert bank.refresh() == 0
