@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 
 from shotstream_distill.ablations import runner
 from shotstream_distill.ablations.runner import AblationConfig, ablate, amounts
+from shotstream_distill.ablations.shared_stages import take_over
 from shotstream_distill.ablations.table import TABLES, AblationTable, column
 from shotstream_distill.metrics.text_table import markdown_table
 from shotstream_distill.paper.run_config import RunConfig
-from shotstream_distill.paper.stage_config import DmdConfig
+from shotstream_distill.paper.stage_config import DmdConfig, PairsConfig, StageConfig
 from shotstream_rt.errors import ConfigError
 
 COMMITTED = sorted(path.stem for path in TABLES.glob("*.json") if path.stem != "base")
@@ -68,6 +70,54 @@ def test_every_variant_of_a_table_costs_the_same() -> None:
         found = amounts(config, table.time_shares(variant), seconds, 60)
         cost = sum(seconds[name] * count for name, count in found.items())
         assert cost == pytest.approx(3600, rel=0.02)
+
+
+def _run_folder(folder: Path, config: RunConfig) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(config.to_dict()), "utf-8")
+    return folder
+
+
+def _finish(folder: Path, stage: StageConfig) -> None:
+    names = [f"{stage.name}.pt", f"{stage.name}.json"]
+    if isinstance(stage, PairsConfig):
+        names = [f"{stage.name}/{index:06d}.pt" for index in range(stage.pairs)]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"{folder}: {name}", "utf-8")
+
+
+def test_what_another_variant_did_alike_is_taken_over(tmp_path: Path) -> None:
+    first, both = _variant("stages", "stage-1-only"), _variant("stages", "both")
+    longer = dataclasses.replace(first.stages[3], steps=2)  # type: ignore[call-arg]
+    first = dataclasses.replace(first, stages=(*first.stages[:3], longer))
+    other = _run_folder(tmp_path / "first/run", first)
+    for stage in first.stages[:3]:
+        _finish(other, stage)
+    mine = _run_folder(tmp_path / "both/run", both)
+    (mine / "teacher.json").write_text("mine", "utf-8")
+    names = [stage.name for stage in both.stages]
+    assert take_over(mine, [tmp_path / "none", other]) == names[:3] == ["teacher", "pairs", "ode"]
+    assert (mine / "teacher.json").read_text("utf-8") == "mine"
+    assert (mine / "ode.pt").read_text("utf-8") == f"{other}: ode.pt"
+    assert len(list((mine / "pairs").iterdir())) == 4
+    # The other's last stage is longer, so it is not the same.
+    _finish(other, longer)
+    assert take_over(mine, [other]) == names[:3]
+
+
+def test_half_done_and_different_stages_are_not_taken_over(tmp_path: Path) -> None:
+    config = _variant("stages", "both")
+    other = _run_folder(tmp_path / "other/run", config)
+    for stage in config.stages[:3]:
+        _finish(other, stage)
+    (other / "pairs/000002.pt").unlink()
+    mine = _run_folder(tmp_path / "mine/run", config)
+    assert take_over(mine, [other]) == ["teacher"]
+    assert not (mine / "pairs").exists()
+    changed = _run_folder(tmp_path / "changed/run", dataclasses.replace(config, seed=9))
+    assert take_over(changed, [other]) == []
+    assert [path.name for path in changed.iterdir()] == ["run.json"]
 
 
 def _table(tmp_path: Path, **changes: Any) -> Path:

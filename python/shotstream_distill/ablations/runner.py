@@ -33,6 +33,7 @@ from ..paper.supplies import codec_file, make_workshop
 from ..recipe import DistillConfig, TrainConfig
 from ..ship import ship
 from ..trajectory import distill_nano
+from .shared_stages import take_over
 from .table import AblationTable, Variant, column
 
 _log = logging.getLogger("shotstream_distill.ablations")
@@ -182,6 +183,10 @@ def train_variant(
     if start:
         wanted = dataclasses.replace(wanted, start=start)
     run = Run(wanted, folder / "run", processes, run_gate(wanted, config.folder / "gate"))
+    if processes.leads:
+        others = (config.folder / v.name / "run" for v in table.variants if v is not variant)
+        take_over(run.folder, others)
+    processes.wait()
     run.go()
     ship_run(run, student)
     return student
