@@ -65,6 +65,8 @@ class Batch:
         labels: int64 ``[B, 4]`` species of both characters, colour of both.
         tokens: int64 ``[B, S, L]`` caption token ids.
         lengths: int64 ``[B, S]``.
+        groups: noisy groups of a sample.
+        group_frames: latent frames of each.
         context: frames in front of ``shared`` that are context.
     """
 
@@ -80,6 +82,7 @@ class Batch:
     shared_groups: tuple[int, ...]
     visible: tuple[int, ...]
     groups: int
+    group_frames: int
     context: int
 
     def sequence(self, noisy: Tensor, times: Tensor, shared: Tensor | None = None) -> Sequence:
@@ -165,6 +168,7 @@ class LatentBank:
             if history
             else (),
             groups=layout.groups,
+            group_frames=layout.group_frames,
             context=layout.context,
         )
 

@@ -108,7 +108,10 @@ class DistillConfig:
         layouts: shapes of the training sequences, equal chances. Openings have one of their own:
             without a context their end is hardest to foresee, and an opening chunk that stays
             vague is followed by a firmer one, which looks like a cut.
-        guidance: weight of the direction that text and context give in the teacher's steps.
+        guidance: weight of the direction that text and context give in the teacher's steps on a
+            shot's first chunk.
+        later_guidance: the same on later chunks. They have a history to be like; guided as much as
+            the first they come out bolder than it, which shows as a jump.
         substeps: of the teacher between two of the student's levels; one step from the last level
             to the end would make the picture soft.
         muon_rate: learning rate of the block matrices.
@@ -133,6 +136,7 @@ class DistillConfig:
         Layout(batch=4, context=6, group_frames=3, groups=2, chunks=7),
     )
     guidance: float = 2.0
+    later_guidance: float = 1.5
     substeps: int = 2
     muon_rate: float = 2e-3
     adam_rate: float = 1e-3

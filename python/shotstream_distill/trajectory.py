@@ -117,14 +117,22 @@ class TrajectoryTrainer:
             model=self._model, parameters=p, captions=captions, noisy=back, memory=memory
         )
 
-    def _walk(self, teachers: tuple[_Walker, _Walker], x: Tensor, first: int) -> list[Tensor]:
+    def _guidance(self, batch: Batch, cut: int) -> Tensor:
+        """Return the weight of guidance on every noisy frame, ``[B, frames, 1, 1, 1]``."""
+        config = self.config
+        later = batch.positions[:, cut:] >= CONTEXT_FRAMES + batch.group_frames
+        return expand(torch.where(later, config.later_guidance, config.guidance))
+
+    def _walk(
+        self, teachers: tuple[_Walker, _Walker], x: Tensor, first: int, guidance: Tensor
+    ) -> list[Tensor]:
         """Guided Euler steps from level ``first`` to the end; returns the states at the levels."""
         states, parts = [x], self.config.substeps
         for high, low in pairwise(self._levels[first:]):
             fall = (low - high) / parts
             for part in range(parts):
                 guided, free = (walker.flow(x, high + part * fall) for walker in teachers)
-                x = x + fall * (free + self.config.guidance * (guided - free))
+                x = x + fall * (free + guidance * (guided - free))
             states.append(x)
         return states
 
@@ -167,7 +175,8 @@ class TrajectoryTrainer:
             self._walker(self._teacher, batch, shared, True),
             self._walker(self._teacher, *unconditional(batch, shared), False),
         )
-        walk = self._walk(teachers, torch.randn_like(batch.target), 0)
+        guidance = self._guidance(batch, shared.shape[1])
+        walk = self._walk(teachers, torch.randn_like(batch.target), 0, guidance)
         states, levels, ends = walk[:-1], list(self._levels[:-1]), [walk[-1]] * (len(walk) - 1)
         # One more state: the student's answer a level earlier, re-noised as the runtime does.
         index = self._draws.common.randrange(1, len(states))
@@ -177,7 +186,7 @@ class TrajectoryTrainer:
         own = (1 - level) * answer + level * torch.randn_like(answer)
         states.append(own)
         levels.append(level)
-        ends.append(self._walk(teachers, own, index)[-1])
+        ends.append(self._walk(teachers, own, index, guidance)[-1])
         return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
 
     def loss(self, batch: Batch, group_frames: int) -> Tensor:
