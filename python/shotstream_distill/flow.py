@@ -128,12 +128,12 @@ class FlowTrainer:
             progress -= stage.share
         return self._draws.common.choice(self.config.stages[-1].layouts)
 
-    def loss(self, batch: Batch, group_frames: int) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the flow-matching loss and the auxiliary loss of a batch."""
         config, target = self.config, batch.target
         size, frames = target.shape[:2]
-        times = shifted(torch.rand(size, frames // group_frames), config.shift)
-        times = times.repeat_interleave(group_frames, 1)
+        times = shifted(torch.rand(size, frames // batch.group_frames), config.shift)
+        times = times.repeat_interleave(batch.group_frames, 1)
         noise = torch.randn_like(target)
         noisy = (1 - expand(times)) * target + expand(times) * noise
         captions = self.text(self.state.working, batch, torch.rand(size) >= config.text_drop)
@@ -162,7 +162,7 @@ class FlowTrainer:
         while (progress := state.processes.told((clock() - begun) / duration_s)) < 1:
             layout = self._layout(progress)
             batch = self._bank.sample(layout, self._draws.own)
-            flow, aux = self.loss(batch, layout.group_frames)
+            flow, aux = self.loss(batch)
             aux_weight = config.aux_weight * min(1.0, max(0.0, (1 - progress) / 0.34))
             (flow + aux_weight * aux).backward()
             scale = min(1.0, (state.step + 1) / config.warmup_steps)

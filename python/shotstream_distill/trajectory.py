@@ -136,9 +136,9 @@ class TrajectoryTrainer:
             states.append(x)
         return states
 
-    def _relived(self, batch: Batch, group_frames: int) -> Tensor:
+    def _relived(self, batch: Batch) -> Tensor:
         """Film the history with the student, so that it carries the student's own errors."""
-        shared, p = batch.shared, self.state.working
+        shared, p, group_frames = batch.shared, self.state.working, batch.group_frames
         chunks = (shared.shape[1] - CONTEXT_FRAMES) // group_frames
         if chunks == 0 or self._draws.common.random() >= self.config.own_history:
             return shared
@@ -189,10 +189,10 @@ class TrajectoryTrainer:
         ends.append(self._walk(teachers, own, index, guidance)[-1])
         return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
 
-    def loss(self, batch: Batch, group_frames: int) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error of the predicted ends, coarse errors weighted up."""
         with torch.no_grad():
-            relived = dataclasses.replace(batch, shared=self._relived(batch, group_frames))
+            relived = dataclasses.replace(batch, shared=self._relived(batch))
             shared = roughen(relived, self.config.history_noise)
         states, levels, ends = self._lessons(batch, shared)
         size, count, frames = states.shape[:3]
@@ -233,7 +233,7 @@ class TrajectoryTrainer:
         losses: list[float] = []
         while (progress := state.processes.told((clock() - begun) / duration_s)) < 1:
             layout = self._draws.common.choice(config.layouts)
-            loss = self.loss(self._bank.sample(layout, self._draws.own), layout.group_frames)
+            loss = self.loss(self._bank.sample(layout, self._draws.own))
             loss.backward()
             warm = min(1.0, (state.step + 1) / config.warmup_steps)
             state.apply(warm * (1 - 0.95 * progress), config.average)

@@ -40,7 +40,7 @@ def test_the_loss_falls_on_one_batch(bank: LatentBank, tmp_path: Path, seeded: i
     losses = []
     for _ in range(8):
         torch.manual_seed(0)
-        flow, aux = trainer.loss(batch, 1)
+        flow, aux = trainer.loss(batch)
         (flow + 0.1 * aux).backward()
         trainer.state.apply(1.0, 0.9)
         losses.append(flow.item())
@@ -98,11 +98,24 @@ def test_distillation_learns_where_the_walk_ends(
     for _ in range(4):
         torch.manual_seed(1)
         trainer._draws.common.seed(1)
-        loss = trainer.loss(batch, 3)
+        loss = trainer.loss(batch)
         loss.backward()
         trainer.state.apply(0.3, 0.5)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_later_chunks_are_guided_less(bank: LatentBank, tmp_path: Path) -> None:
+    teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
+    config = DistillConfig(guidance=2.5, later_guidance=1.5)
+    trainer = TrajectoryTrainer(config, tmp_path, bank, teacher)
+    layouts = {(2.5,) * 3 + (1.5,) * 3: dataclasses.replace(CHUNKS, groups=2),
+               (2.5,) * 6: dataclasses.replace(CHUNKS, chunks=1, groups=2)}  # fmt: skip
+    for wanted, layout in layouts.items():
+        batch = bank.sample(layout, random.Random(9))
+        weights = trainer._guidance(batch, batch.shared.shape[1])
+        assert weights.shape == (1, 6, 1, 1, 1)
+        assert tuple(weights.flatten().tolist()) == wanted
 
 
 def test_history_is_filmed_by_the_student(bank: LatentBank, tmp_path: Path, seeded: int) -> None:
@@ -116,14 +129,14 @@ def test_history_is_filmed_by_the_student(bank: LatentBank, tmp_path: Path, seed
         trainer = TrajectoryTrainer(config, tmp_path, bank, teacher)
         torch.manual_seed(4)
         with torch.no_grad():
-            films[share] = trainer._relived(batch, 3)
+            films[share] = trainer._relived(batch)
     assert torch.equal(films[0.0], batch.shared)
     assert torch.equal(films[1.0][:, :6], batch.shared[:, :6])
     # What the data went on with has no part in it.
     batch.shared[:, 6:] = 7.0
     torch.manual_seed(4)
     with torch.no_grad():
-        again = trainer._relived(batch, 3)
+        again = trainer._relived(batch)
     assert torch.equal(again, films[1.0])
     assert not torch.equal(again[:, 6:9], batch.shared[:, 6:9])
 
