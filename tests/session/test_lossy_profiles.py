@@ -161,6 +161,7 @@ def test_calibration_takes_the_cheapest_that_passes_and_repeats(
     assert [tried["share"] for tried in found[0].measured["tried"]] == [1.0, 0.75]
     assert found[0].share == 0.75
     assert found[0].policy.recent_frames == 1
+    assert (found[0].measured["films"], found[0].measured["shots"]) == (3, 2)
     # The head that looks back most is the one that keeps its history.
     mass = torch.tensor(found[0].measured["mass"])
     kept = [(n, h) for n in range(2) for h in range(2) if h not in found[0].policy.pruned_heads[n]]
@@ -173,8 +174,11 @@ def test_calibration_refuses_what_no_candidate_reaches(
     story = Story(shots=("a red cat",), global_caption="a story")
     monkeypatch.setattr("shotstream_rt.bench.history_calibration.SHARES", (1.0,))
     monkeypatch.setattr("shotstream_rt.bench.history_calibration.passes_gate", lambda *_: False)
+    bundle = load_model(folder, device="cpu", backend="eager")
     with pytest.raises(ConfigError, match="none of 2 candidates"):
-        calibrate_history(load_model(folder, device="cpu", backend="eager"), story, seed=0)
+        calibrate_history(bundle, story, seed=0, films=1)
+    with pytest.raises(ConfigError, match="films: got 0"):
+        calibrate_history(bundle, story, seed=0, films=0)
 
 
 def test_the_command_writes_what_fast_reads(

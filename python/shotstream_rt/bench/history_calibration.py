@@ -1,9 +1,10 @@
 """Chooses which heads profile ``fast`` prunes, and measures what that costs; nothing is trained.
 
-A film is made exactly, and every head's attention to history older than one chunk is noted. Heads
+Films are made exactly, and every head's attention to history older than one chunk is noted. Heads
 with the least are pruned first. Candidates (how many heads, how many recent frames) are tried from
-the cheapest on, each against the exact film with the same context, captions and noise, and the
-first that passes the gate is taken. The same model, story and seed give the same policy.
+the cheapest on, each against the exact films with the same context, captions and noise, and the
+first that passes the gate is taken. Several films, because one film's few steps may amplify any
+rounding. The same model, story and seeds give the same policy.
 
 Called by ``python -m shotstream_rt calibrate``.
 
@@ -75,6 +76,14 @@ class ExactShot:
     frames: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExactFilm:
+    """All shots of a story, made with one seed."""
+
+    noise: PhiloxNoise
+    shots: list[ExactShot]
+
+
 class HistoryMass:
     """An attention that notes how much of each head's attention goes to old history.
 
@@ -120,25 +129,36 @@ class HistoryMass:
         return self._sums / self._counts.clamp(min=1)
 
 
-def calibrate_history(bundle: ModelBundle, story: Story, *, seed: int) -> CalibratedHistory:
+def calibrate_history(
+    bundle: ModelBundle, story: Story, *, seed: int, films: int = 3
+) -> CalibratedHistory:
     """Find the cheapest policy that passes the gate.
 
     Args:
         bundle: the model, opened with profile ``exact``.
         story: what to make; needs two shots to have a context in one.
-        seed: of the noise.
+        seed: of the first film's noise; the others have the next ones.
+        films: how many are made of the story; the gate is on all of them together.
 
     Raises:
-        ConfigError: no candidate passes the gate, or the model keeps no more than it would prune.
+        ConfigError: no films, no candidate passes the gate, or the model keeps no more than it
+            would prune.
     """
+    if films < 1:
+        raise ConfigError(f"films: got {films}, wanted at least 1")
     config, student = bundle.config, student_of(bundle.pipeline.backend)
     target = Target(device=bundle.device, dtype=student.dtype, head_dim=config.model.head_dim)
-    noise = PhiloxNoise(seed)
     exact = resolve("auto", target)
     mass = HistoryMass(exact, config)
     backend = EagerBackend(student, config, replace(exact, attention=mass))
     mass.tell_layers(backend)
-    shots = _make_film(Pipeline(config, backend), mass, bundle, story, noise)
+    pipeline = Pipeline(config, backend)
+    made = []
+    for number in range(films):
+        noise = PhiloxNoise(seed + number)
+        shots = _make_film(pipeline, mass, bundle, story, noise)
+        made.append(ExactFilm(noise=noise, shots=shots))
+        _log.info("film %d of %d", number + 1, films)
     masses = mass.mean()
     _log.info("attention to old history by head: %s", masses.tolist())
 
@@ -146,7 +166,7 @@ def calibrate_history(bundle: ModelBundle, story: Story, *, seed: int) -> Calibr
     for policy in _candidates(masses, config):
         pruned = replace(config, history=policy)
         pipeline = Pipeline(pruned, EagerBackend(student, pruned, fast))
-        found = _measure(pipeline, bundle.codec, shots, noise)
+        found = _measure(pipeline, bundle.codec, made)
         pipeline.close()
         assert found.frames_psnr_db is not None
         share = policy.share(config.model.num_heads)
@@ -162,7 +182,8 @@ def calibrate_history(bundle: ModelBundle, story: Story, *, seed: int) -> Calibr
                 measured={
                     "profile": FAST.name,
                     "story": story.name,
-                    "shots": len(shots),
+                    "shots": len(story.captions),
+                    "films": films,
                     "seed": seed,
                     "reference": found.reference,
                     "frames_mean_grey": found.frames_mean_grey,
@@ -269,21 +290,21 @@ def _frames_read(config: StreamConfig, share: float, recent: int) -> float:
     return cache.context_frames + mean
 
 
-def _measure(
-    pipeline: Pipeline, codec: LatentCodec, shots: Sequence[ExactShot], noise: PhiloxNoise
-) -> Fidelity:
+def _measure(pipeline: Pipeline, codec: LatentCodec, films: Sequence[ExactFilm]) -> Fidelity:
     latents, frames = [], []
-    for shot in shots:
-        made = run_shot(pipeline, shot.inputs, noise)
-        latents += made
-        frames.append(codec.decode_full(torch.cat(made, 1))[0].cpu())
+    for film in films:
+        for shot in film.shots:
+            made = run_shot(pipeline, shot.inputs, film.noise)
+            latents += made
+            frames.append(codec.decode_full(torch.cat(made, 1))[0].cpu())
+    exact = [shot for film in films for shot in film.shots]
     return compare_fidelity(
         latents,
-        [chunk for shot in shots for chunk in shot.latents],
+        [chunk for shot in exact for chunk in shot.latents],
         frames,
-        [shot.frames for shot in shots],
+        [shot.frames for shot in exact],
         reference="exact, same context, captions and noise",
-        shots=len(shots),
+        shots=len(exact),
     )
 
 

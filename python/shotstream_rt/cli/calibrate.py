@@ -9,7 +9,7 @@ from pathlib import Path
 
 _EXAMPLES = """\
 Writes history.json beside the model's weights. It is refused, here and when it is read, if frames
-are less than 30 dB or latents more than 0.25 away from profile exact.
+are less than 30 dB or latents more than 0.25 away from profile exact, over all films together.
 
 Examples:
   python -m shotstream_rt calibrate nano
@@ -23,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="nano, or a checkpoint folder")
     parser.add_argument("--story", help="story file (default: the bundled one)")
     parser.add_argument("--shots", type=int, default=3, help="shots of it to make (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="noise seed (default 0)")
+    parser.add_argument("--films", type=int, default=3, help="films of the story (default 3)")
+    parser.add_argument("--seed", type=int, default=0, help="first film's noise seed (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--out", type=Path, help="file to write (default: beside the weights)")
     parser.add_argument(
@@ -42,7 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = NANO_FOLDER if arguments.model == "nano" else Path(arguments.model).expanduser()
     bundle = load_model(arguments.model, device=arguments.device, backend="eager")
     try:
-        found = calibrate_history(bundle, story.first(arguments.shots), seed=arguments.seed)
+        found = calibrate_history(
+            bundle, story.first(arguments.shots), seed=arguments.seed, films=arguments.films
+        )
     finally:
         bundle.close()
     path = arguments.out or folder / HISTORY_FILE
