@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from shotstream_distill.detectors import Detector
-from shotstream_distill.metrics.cuts import CutCount, candidates, find_cuts
+from shotstream_distill.detectors import Detector, Sight
+from shotstream_distill.metrics.cuts import CutCount, candidates, differs, find_cuts
 from shotstream_distill.metrics.film import draw_film, floats
 from shotstream_distill.world.story import make_story
 
@@ -23,6 +23,33 @@ def test_a_turning_dancer_is_no_cut() -> None:
     dancing = next(i for i, shot in enumerate(story.shots) if shot.action == "dances")
     film = floats(draw_film(story))[dancing]
     assert find_cuts(film, detector) == []
+
+
+def _two_frames(boxes: list[tuple[int, int, int]], brightness: float = 0.5) -> Sight:
+    """A character (species, left edge, width) in front of nothing in two frames, read exactly."""
+    classes = torch.zeros(2, 48, 80, dtype=torch.int64)
+    small = torch.full((2, 3, 48, 80), 0.5)
+    small[1] = brightness
+    for frame, (species, left, width) in enumerate(boxes):
+        classes[frame, 20:30, left : left + width] = species
+    nothing = torch.zeros(2, 1)
+    return Sight(
+        classes=classes, certainty=nothing, marks=nothing, places=nothing, framings=nothing,
+        times=nothing, features=nothing, small=small,
+    )  # fmt: skip
+
+
+def test_what_is_another_picture() -> None:
+    same = (1, 30, 10)
+    assert not differs(_two_frames([same, same]))
+    assert differs(_two_frames([same, (2, 30, 10)]))
+    # A character misplaced by a twentieth of the frame is a mistake, not a cut.
+    assert not differs(_two_frames([same, (1, 35, 10)]))
+    assert differs(_two_frames([same, (1, 40, 10)]))
+    assert not differs(_two_frames([same, (1, 29, 13)]))
+    assert differs(_two_frames([same, (1, 27, 16)]))
+    assert not differs(_two_frames([same, same], brightness=0.52))
+    assert differs(_two_frames([same, same], brightness=0.55))
 
 
 def test_regular_large_changes_are_no_candidates() -> None:
