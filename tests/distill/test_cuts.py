@@ -31,7 +31,7 @@ def _two_frames(boxes: list[tuple[int, int, int]], brightness: float = 0.5) -> S
     small = torch.full((2, 3, 48, 80), 0.5)
     small[1] = brightness
     for frame, (species, left, width) in enumerate(boxes):
-        classes[frame, 20:30, left : left + width] = species
+        classes[frame, 16:36, left : left + width] = species
     nothing = torch.zeros(2, 1)
     return Sight(
         classes=classes, certainty=nothing, marks=nothing, places=nothing, framings=nothing,
@@ -48,6 +48,8 @@ def test_what_is_another_picture() -> None:
     assert differs(_two_frames([same, (1, 40, 10)]))
     assert not differs(_two_frames([same, (1, 29, 13)]))
     assert differs(_two_frames([same, (1, 27, 16)]))
+    # A speck of another species is the segmenter's, not the film's.
+    assert not differs(_two_frames([(2, 0, 0), (2, 0, 5)]))
     assert not differs(_two_frames([same, same], brightness=0.52))
     assert differs(_two_frames([same, same], brightness=0.55))
 
