@@ -117,10 +117,10 @@ class TrajectoryTrainer:
             model=self._model, parameters=p, captions=captions, noisy=back, memory=memory
         )
 
-    def _guidance(self, batch: Batch, cut: int) -> Tensor:
+    def _guidance(self, batch: Batch) -> Tensor:
         """Return the weight of guidance on every noisy frame, ``[B, frames, 1, 1, 1]``."""
-        config = self.config
-        later = batch.positions[:, cut:] >= CONTEXT_FRAMES + batch.group_frames
+        config, positions = self.config, batch.positions[:, batch.shared.shape[1] :]
+        later = positions >= CONTEXT_FRAMES + batch.group_frames
         return expand(torch.where(later, config.later_guidance, config.guidance))
 
     def _walk(
@@ -175,7 +175,7 @@ class TrajectoryTrainer:
             self._walker(self._teacher, batch, shared, True),
             self._walker(self._teacher, *unconditional(batch, shared), False),
         )
-        guidance = self._guidance(batch, shared.shape[1])
+        guidance = self._guidance(batch)
         walk = self._walk(teachers, torch.randn_like(batch.target), 0, guidance)
         states, levels, ends = walk[:-1], list(self._levels[:-1]), [walk[-1]] * (len(walk) - 1)
         # One more state: the student's answer a level earlier, re-noised as the runtime does.

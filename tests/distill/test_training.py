@@ -113,7 +113,7 @@ def test_later_chunks_are_guided_less(bank: LatentBank, tmp_path: Path) -> None:
                (2.5,) * 6: dataclasses.replace(CHUNKS, chunks=1, groups=2)}  # fmt: skip
     for wanted, layout in layouts.items():
         batch = bank.sample(layout, random.Random(9))
-        weights = trainer._guidance(batch, batch.shared.shape[1])
+        weights = trainer._guidance(batch)
         assert weights.shape == (1, 6, 1, 1, 1)
         assert tuple(weights.flatten().tolist()) == wanted
 
