@@ -38,7 +38,7 @@ from .table import AblationTable, Variant, column
 
 _log = logging.getLogger("shotstream_distill.ablations")
 
-_TIMED_STEPS = 3
+_TIMED_STEPS, _TIMED_ROUNDS = 6, 2
 _SECONDS = 60.0
 
 
@@ -120,7 +120,7 @@ def time_stages(config: RunConfig, folder: Path, processes: Processes) -> dict[s
         if isinstance(stage, PairsConfig):
             stages.append(dataclasses.replace(stage, pairs=stage.batch))
         elif isinstance(stage, TrainedConfig):
-            steps = max(_TIMED_STEPS, steps_of_a_round(stage))
+            steps = max(_TIMED_STEPS, _TIMED_ROUNDS * steps_of_a_round(stage))
             stages.append(dataclasses.replace(stage, steps=steps))
     short = dataclasses.replace(config, name="timing", stages=tuple(stages), gate="off")
     place = folder / "timing"

@@ -106,7 +106,9 @@ class Trainer:
         with Monitor(shop, config, self._folder, self.step) as monitor:
             while self.step < end and not shop.processes.agree(time.monotonic() > deadline):
                 if self.step == 0:
+                    judging = time.monotonic()
                     self.history.judged = [self._judge()]
+                    begun += time.monotonic() - judging
                 self._one_step(monitor)
                 self.train_s = time.monotonic() - begun
                 monitor.progress(self.step, self.train_s)
