@@ -174,14 +174,13 @@ class FlowTrainer:
             sums.setdefault("aux", []).append(aux.item())
             now = clock()
             if now - logged > _REPORT_S:
-                logged = now
                 means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(sums.items()))
                 done = len(sums["aux"])
                 _log.info(
                     "step %d, %.0f s, %.2f s/step, eta %.0f s: %s", state.step, now - begun,
-                    _REPORT_S / max(done, 1), duration_s - (now - begun), means,
+                    (now - logged) / done, duration_s - (now - begun), means,
                 )  # fmt: skip
-                sums = {}
+                logged, sums = now, {}
                 self._bank.refresh()
             if now - saved > config.checkpoint_s:
                 saved = now

@@ -120,6 +120,8 @@ class DistillConfig:
         average: of the weights that ship.
         history_noise: see ``TrainConfig``.
         own_history: share of batches whose history the student films itself.
+        steadiness: power of a lesson's weight, by how much less the data moves than the lesson
+            does from its history's last frame on; 0 weighs all alike.
         coarse_weight: see ``TrainConfig``.
         computing_time: see ``TrainConfig``.
         checkpoint_s: seconds between checkpoints.
@@ -144,6 +146,7 @@ class DistillConfig:
     average: float = 0.97
     history_noise: float = 0.2
     own_history: float = 0.5
+    steadiness: float = 0.0
     coarse_weight: float = 0.25
     computing_time: bool = False
     checkpoint_s: float = 120.0

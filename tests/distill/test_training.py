@@ -118,6 +118,20 @@ def test_later_chunks_are_guided_less(bank: LatentBank, tmp_path: Path) -> None:
         assert tuple(weights.flatten().tolist()) == wanted
 
 
+def test_lessons_that_jump_count_less(bank: LatentBank, tmp_path: Path) -> None:
+    teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
+    trainer = TrajectoryTrainer(DistillConfig(steadiness=2.0), tmp_path, bank, teacher)
+    batch = bank.sample(dataclasses.replace(CHUNKS, groups=2), random.Random(9))
+    before, true = batch.shared[:, None, 8], batch.target[:, None]
+    calm, wild = true.clone(), true.clone()
+    wild[:, :, 3] = before + 2 * (true[:, :, 3] - before)
+    worth = trainer._worth(batch, batch.shared, torch.cat((calm, wild), 1))
+    # The first group has no history to jump from; twice as far is four times the square.
+    assert torch.allclose(worth, torch.tensor([[[1.0, 1.0], [1.0, 1 / 16]]]))
+    alike = TrajectoryTrainer(DistillConfig(), tmp_path, bank, teacher)
+    assert (alike._worth(batch, batch.shared, wild) == 1).all()
+
+
 def test_history_is_filmed_by_the_student(bank: LatentBank, tmp_path: Path, seeded: int) -> None:
     teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
     teacher["head.head.weight"] = torch.randn_like(teacher["head.head.weight"]) * 0.02

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from shotstream_rt.errors import ConfigError
 
+from .host_memory import keep_freed_memory
 from .network import TrainNet
 
 
@@ -96,6 +97,8 @@ def join(device: str = "auto") -> Iterator[Processes]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: got 'cuda', and torch finds no GPU; wanted 'cpu'")
+    if device == "cpu":
+        keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Processes(device=torch.device(device))
