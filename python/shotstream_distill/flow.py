@@ -93,6 +93,27 @@ def coarse_error(difference: Tensor, area: Tensor, cell: int = 4) -> Tensor:
     return cell * cells.square().mean() + cell * cell * (frames.square().mean() + characters)
 
 
+def motion_error(difference: Tensor, weight: Tensor, group_frames: int) -> Tensor:
+    """Mean squared error of what changes between neighbouring frames of a group.
+
+    A walk moves by less than half a latent cell a frame. Beside the error of a whole frame that is
+    little, and a network can leave it out: its characters stand still within a chunk, and the next
+    chunk, which knows where they should be by then, begins with a jump. The minimum is the plain
+    mean's.
+
+    Args:
+        difference: prediction minus target, ``[B, groups * group_frames, C, h, w]``.
+        weight: of its elements; broadcasts to it.
+        group_frames: frames of a group; the error of one alone is 0.
+    """
+    if group_frames == 1:
+        return difference.new_zeros(())
+    grouped = difference.unflatten(1, (-1, group_frames))
+    weights = weight.expand_as(difference).unflatten(1, (-1, group_frames))
+    change = grouped[:, :, 1:] - grouped[:, :, :-1]
+    return (change.square() * (weights[:, :, 1:] + weights[:, :, :-1]) / 2).mean()
+
+
 def roughen(batch: Batch, amount: float) -> Tensor:
     """Add unlabelled noise to half of the shared frames, as generated history will have."""
     shape = batch.shared.shape[:2]
@@ -144,6 +165,9 @@ class FlowTrainer:
         error = (difference.square() * weight).mean()
         area = batch.maps[:, :, :, 0]
         error = error + config.coarse_weight * coarse_error(difference, area)
+        if config.motion_weight:
+            motion = motion_error(difference, weight, batch.group_frames)
+            error = error + config.motion_weight * motion
         aux = torch.zeros(()) if logits is None else auxiliary_loss(logits, batch)
         return error, aux
 

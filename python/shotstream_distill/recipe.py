@@ -50,6 +50,7 @@ class TrainConfig:
         history_noise: largest level of the noise that history and context are roughened with.
         subject_weight: extra weight of characters.
         coarse_weight: weight of ``coarse_error``.
+        motion_weight: weight of ``motion_error``.
         aux_weight: weight of the class map's loss; falls to 0 over the last third.
         computing_time: minutes are this process's own, not the wall's: variants that are to be
             compared get the same on a busy machine.
@@ -92,6 +93,7 @@ class TrainConfig:
     history_noise: float = 0.2
     subject_weight: float = 3.0
     coarse_weight: float = 0.25
+    motion_weight: float = 0.0
     aux_weight: float = 0.1
     computing_time: bool = False
     checkpoint_s: float = 180.0
@@ -120,9 +122,8 @@ class DistillConfig:
         average: of the weights that ship.
         history_noise: see ``TrainConfig``.
         own_history: share of batches whose history the student films itself.
-        steadiness: power of a lesson's weight, by how much less the data moves than the lesson
-            does from its history's last frame on; 0 weighs all alike.
         coarse_weight: see ``TrainConfig``.
+        motion_weight: see ``TrainConfig``.
         computing_time: see ``TrainConfig``.
         checkpoint_s: seconds between checkpoints.
         seed: of batches and noise.
@@ -146,8 +147,8 @@ class DistillConfig:
     average: float = 0.97
     history_noise: float = 0.2
     own_history: float = 0.5
-    steadiness: float = 0.0
     coarse_weight: float = 0.25
+    motion_weight: float = 0.0
     computing_time: bool = False
     checkpoint_s: float = 120.0
     seed: int = 1

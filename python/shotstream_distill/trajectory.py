@@ -25,7 +25,7 @@ from shotstream_rt.schedule import Schedule
 
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .fast_student import Captions, FastStudent, KeysValues, Parameters, Sequence
-from .flow import coarse_error, expand, roughen
+from .flow import coarse_error, expand, motion_error, roughen
 from .nano_state import Draws, NanoState, TextSide
 from .paper.processes import Processes, join
 from .paper.product import load_product
@@ -189,32 +189,8 @@ class TrajectoryTrainer:
         ends.append(self._walk(teachers, own, index, guidance)[-1])
         return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
 
-    def _worth(self, batch: Batch, history: Tensor, ends: Tensor) -> Tensor:
-        """Return the weight ``[B, n, groups]`` of every lesson: those that jump count less.
-
-        A teacher continues a history that is not quite the data's where it thinks the characters
-        should be. A jump is what lies between the history's last frame and the lesson's first,
-        mean squared; one as large as the data's there is none.
-
-        Args:
-            batch: the data.
-            history: shared frames as the lesson saw them, without noise.
-            ends: ``[B, n, frames, ...]``.
-        """
-        size, count = ends.shape[:2]
-        worth = ends.new_ones(size, count, batch.groups)
-        for group, seen in enumerate(batch.visible):
-            if seen == batch.context:
-                continue
-            first = group * batch.group_frames
-            made = (ends[:, :, first] - history[:, None, seen - 1]).square().mean((2, 3, 4))
-            drawn = (batch.target[:, first] - batch.shared[:, seen - 1]).square().mean((1, 2, 3))
-            ratio = (drawn[:, None] / made).clamp(max=1)
-            worth[:, :, group] = ratio**self.config.steadiness
-        return worth
-
     def loss(self, batch: Batch) -> Tensor:
-        """Return the mean squared error of the predicted ends, coarse errors weighted up."""
+        """Return the mean squared error of the ends, coarse errors and motion weighed up."""
         with torch.no_grad():
             relived = dataclasses.replace(batch, shared=self._relived(batch))
             shared = roughen(relived, self.config.history_noise)
@@ -239,11 +215,13 @@ class TrajectoryTrainer:
         captions = self._text(p, batch, torch.ones(size, dtype=torch.bool))
         flow, _ = self._model(p, many.sequence(noisy, times, shared), captions)
         difference = noisy - expand(times) * flow - ends.flatten(1, 2)
-        worth = self._worth(batch, relived.shared, ends).flatten(1)
-        difference = difference * expand(worth.sqrt().repeat_interleave(batch.group_frames, 1))
         area = batch.maps[:, :, :, 0].repeat(1, count, 1, 1, 1)
         coarse = coarse_error(difference, area)
-        return difference.square().mean() + self.config.coarse_weight * coarse
+        error = difference.square().mean() + self.config.coarse_weight * coarse
+        if self.config.motion_weight:
+            motion = motion_error(difference, difference.new_ones(()), batch.group_frames)
+            error = error + self.config.motion_weight * motion
+        return error
 
     def train(self, duration_s: float) -> None:
         """Train until ``duration_s`` is spent (time before a resume counts)."""

@@ -16,6 +16,7 @@ from shotstream_distill.flow import (
     FlowTrainer,
     auxiliary_loss,
     coarse_error,
+    motion_error,
     roughen,
     subject_weights,
 )
@@ -118,18 +119,17 @@ def test_later_chunks_are_guided_less(bank: LatentBank, tmp_path: Path) -> None:
         assert tuple(weights.flatten().tolist()) == wanted
 
 
-def test_lessons_that_jump_count_less(bank: LatentBank, tmp_path: Path) -> None:
-    teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
-    trainer = TrajectoryTrainer(DistillConfig(steadiness=2.0), tmp_path, bank, teacher)
-    batch = bank.sample(dataclasses.replace(CHUNKS, groups=2), random.Random(9))
-    before, true = batch.shared[:, None, 8], batch.target[:, None]
-    calm, wild = true.clone(), true.clone()
-    wild[:, :, 3] = before + 2 * (true[:, :, 3] - before)
-    worth = trainer._worth(batch, batch.shared, torch.cat((calm, wild), 1))
-    # The first group has no history to jump from; twice as far is four times the square.
-    assert torch.allclose(worth, torch.tensor([[[1.0, 1.0], [1.0, 1 / 16]]]))
-    alike = TrajectoryTrainer(DistillConfig(), tmp_path, bank, teacher)
-    assert (alike._worth(batch, batch.shared, wild) == 1).all()
+def test_motion_error_sees_what_a_frame_error_hides() -> None:
+    still = torch.ones(1, 6, 1, 2, 2)
+    moving = still * torch.tensor([-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]).view(1, 6, 1, 1, 1)
+    one = torch.ones(())
+    assert motion_error(still, one, 3) == 0
+    assert motion_error(moving, one, 3) == 4
+    assert motion_error(moving, one, 1) == 0
+    # Between groups there is no neighbour: one constant within each of them costs nothing.
+    assert motion_error(torch.cat((still[:, :3], -still[:, :3]), 1), one, 3) == 0
+    only_left = torch.tensor([2.0, 0.0]).expand(1, 6, 1, 2, 2)
+    assert motion_error(moving, only_left, 3) == 4
 
 
 def test_history_is_filmed_by_the_student(bank: LatentBank, tmp_path: Path, seeded: int) -> None:
