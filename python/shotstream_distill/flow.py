@@ -111,7 +111,8 @@ def motion_error(difference: Tensor, weight: Tensor, group_frames: int) -> Tenso
     grouped = difference.unflatten(1, (-1, group_frames))
     weights = weight.expand_as(difference).unflatten(1, (-1, group_frames))
     change = grouped[:, :, 1:] - grouped[:, :, :-1]
-    return (change.square() * (weights[:, :, 1:] + weights[:, :, :-1]) / 2).mean()
+    error: Tensor = change.square() * (weights[:, :, 1:] + weights[:, :, :-1]) / 2
+    return error.mean()
 
 
 def roughen(batch: Batch, amount: float) -> Tensor:
