@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.config import ModelConfig
+from shotstream_rt.errors import WeightsError
 from shotstream_rt.model.nano_text import TEXT_LEN, NanoTextNet
 
 from .bank import Batch
@@ -104,11 +105,24 @@ class NanoState:
 
     @torch.no_grad()
     def start_from(self, values: Parameters) -> None:
-        """Begin a new run from another run's weights."""
+        """Begin a new run from another run's weights, or a shipped student's.
+
+        A student has no auxiliary head and no rows for words that were appended after it was
+        trained, and may lack the cache indicator; those keep the first values of a new run.
+
+        Raises:
+            WeightsError: other names are missing.
+        """
+        newer = ("aux.", "cache_indicator.")
+        missing = [n for n in self.names if n not in values and not n.startswith(newer)]
+        if missing:
+            raise WeightsError(f"start: got no {missing[:4]}, wanted a nano student's weights")
         for name, master, average in zip(self.names, self.masters, self.average, strict=True):
-            master.copy_(values[name])
-            average.copy_(values[name])
-            self.working[name].copy_(values[name])
+            if name in values:
+                given = values[name]
+                master[: len(given)] = given
+                average.copy_(master)
+                self.working[name].copy_(master)
 
     @torch.no_grad()
     def load(self, path: Path) -> None:

@@ -177,12 +177,24 @@ class ShotConfig(_Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig(_Config):
-    """The few-step flow-matching schedule (``schedule.py`` makes the tables)."""
+    """The few-step flow-matching schedule (``schedule.py`` makes the tables).
+
+    Attributes:
+        denoising_steps: falling, of a grid of 1000.
+        shift: of the noise levels towards the noisy end.
+        warp: look the steps up in the shifted grid; else they are timesteps as they stand.
+        context_noise: timestep of clean passes.
+        carry_renoise: a chunk's first frame goes back to each noise level with the noise that the
+            frame before it went back with. Every chunk's noise is as independent as ever, but
+            what it leaves in the picture no longer changes all at once where a chunk begins. The
+            original draws all noise anew.
+    """
 
     denoising_steps: tuple[float, ...] = (1000, 740, 500, 260)
     shift: float = 8.0
     warp: bool = True
     context_noise: float = 0.0
+    carry_renoise: bool = False
 
     def __post_init__(self) -> None:
         steps = self.denoising_steps
@@ -199,6 +211,8 @@ class ScheduleConfig(_Config):
         _require(isinstance(self.context_noise, int | float) and 0 <= self.context_noise <= 1000,
                  "ScheduleConfig.context_noise", self.context_noise,
                  "a timestep in [0, 1000]")  # fmt: skip
+        _require(isinstance(self.carry_renoise, bool), "ScheduleConfig.carry_renoise",
+                 self.carry_renoise, "true or false")  # fmt: skip
 
     @property
     def num_steps(self) -> int:
@@ -226,6 +240,8 @@ class StreamConfig(_Config):
         _require(capacity - self.cache.sink_frames >= chunk, "CacheConfig.window_frames",
                  self.cache.window_frames,
                  f">= sink_frames {self.cache.sink_frames} + chunk_frames {chunk}")  # fmt: skip
+        _require(not self.schedule.carry_renoise or chunk > 1, "ScheduleConfig.carry_renoise",
+                 True, f"false where ShotConfig.chunk_frames is {chunk}")  # fmt: skip
 
     @property
     def local_frames(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .backends.base import StudentBackend
@@ -125,13 +126,21 @@ class Pipeline:
         """
         plan = self.planner.chunk(self._shot, chunk, self._flag)
         for step, entry in enumerate(self.backend.noise):
-            drawn = noise.draw(self._shot, chunk, step, self.latent_shape, self.backend.device)
-            entry.copy_(drawn)
+            entry.copy_(self._draw(noise, chunk, step))
         for step in range(self.config.schedule.num_steps):
             with annotate("step", step):
                 x0 = self.backend.denoise(step, plan, self._row)
         self._done = plan, x0
         return x0
+
+    def _draw(self, noise: NoiseSource, chunk: int, step: int) -> Tensor:
+        """Noise that enters a step's input; its first frame may be that of the frame before."""
+        shape, device = self.latent_shape, self.backend.device
+        drawn = noise.draw(self._shot, chunk, step, shape, device)
+        if step == 0 or chunk == 0 or not self.config.schedule.carry_renoise:
+            return drawn
+        before = noise.draw(self._shot, chunk - 1, step, shape, device)
+        return torch.cat((before[:, -1:], drawn[:, 1:]), dim=1)
 
     def commit(self) -> None:
         """Run the clean pass of the chunk just denoised; its keys serve the chunks after it.

@@ -219,3 +219,28 @@ def test_context_noise_changes_later_chunks_only() -> None:
     noisy = shoot(config, REFERENCE)
     assert torch.equal(noisy[:, :2], plain[:, :2])
     assert not torch.equal(noisy[:, 2:], plain[:, 2:])
+
+
+def test_carried_renoise_links_a_chunk_to_the_frame_before() -> None:
+    config = dataclasses.replace(small(), schedule=ScheduleConfig(carry_renoise=True))
+    backend = EagerBackend(make_student(MODEL), config, REFERENCE)
+    pipeline, noise = Pipeline(config, backend), PhiloxNoise(3)
+    pipeline.begin_shot(0, torch.zeros(1, 4, *pipeline.latent_shape[2:]), [0] * 4, captions(1), 1)
+    used = []
+    for chunk in range(3):
+        pipeline.run_chunk(chunk, noise)
+        used.append(backend.noise.clone())
+        pipeline.commit()
+        for step, entry in enumerate(used[-1]):
+            addressed = noise.draw(0, chunk, step, pipeline.latent_shape)
+            assert torch.equal(entry[:, 1:], addressed[:, 1:])
+            if step == 0 or chunk == 0:
+                assert torch.equal(entry, addressed)
+            else:
+                assert torch.equal(entry[:, :1], used[chunk - 1][step][:, -1:])
+                assert not torch.equal(entry[:, :1], addressed[:, :1])
+
+
+def test_carried_renoise_takes_two_frames_a_chunk() -> None:
+    with pytest.raises(ConfigError, match="carry_renoise"):
+        StreamConfig(shot=ShotConfig(chunk_frames=1), schedule=ScheduleConfig(carry_renoise=True))

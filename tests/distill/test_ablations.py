@@ -15,7 +15,7 @@ from shotstream_distill.ablations.shared_stages import take_over
 from shotstream_distill.ablations.table import TABLES, AblationTable, column
 from shotstream_distill.metrics.text_table import markdown_table
 from shotstream_distill.paper.run_config import RunConfig
-from shotstream_distill.paper.stage_config import DmdConfig, PairsConfig, StageConfig
+from shotstream_distill.paper.stage_config import DmdConfig, PairsConfig, StageConfig, TeacherConfig
 from shotstream_rt.errors import ConfigError
 
 COMMITTED = sorted(path.stem for path in TABLES.glob("*.json") if path.stem != "base")
@@ -56,9 +56,12 @@ def test_variants_change_what_they_say() -> None:
 
 
 def test_a_dropped_stage_s_followers_build_on_what_it_built_on() -> None:
-    last = _variant("stages", "stage-2-only").stages[-1]
-    assert isinstance(last, DmdConfig)
-    assert last.start == "ode"
+    later = _variant("stages", "both").stages
+    assert [stage.name for stage in later] == ["teacher", "intra-shot", "inter-shot"]
+    assert isinstance(later[0], TeacherConfig)
+    assert later[0].start == ""  # the dropped single frames began with the run's start
+    assert isinstance(later[2], DmdConfig)
+    assert later[2].start == "intra-shot"
 
 
 def test_every_variant_of_a_table_costs_the_same() -> None:
@@ -88,32 +91,33 @@ def _finish(folder: Path, stage: StageConfig) -> None:
 
 
 def test_what_another_variant_did_alike_is_taken_over(tmp_path: Path) -> None:
-    first, both = _variant("stages", "stage-1-only"), _variant("stages", "both")
-    longer = dataclasses.replace(first.stages[3], steps=2)  # type: ignore[call-arg]
-    first = dataclasses.replace(first, stages=(*first.stages[:3], longer))
-    other = _run_folder(tmp_path / "first/run", first)
-    for stage in first.stages[:3]:
+    alone, whole = _variant("recipes", "paper-without-dmd"), _variant("recipes", "paper")
+    names = [stage.name for stage in alone.stages]
+    assert names == ["frames", "teacher", "pairs", "ode"]
+    other = _run_folder(tmp_path / "alone/run", alone)
+    for stage in alone.stages:
         _finish(other, stage)
-    mine = _run_folder(tmp_path / "both/run", both)
+    mine = _run_folder(tmp_path / "whole/run", whole)
     (mine / "teacher.json").write_text("mine", "utf-8")
-    names = [stage.name for stage in both.stages]
-    assert take_over(mine, [tmp_path / "none", other]) == names[:3] == ["teacher", "pairs", "ode"]
+    assert take_over(mine, [tmp_path / "none", other]) == names
     assert (mine / "teacher.json").read_text("utf-8") == "mine"
     assert (mine / "ode.pt").read_text("utf-8") == f"{other}: ode.pt"
     assert len(list((mine / "pairs").iterdir())) == 4
-    # The other's last stage is longer, so it is not the same.
-    _finish(other, longer)
-    assert take_over(mine, [other]) == names[:3]
+    # A last stage of another length is not the same.
+    longer = dataclasses.replace(whole.stages[3], steps=2)  # type: ignore[call-arg]
+    changed = dataclasses.replace(whole, stages=(*whole.stages[:3], longer, *whole.stages[4:]))
+    third = _run_folder(tmp_path / "longer/run", changed)
+    assert take_over(third, [other]) == names[:3]
 
 
 def test_half_done_and_different_stages_are_not_taken_over(tmp_path: Path) -> None:
-    config = _variant("stages", "both")
+    config = _variant("recipes", "paper")
     other = _run_folder(tmp_path / "other/run", config)
-    for stage in config.stages[:3]:
+    for stage in config.stages[:4]:
         _finish(other, stage)
     (other / "pairs/000002.pt").unlink()
     mine = _run_folder(tmp_path / "mine/run", config)
-    assert take_over(mine, [other]) == ["teacher"]
+    assert take_over(mine, [other]) == ["frames", "teacher"]
     assert not (mine / "pairs").exists()
     changed = _run_folder(tmp_path / "changed/run", dataclasses.replace(config, seed=9))
     assert take_over(changed, [other]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from shotstream_distill.carry_over import LatentMap, carry_over, carry_over_file, fit_map
 from shotstream_distill.initial import init_parameters
 from shotstream_distill.nano_state import NanoState
-from shotstream_distill.paper.product import load_product
+from shotstream_distill.paper.product import load_product, start_weights
 from shotstream_distill.recipe import NANO_MODEL
 from shotstream_rt.config import ModelConfig
 from shotstream_rt.errors import WeightsError
@@ -87,3 +88,21 @@ def test_a_file_is_carried_over(codec_file: Path, tmp_path: Path) -> None:
 def test_other_weights_are_refused() -> None:
     with pytest.raises(WeightsError, match="wanted a nano student"):
         carry_over({"a": torch.zeros(2)}, LatentMap(forward=torch.eye(16), explained=1.0))
+
+
+def test_a_new_run_begins_with_the_shipped_student() -> None:
+    model = dataclasses.replace(NANO_MODEL, cache_indicator=True)
+    shipped = start_weights("nano", model, text=True, seed=0)
+    state = NanoState(model, muon_rate=1e-3, adam_rate=1e-3, seed=0)
+    fresh = {n: m.detach().clone() for n, m in zip(state.names, state.masters, strict=True)}
+    state.start_from(shipped)
+    begun = {n: m.detach() for n, m in zip(state.names, state.masters, strict=True)}
+    assert torch.equal(begun["head.head.weight"], shipped["head.head.weight"].float())
+    words, known = begun["text.embedding.weight"], len(shipped["text.embedding.weight"])
+    assert torch.equal(words[:known], shipped["text.embedding.weight"])
+    assert torch.equal(words[known:], fresh["text.embedding.weight"][known:])
+    assert torch.equal(begun["aux.weight"], fresh["aux.weight"])
+    assert torch.equal(begun["cache_indicator.weight"], shipped["cache_indicator.weight"])
+    del shipped["head.head.weight"]
+    with pytest.raises(WeightsError, match=r"head\.head\.weight"):
+        state.start_from(shipped)

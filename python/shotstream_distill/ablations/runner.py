@@ -25,7 +25,7 @@ from ..metrics.text_table import markdown_table
 from ..paper.finish import ship_run
 from ..paper.ode_pairs import make_pairs
 from ..paper.processes import Processes, join
-from ..paper.product import load_product
+from ..paper.product import load_product, save_product, start_weights
 from ..paper.run import Run
 from ..paper.run_config import RunConfig
 from ..paper.stage_config import DmdConfig, PairsConfig, StageConfig, TrainedConfig
@@ -169,7 +169,12 @@ def train_variant(
         bank, model, phase = Path(plain.data.path), stream.model, stream.shot.shot_phase
         flow = TrainConfig(model=model, shot_phase=phase, computing_time=True)
         distil = DistillConfig(model=model, shot_phase=phase, computing_time=True)
-        train_flow(folder, bank, shares["flow"] * config.minutes, flow)
+        begun = None if plain.start == "random" else folder / "start.pt"
+        if begun is not None and processes.leads:
+            weights = start_weights(plain.start, model, text=True, seed=plain.seed)
+            save_product(begun, weights, steps=0, train_s=0.0, stage="start")
+        processes.wait()
+        train_flow(folder, bank, shares["flow"] * config.minutes, flow, begun)
         distill_nano(folder, bank, shares["distil"] * config.minutes, distil)
         start = str(folder / "distilled.pt")
     if variant.recipe == "causal":

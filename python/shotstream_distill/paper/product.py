@@ -6,6 +6,7 @@ values (the running average where there is one), whole, float32.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,11 @@ def start_weights(start: str, model: ModelConfig, *, text: bool, seed: int) -> W
         return weights
     path = NANO_FOLDER if start == "nano" else Path(start)
     if path.is_dir():
-        weights = dict(student_state(path, model))
+        known = dataclasses.replace(model, cache_indicator=False) if start == "nano" else model
+        weights = dict(student_state(path, known))
+        if known != model:  # nano has no indicator: a new one
+            fresh = init_parameters(model, seed=seed)
+            weights |= {name: fresh[name] for name in fresh if name not in weights}
         if text:
             own = load_file(str(path / "text.safetensors"))
             weights |= {TEXT + k: v.float() for k, v in own.items()}
