@@ -23,7 +23,7 @@ NANO_MODEL = ModelConfig(
 NANO_SCHEDULE = ScheduleConfig(shift=3.0, carry_renoise=True)
 """Four steps on a grid shifted less than the full-size model's: small latents need less noise.
 
-A chunk begins on the renoise of the frame before it: of 120 first shots 3 had a false cut so, and 15
+A chunk begins on the renoise of the frame before it: 3 of 120 first shots had a false cut so, 15
 where it was drawn anew.
 """
 
