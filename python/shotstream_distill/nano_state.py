@@ -107,14 +107,13 @@ class NanoState:
     def start_from(self, values: Parameters) -> None:
         """Begin a new run from another run's weights, or a shipped student's.
 
-        A student has no auxiliary head and no rows for words that were appended after it was
-        trained, and may lack the cache indicator; those keep the first values of a new run.
+        A student has no auxiliary head, and no rows for words that were appended after it was
+        trained; those keep the first values of a new run.
 
         Raises:
             WeightsError: other names are missing.
         """
-        newer = ("aux.", "cache_indicator.")
-        missing = [n for n in self.names if n not in values and not n.startswith(newer)]
+        missing = [n for n in self.names if n not in values and not n.startswith("aux.")]
         if missing:
             raise WeightsError(f"start: got no {missing[:4]}, wanted a nano student's weights")
         for name, master, average in zip(self.names, self.masters, self.average, strict=True):

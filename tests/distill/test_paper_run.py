@@ -173,6 +173,10 @@ def test_a_folder_belongs_to_one_configuration(data: dict[str, Any], tmp_path: P
     changed = dataclasses.replace(RunConfig.from_dict(data), seed=5)
     with pytest.raises(ConfigError, match="another seed"):
         Run(changed, tmp_path, Processes())
+    begun = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    del begun["stream"]["schedule"]["carry_renoise"]  # as before that setting existed
+    (tmp_path / "run.json").write_text(json.dumps(begun), "utf-8")
+    Run(RunConfig.from_dict(data), tmp_path, Processes())
 
 
 def test_a_failed_gate_can_stop_a_run(data: dict[str, Any], tmp_path: Path) -> None:

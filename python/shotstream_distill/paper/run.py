@@ -160,7 +160,8 @@ class Run:
         path = self.folder / "run.json"
         mine = self.config.to_dict()
         if path.is_file():
-            theirs = json.loads(path.read_text("utf-8"))
+            # Read as a configuration: a run begun before a setting existed has its default.
+            theirs = RunConfig.from_dict(json.loads(path.read_text("utf-8"))).to_dict()
             changed = sorted(k for k in mine if mine[k] != theirs.get(k))
             if changed:
                 raise ConfigError(
