@@ -7,6 +7,7 @@
     carry-over     take a student over to a codec that was trained further
     ship-nano      write a checkpoint as a student folder
     train-codec    train the codec on drawn clips, resumable
+    graft-codec    give a codec another one's decoder; its latents stay
     tune-detector  train the evaluation's detector further
     evaluate       score a model on held-out stories
     fit-identity   fit the descriptors that consistency is measured with
@@ -83,7 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--rough-share", type=float, default=0.0,
                        help="share of clips whose latents are as wrong as a student's: steadier "
                        "pictures from a student for a little less detail")  # fmt: skip
+    train.add_argument("--keep-latents", type=float, default=0.0,
+                       help="weight of the distance from the latents that the codec begins with: "
+                       "the encoder learns and students stay valid (0: off; try 0.3)")  # fmt: skip
+    train.add_argument("--rate", type=float, default=2e-3,
+                       help="learning rate (default: 2e-3; 1e-3 from good weights)")  # fmt: skip
     train.add_argument("--clip-frames", type=int, default=5, help="frames of a clip, 1 + 4k")
+    graft = command("graft-codec", "give a codec another one's decoder; its latents stay")
+    graft.add_argument("--encoder", type=Path, required=True, help="codec whose latents stay")
+    graft.add_argument("--decoder", type=Path, required=True, help="codec whose decoder is taken")
+    graft.add_argument("--out", type=Path, required=True, help="file to write")
     tune = command("tune-detector", "train the detector further")
     tune.add_argument("--minutes", type=float, required=True, help="wall time")
     tune.add_argument("--start", type=Path, help="weights to start from (default: shipped)")
@@ -224,9 +234,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
         recipe = CodecConfig(
             freeze_encoder=options.freeze_encoder, rough_share=options.rough_share,
-            clip_frames=options.clip_frames,
+            keep_latents=options.keep_latents, clip_frames=options.clip_frames, rate=options.rate,
         )  # fmt: skip
         return train_codec(options.run, options.start, options.minutes, recipe)
+    if options.command == "graft-codec":
+        from .graft_codec import graft_codec
+
+        return graft_codec(options.encoder, options.decoder, options.out)
     if options.command == "tune-detector":
         from .detectors import DETECTOR_FILE
         from .tune_detector import tune_detector

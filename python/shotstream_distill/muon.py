@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .working_dtype import working_dtype
+
 # Quintic Newton-Schulz coefficients. Source: Jordan et al., "Muon" (2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
@@ -23,9 +25,9 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         steps: Newton-Schulz iterations.
 
     Returns:
-        The same shape in bfloat16.
+        The same shape in ``working_dtype``, whose precision is more than enough.
     """
-    x = matrices.bfloat16()
+    x = matrices.to(working_dtype())
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

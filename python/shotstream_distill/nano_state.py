@@ -1,6 +1,6 @@
 """Weights of a training run and how one step changes them.
 
-Used by the flow-matching trainer and the distillation: bf16 working copies that compute, float32
+Used by the flow-matching trainer and the distillation: working copies that compute, float32
 masters that learn, a running average that ships, and both optimisers.
 """
 
@@ -22,10 +22,14 @@ from .initial import init_parameters
 from .muon import Muon
 from .paper.processes import Processes
 from .recipe import AUX_CLASSES
+from .working_dtype import working_dtype
 
 
 class NanoState:
-    """Weights of a run: float32 masters, bf16 working copies, running average, optimisers."""
+    """Weights of a run: float32 masters, working copies, running average, optimisers.
+
+    The copies are what is computed with, in ``working_dtype``.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class NanoState:
         self.masters = [torch.nn.Parameter(v.clone()) for v in masters.values()]
         self.average = [m.detach().clone() for m in self.masters]
         self.working: Parameters = {
-            n: m.detach().bfloat16().requires_grad_()
+            n: m.detach().to(working_dtype(), copy=True).requires_grad_()
             for n, m in zip(self.names, self.masters, strict=True)
         }
         matrices = [

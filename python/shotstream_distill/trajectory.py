@@ -30,6 +30,7 @@ from .nano_state import Draws, NanoState, TextSide
 from .paper.processes import Processes, join
 from .paper.product import load_product
 from .recipe import NANO_SCHEDULE, DistillConfig
+from .working_dtype import working_dtype
 
 _log = logging.getLogger("shotstream_distill.trajectory")
 _REPORT_S = 30.0
@@ -96,7 +97,7 @@ class TrajectoryTrainer:
         self.config = config
         self._run = run
         self._bank = bank
-        self._teacher = {name: value.bfloat16() for name, value in teacher.items()}
+        self._teacher = {name: value.to(working_dtype()) for name, value in teacher.items()}
         self._model = FastStudent(config.model, shot_phase=config.shot_phase)
         self._text = TextSide()
         self.state = NanoState(

@@ -25,6 +25,7 @@ from .detectors import Answers, Detector, Segmenter
 from .metrics.facts import fact_shares, read_facts
 from .train_codec import FIRST_SEED
 from .warm_start import warm_start
+from .working_dtype import working_dtype
 from .world.characters import MASK_COAT, MASK_HAT, MASK_SCARF
 from .world.render import SHOT_FRAMES, render_shot
 from .world.story import WorldStory, make_story
@@ -202,6 +203,7 @@ def tune_detector(
     net = Segmenter()
     # Detectors from before the world had times of day.
     warm_start(net, start, "detector", lambda name, _: name.startswith("time."))
+    dtype = working_dtype()
     before = _scores(net, codec)
     _log.info("before: %s", before)
     net.train().requires_grad_(True)
@@ -215,7 +217,7 @@ def tune_detector(
             frames, truth = draw_batch(rng)
         if rng.random() < 0.5:
             frames, truth = frames.flip(-1), truth.flipped()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             answers = net(degrade(frames, rng))
         loss = detection_loss(answers, truth)
         adam.zero_grad()

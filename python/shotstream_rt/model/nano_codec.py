@@ -51,11 +51,21 @@ class CausalBlock(nn.Module):
     Args:
         channels: width.
         memory: whether to look back.
+        limited: whether the features that come in are bounded, each channel by its own limit.
+
+    Attributes:
+        limit: largest magnitude of each channel, ``[c]``. Nothing else bounds the decoder's
+            features: a latent that no picture gives grows a hundredfold from block to block and
+            bursts into coloured specks. One limit for all was wide enough for that; a student's
+            first frames exceed the channels' own up to sevenfold.
     """
 
-    def __init__(self, channels: int, memory: bool) -> None:
+    limit: Tensor | None
+
+    def __init__(self, channels: int, memory: bool, limited: bool = False) -> None:
         super().__init__()
         self.memory = memory
+        self.register_buffer("limit", torch.full((channels,), math.inf) if limited else None)
         self.mix = nn.Conv2d(channels * (2 if memory else 1), channels, 3, padding=1)
         self.out = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
@@ -75,6 +85,9 @@ class CausalBlock(nn.Module):
         Returns:
             The output and what the next call takes as ``before`` (``None`` without memory).
         """
+        if self.limit is not None:
+            limit = self.limit.view(-1, 1, 1)
+            x = x.clamp(-limit, limit)
         hidden = F.silu(x)
         last = None
         if self.memory:
@@ -87,22 +100,16 @@ class CausalBlock(nn.Module):
         return out, last
 
 
-def _blocks(channels: int, count: int, memories: int) -> nn.ModuleList:
+def _blocks(channels: int, count: int, memories: int, limited: bool = False) -> nn.ModuleList:
     """Blocks of one width, the first of them with memory."""
-    return nn.ModuleList(CausalBlock(channels, index < memories) for index in range(count))
+    return nn.ModuleList(CausalBlock(channels, index < memories, limited) for index in range(count))
 
 
 def _run(
-    blocks: nn.ModuleList,
-    x: Tensor,
-    frames: int,
-    state: list[Tensor | None] | None,
-    limit: Tensor | None = None,
+    blocks: nn.ModuleList, x: Tensor, frames: int, state: list[Tensor | None] | None
 ) -> tuple[Tensor, list[Tensor | None]]:
     after: list[Tensor | None] = []
     for index, block in enumerate(blocks):
-        if limit is not None:
-            x = x.clamp(-limit, limit)
         x, last = block(x, frames, None if state is None else state[index])
         after.append(last)
     return x, after
@@ -117,14 +124,10 @@ class NanoCodecNet(nn.Module):
     Attributes:
         latent_mean: of each channel before normalisation, ``[C]``.
         latent_std: alike.
-        feature_limit: largest magnitude that the decoder's features may have, ``[]``. Nothing else
-            bounds them: latents twice as rough as any student's grow a thousandfold from block to
-            block, and the memory carries that into the latents behind.
     """
 
     latent_mean: Tensor
     latent_std: Tensor
-    feature_limit: Tensor
 
     def __init__(self, depths: CodecDepths | None = None) -> None:
         super().__init__()
@@ -136,13 +139,12 @@ class NanoCodecNet(nn.Module):
         self.encoder_eighth = _blocks(eighth, self.depths.encoder_eighth, 1)
         self.encoder_out = nn.Conv2d(eighth, LATENT_CHANNELS, 1)
         self.decoder_in = nn.Conv2d(LATENT_CHANNELS, eighth, 3, padding=1)
-        self.decoder_eighth = _blocks(eighth, self.depths.decoder_eighth, 2)
+        self.decoder_eighth = _blocks(eighth, self.depths.decoder_eighth, 2, limited=True)
         self.decoder_up = nn.Conv2d(eighth, 4 * decoded, 1)
-        self.decoder_quarter = _blocks(decoded, self.depths.decoder_quarter, 0)
+        self.decoder_quarter = _blocks(decoded, self.depths.decoder_quarter, 0, limited=True)
         self.decoder_out = nn.Conv2d(decoded, _STACKED, 3, padding=1)
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
-        self.register_buffer("feature_limit", torch.tensor(math.inf))
 
     def encode(self, clips: Tensor) -> Tensor:
         """Encode ``[B, 1 + 4k, 3, H, W]`` in [-1, 1] to normalised ``[B, 1 + k, C, h, w]``."""
@@ -166,11 +168,10 @@ class NanoCodecNet(nn.Module):
         """
         batch, frames = latents.shape[:2]
         x = latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
-        limit = self.feature_limit
         x = self.decoder_in(x.flatten(0, 1))
-        x, after = _run(self.decoder_eighth, x, frames, state, limit)
+        x, after = _run(self.decoder_eighth, x, frames, state)
         x = F.pixel_shuffle(self.decoder_up(F.silu(x)), 2)
-        x, _ = _run(self.decoder_quarter, x, frames, None, limit)
+        x, _ = _run(self.decoder_quarter, x, frames, None)
         x = self.decoder_out(F.silu(x))
         x = x.reshape(batch * frames * _GROUP, _STACKED // _GROUP, *x.shape[-2:])
         pixels = F.pixel_shuffle(x, 4).unflatten(0, (batch, frames * _GROUP))
