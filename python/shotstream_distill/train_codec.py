@@ -60,6 +60,7 @@ class CodecConfig:
         latent_noise: largest noise on latents in training, in their standard deviations.
         rough_share: share of clips whose latents are as wrong as a few-step student's.
         rough_noise: largest noise on those (``rough_latents``).
+        rough_gain: largest factor on those (``overdrive``).
         average: of the weights that are written.
         decay_from: progress from which the rate falls linearly to zero.
         freeze_encoder: train the decoder alone.
@@ -75,6 +76,7 @@ class CodecConfig:
     latent_noise: float = 0.1
     rough_share: float = 0.0
     rough_noise: float = 0.5
+    rough_gain: float = 1.6
     average: float = 0.998
     decay_from: float = 0.6
     freeze_encoder: bool = False
@@ -129,6 +131,26 @@ def rough_latents(
     fresh = torch.randn(latents.shape, generator=generator)
     noise: Tensor = math.sqrt(_STAYS) * staying + math.sqrt(1 - _STAYS) * fresh
     return latents + level * noise
+
+
+def overdrive(latents: Tensor, most: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Scale latents region by region, as guidance does where a student is sure of itself.
+
+    On such latents a decoder that has seen clean ones only bursts into coloured specks.
+
+    Args:
+        latents: ``[B, F, C, h, w]``.
+        most: largest factor of each clip, at least 1, ``[B, 1, 1, 1]``; the smallest is 0.8.
+        generator: of the regions; default: torch's own.
+
+    Returns:
+        Latents of the same shape; where ``most`` is 1 they are the same.
+    """
+    coarse = torch.rand(len(latents), 1, 3, 5, generator=generator)
+    field = F.interpolate(coarse, latents.shape[-2:], mode="bilinear")
+    least = torch.where(most > 1, 0.8, 1.0)
+    scaled: Tensor = latents * (least + (most - least) * field)[:, None]
+    return scaled
 
 
 @torch.no_grad()
@@ -259,6 +281,7 @@ class CodecTrainer:
                 # A student trained before makes latents of the kept kind.
                 share = rough * torch.rand(len(clips), 1, 1, 1, 1)
                 decoded = latents + share * (kept - latents)
+            decoded = overdrive(decoded, torch.where(rough[:, 0], config.rough_gain, 1.0))
             most = torch.where(rough, config.rough_noise, config.latent_noise)
             level = most * torch.rand(len(clips), 1, 1, 1, 1)
             made, _ = self.net.decode(rough_latents(decoded, level), None)

@@ -21,6 +21,7 @@ from shotstream_distill.train_codec import (
     CodecTrainer,
     draw_clip,
     measure_features,
+    overdrive,
     rough_latents,
     stack,
     train_codec,
@@ -123,6 +124,15 @@ def test_a_frozen_encoder_keeps_its_latents(codec_file: Path) -> None:
     assert all(name.startswith("decoder") for name in changed)
     with pytest.raises(ConfigError, match="--start"):
         CodecTrainer(dataclasses.replace(QUICK, freeze_encoder=True), None, 0)
+
+
+def test_regions_are_overdriven_and_others_stay(seeded: int) -> None:
+    latents = torch.randn(2, 3, 16, 12, 20)
+    made = overdrive(latents, torch.tensor([1.0, 1.6]).view(2, 1, 1, 1))
+    assert torch.equal(made[0], latents[0])
+    factors = (made[1] / latents[1])[:, 0]
+    assert 0.8 <= float(factors.min()) < 1.1 < 1.3 < float(factors.max()) <= 1.6
+    torch.testing.assert_close(factors[0], factors[2])
 
 
 def test_kept_latents_move_less(codec_file: Path) -> None:
