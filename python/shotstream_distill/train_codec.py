@@ -24,6 +24,7 @@ from shotstream_rt.model.nano_codec import CausalBlock, CodecDepths, NanoCodecNe
 from shotstream_rt.model.nano_files import load_float32
 
 from .muon import Muon
+from .student_errors import overdrive, rough_latents
 from .warm_start import warm_start
 from .working_dtype import working_dtype
 from .world.render import SHOT_FRAMES, render_shot
@@ -38,7 +39,6 @@ JUDGED_CLIPS = 48
 """Unseen clips that before and after are measured on."""
 
 _STRIDES = (1, 1, 1, 1, 2, 3)
-_STAYS = 0.3
 _LIMIT = ".limit"
 _HEADROOM = 1.0  # .7 of the largest costs .03 dB, .5 costs 3
 _MEASURED_AT_ONCE = 20
@@ -108,49 +108,6 @@ def reconstruction_loss(out: Tensor, wanted: Tensor, masks: Tensor, subject: flo
     down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
     flat = (error.abs() + 2 * error.square()) * weight
     return flat.mean() + 0.5 * (across.mean() + down.mean())
-
-
-def rough_latents(
-    latents: Tensor, level: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Add what a few-step student gets wrong: noise, part of which stays from latent to latent.
-
-    On held-out shots the last step of the nano student (from noise level 0.5) erred by 0.40 of a
-    latent's standard deviation. 2 x 2 means kept 27 % of that variance (white noise: 25 %), means
-    over a chunk's three latents 52 % (33 %), hence the part that stays.
-
-    Args:
-        latents: ``[B, F, C, h, w]``, standard deviation 1.
-        level: standard deviation of the noise, ``[B, 1, 1, 1, 1]``.
-        generator: of the noise; default: torch's own.
-
-    Returns:
-        Latents of the same shape.
-    """
-    staying = torch.randn(latents[:, :1].shape, generator=generator)
-    fresh = torch.randn(latents.shape, generator=generator)
-    noise: Tensor = math.sqrt(_STAYS) * staying + math.sqrt(1 - _STAYS) * fresh
-    return latents + level * noise
-
-
-def overdrive(latents: Tensor, most: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Scale latents region by region, as guidance does where a student is sure of itself.
-
-    On such latents a decoder that has seen clean ones only bursts into coloured specks.
-
-    Args:
-        latents: ``[B, F, C, h, w]``.
-        most: largest factor of each clip, at least 1, ``[B, 1, 1, 1]``; the smallest is 0.8.
-        generator: of the regions; default: torch's own.
-
-    Returns:
-        Latents of the same shape; where ``most`` is 1 they are the same.
-    """
-    coarse = torch.rand(len(latents), 1, 3, 5, generator=generator)
-    field = F.interpolate(coarse, latents.shape[-2:], mode="bilinear")
-    least = torch.where(most > 1, 0.8, 1.0)
-    scaled: Tensor = latents * (least + (most - least) * field)[:, None]
-    return scaled
 
 
 @torch.no_grad()

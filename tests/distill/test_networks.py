@@ -16,13 +16,12 @@ from shotstream_distill import train_codec as codec_training
 from shotstream_distill import tune_detector as detector_training
 from shotstream_distill.__main__ import main
 from shotstream_distill.detectors import Detector, Segmenter
+from shotstream_distill.student_errors import overdrive, rough_latents
 from shotstream_distill.train_codec import (
     CodecConfig,
     CodecTrainer,
     draw_clip,
     measure_features,
-    overdrive,
-    rough_latents,
     stack,
     train_codec,
 )
