@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
                        "pictures from a student for a little less detail")  # fmt: skip
     train.add_argument("--keep-latents", type=float, default=0.0,
                        help="weight of the distance from the latents that the codec begins with: "
-                       "the encoder learns and students stay valid (0: off; try 0.3)")  # fmt: skip
+                       "the encoder learns and students stay valid (0: off; try 0.05)")  # fmt: skip
     train.add_argument("--rate", type=float, default=2e-3,
                        help="learning rate (default: 2e-3; 1e-3 from good weights)")  # fmt: skip
     train.add_argument("--clip-frames", type=int, default=5, help="frames of a clip, 1 + 4k")

@@ -15,18 +15,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shotstream_rt.model.nano_codec import CodecDepths, NanoCodecNet
-from shotstream_rt.model.nano_files import load_float32
+from shotstream_rt.model.nano_codec import NanoCodecNet
 
 from .train_codec import draw_clip, stack
 
 _CLIPS, _CLIP_FRAMES = 240, 9
 _RIDGE = 1e-4
 """Of the mean square of an input; neighbouring cells are alike, their weights shall stay small."""
-
-
-def _load(path: Path) -> NanoCodecNet:
-    return load_float32(lambda state: NanoCodecNet(CodecDepths.of(state)), path, "nano codec")
 
 
 def _features(net: NanoCodecNet, frames: Tensor) -> Tensor:
@@ -86,7 +81,7 @@ def graft_codec(encoder: Path, decoder: Path, out: Path) -> dict[str, float]:
     Raises:
         WeightsError: a file is missing or does not fit.
     """
-    kept, given = _load(encoder), _load(decoder)
+    kept, given = NanoCodecNet.load(encoder), NanoCodecNet.load(decoder)
     explained = fit_entry(kept, given, clips=_CLIPS)
     state = kept.state_dict()
     grafted = {name: value for name, value in state.items() if not name.startswith("decoder")}

@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.model.nano_codec import CausalBlock, CodecDepths, NanoCodecNet
-from shotstream_rt.model.nano_files import load_float32
+from shotstream_rt.model.nano_codec import CausalBlock, NanoCodecNet
 
 from .muon import Muon
 from .student_errors import overdrive, rough_latents
@@ -204,7 +203,7 @@ class CodecTrainer:
             warm_start(self.net, start, "codec", _may_begin_new)
             lift_limits(self.net)
         if start is not None and config.keep_latents > 0:
-            self._kept = load_float32(lambda s: NanoCodecNet(CodecDepths.of(s)), start, "codec")
+            self._kept = NanoCodecNet.load(start)
         trained = {
             name: parameter
             for name, parameter in self.net.named_parameters()

@@ -146,6 +146,11 @@ class NanoCodecNet(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
 
+    @classmethod
+    def load(cls, path: Path) -> NanoCodecNet:
+        """Read ``codec.safetensors`` of any depth, as float32; errors as of ``NanoCodec.load``."""
+        return load_float32(lambda state: cls(CodecDepths.of(state)), path, "nano codec")
+
     def encode(self, clips: Tensor) -> Tensor:
         """Encode ``[B, 1 + 4k, 3, H, W]`` in [-1, 1] to normalised ``[B, 1 + k, C, h, w]``."""
         clips = torch.cat((clips[:, :1].expand(-1, _GROUP - 1, -1, -1, -1), clips), 1)
@@ -214,8 +219,7 @@ class NanoCodec:
         Raises:
             WeightsError: the file is missing, or its tensors do not fit this codec.
         """
-        net = load_float32(lambda state: NanoCodecNet(CodecDepths.of(state)), path, "nano codec")
-        return cls(net.to(device))
+        return cls(NanoCodecNet.load(path).to(device))
 
     def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
         """Return frame height and width in pixels of a latent size."""
