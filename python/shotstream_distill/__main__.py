@@ -65,6 +65,19 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--bank", type=Path, default=_BANK, help="folder of shards")
         train.add_argument("--minutes", type=float, required=True, help="wall time in total")
         train.add_argument("--start", type=Path, help="checkpoint that a new run begins with")
+    reader = command("train-reader", "train the reader of facts that reward-nano needs")
+    reader.add_argument("--bank", type=Path, default=_BANK, help="folder of shards, two or more; "
+                        "the last is kept for the test. Few stories are learned by heart: 5000 "
+                        "shots at least")  # fmt: skip
+    reader.add_argument("--minutes", type=float, required=True, help="wall time")
+    reader.add_argument("--start", type=Path, help="weights to start from (default: none)")
+    reader.add_argument("--out", type=Path, required=True, help="file to write")
+    reward = command("reward-nano", "reward a few-step student for what a reader sees in its films")
+    reward.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
+    reward.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
+    reward.add_argument("--minutes", type=float, required=True, help="wall time in total")
+    reward.add_argument("--reader", type=Path, required=True, help="weights of train-reader")
+    reward.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
     carry = command("carry-over", "carry a student over to a codec that was trained further")
     carry.add_argument("--checkpoint", type=Path, required=True, help="of train- or distill-nano")
     carry.add_argument("--old", type=Path, required=True, help="codec it was trained on")
@@ -219,6 +232,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
         distill_nano(options.run, options.bank, options.minutes, start=options.start)
         return {"checkpoint": str(options.run / "distilled.pt")}
+    if options.command == "train-reader":
+        from .train_reader import train_reader
+
+        return {
+            "right": train_reader(options.bank, options.out, options.minutes, start=options.start)
+        }
+    if options.command == "reward-nano":
+        from .reward import reward_nano
+
+        reward_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
+        return {"checkpoint": str(options.run / "rewarded.pt")}
     if options.command == "carry-over":
         from .carry_over import carry_over_file
 

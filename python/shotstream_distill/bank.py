@@ -7,6 +7,7 @@ Called by the trainer. Shards are written by ``make_bank`` while training may al
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class Batch:
         target: ``[B, groups * group_frames, C, h, w]`` clean latents of the noisy groups.
         maps: ``[B, frames, 2, 3, h, w]`` in [0, 1]: per character the area, coat, accessory.
         labels: int64 ``[B, 4]`` species of both characters, colour of both.
+        facts: int64 ``[B, 15]`` all of ``make_bank.labels``.
         tokens: int64 ``[B, S, L]`` caption token ids.
         lengths: int64 ``[B, S]``.
         groups: noisy groups of a sample.
@@ -74,6 +76,7 @@ class Batch:
     target: Tensor
     maps: Tensor
     labels: Tensor
+    facts: Tensor
     tokens: Tensor
     lengths: Tensor
     caption_index: Tensor
@@ -114,9 +117,12 @@ class Batch:
 class LatentBank:
     """Shots of many stories as latents, captions and class maps."""
 
-    def __init__(self, folder: Path, pattern: str = "*.pt") -> None:
+    def __init__(
+        self, folder: Path, pattern: str = "*.pt", names: Collection[str] | None = None
+    ) -> None:
         self._folder = folder
         self._pattern = pattern
+        self._names = names
         self._seen: set[str] = set()
         self._shards: list[dict[str, Tensor]] = []
         self._short: list[tuple[int, int]] = []
@@ -126,7 +132,9 @@ class LatentBank:
     def refresh(self) -> int:
         """Load shards that appeared since; returns the number of shots held."""
         for path in sorted(self._folder.glob(self._pattern)):
-            if path.name in self._seen:
+            if path.name in self._seen or (
+                self._names is not None and path.name not in self._names
+            ):
                 continue
             self._seen.add(path.name)
             shard = torch.load(path, weights_only=True)
@@ -157,7 +165,16 @@ class LatentBank:
             starts += [rng.randrange(layout.chunks) for _ in range(layout.groups - len(starts))]
             history = max(starts)
         samples = [self._one(layout, row, starts, history, rng) for row in rows]
-        keys = ("shared", "target", "maps", "labels", "tokens", "caption_index", "positions")
+        keys = (
+            "shared",
+            "target",
+            "maps",
+            "labels",
+            "facts",
+            "tokens",
+            "caption_index",
+            "positions",
+        )
         stacked = {key: torch.stack([s[key] for s in samples]) for key in (*keys, "flags")}
         tokens = stacked["tokens"]
         return Batch(
@@ -225,12 +242,13 @@ class LatentBank:
             past = list(range(history * size))
             shared = torch.cat((context, latents[past].float())) if past else context
         count = len(past) + len(frames)
-        species_color = shard["lab"][row, 4:8].long()
+        facts = shard["lab"][row].long()
         return {
             "shared": shared,
             "target": latents[frames].float(),
             "maps": shard["maps"][row, frames].float() / 255,
-            "labels": species_color,
+            "labels": facts[4:8],
+            "facts": facts,
             "tokens": tokens,
             "caption_index": torch.tensor(context_captions + [caption] * count),
             "positions": torch.tensor(kept + [CONTEXT_FRAMES + f for f in past + frames]),

@@ -156,3 +156,55 @@ class DistillConfig:
     computing_time: bool = False
     checkpoint_s: float = 120.0
     seed: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig:
+    """Recipe of the last stage, which rewards a few-step student for what a reader sees.
+
+    Attributes:
+        model: see ``TrainConfig``.
+        shot_phase: see ``TrainConfig``.
+        layouts: see ``DistillConfig``.
+        facts: weights of what the reader looks for.
+        reader: weight of the reader's cross-entropy.
+        judge: weight of the discriminator's.
+        anchor: weight of the squared distance from the student begun with.
+        muon_rate: learning rate of the block matrices.
+        adam_rate: learning rate of everything else.
+        judge_rate: learning rate of the discriminator.
+        judge_warmup: steps in which it learns alone.
+        warmup_steps: of the student, behind those.
+        decay_from: progress from which its rates fall.
+        average: of the weights that ship.
+        own_history: share of batches whose history the student films itself.
+        checkpoint_s: seconds between checkpoints.
+        seed: of batches and noise.
+    """
+
+    model: ModelConfig = NANO_MODEL
+    shot_phase: bool = True
+    layouts: tuple[Layout, ...] = (
+        Layout(batch=6, context=6, group_frames=3, groups=2, opening=True),
+        Layout(batch=6, context=6, group_frames=3, groups=2),
+        Layout(batch=6, context=6, group_frames=3, groups=2, chunks=2),
+        Layout(batch=5, context=6, group_frames=3, groups=3, chunks=4),
+        Layout(batch=3, context=6, group_frames=3, groups=4, chunks=7),
+    )
+    facts: tuple[tuple[str, float], ...] = (
+        ("present", 1.0), ("accessory", 1.0), ("worn_color", 0.4), ("framing", 0.25),
+        ("place", 0.25), ("time", 0.25),
+    )  # fmt: skip
+    reader: float = 0.1
+    judge: float = 0.05
+    anchor: float = 1.0
+    muon_rate: float = 8e-4
+    adam_rate: float = 4e-4
+    judge_rate: float = 4e-4
+    judge_warmup: int = 40
+    warmup_steps: int = 20
+    decay_from: float = 0.5
+    average: float = 0.98
+    own_history: float = 0.7
+    checkpoint_s: float = 120.0
+    seed: int = 2

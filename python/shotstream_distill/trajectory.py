@@ -14,38 +14,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from shotstream_rt.schedule import Schedule
-
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
-from .fast_student import Captions, FastStudent, KeysValues, Parameters, Sequence
+from .fast_student import Parameters
 from .flow import coarse_error, expand, motion_error, roughen
-from .nano_state import Draws, NanoState, TextSide
+from .nano_state import Draws, NanoState
+from .own_film import Filming, Walker
 from .paper.processes import Processes, join
 from .paper.product import load_product
-from .recipe import NANO_SCHEDULE, DistillConfig
+from .recipe import DistillConfig
 from .working_dtype import working_dtype
 
 _log = logging.getLogger("shotstream_distill.trajectory")
 _REPORT_S = 30.0
-
-
-def split_sequence(sequence: Sequence) -> tuple[Sequence, Sequence]:
-    """Split a sequence into its shared frames and its noisy ones."""
-    cut = sequence.shared
-    fields = ("latents", "times", "caption_index", "positions", "flags")
-    front = {name: getattr(sequence, name)[:, :cut] for name in fields}
-    back = {name: getattr(sequence, name)[:, cut:] for name in fields}
-    return (
-        dataclasses.replace(sequence, **front, groups=0),
-        dataclasses.replace(sequence, **back, context=0),
-    )
 
 
 def unconditional(batch: Batch, shared: Tensor) -> tuple[Batch, Tensor]:
@@ -58,29 +44,6 @@ def unconditional(batch: Batch, shared: Tensor) -> tuple[Batch, Tensor]:
     flags = torch.ones_like(batch.flags)
     flags[:, :CONTEXT_FRAMES] = 0
     return dataclasses.replace(batch, flags=flags), blind
-
-
-def shared_frames(sequence: Sequence, begin: int, end: int) -> Sequence:
-    """Return some of a sequence's shared frames, as shared frames that all see each other."""
-    fields = ("latents", "times", "caption_index", "positions", "flags")
-    part = {name: getattr(sequence, name)[:, begin:end] for name in fields}
-    return dataclasses.replace(sequence, **part, shared=end - begin, shared_groups=(), visible=())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Walker:
-    """One network on one batch with its shared frames remembered."""
-
-    model: FastStudent
-    parameters: Parameters
-    captions: Captions
-    noisy: Sequence
-    memory: list[KeysValues]
-
-    def flow(self, x: Tensor, level: float) -> Tensor:
-        times = torch.full(x.shape[:2], level)
-        sequence = dataclasses.replace(self.noisy, latents=x, times=times)
-        return self.model(self.parameters, sequence, self.captions, self.memory)[0]
 
 
 class TrajectoryTrainer:
@@ -98,25 +61,13 @@ class TrajectoryTrainer:
         self._run = run
         self._bank = bank
         self._teacher = {name: value.to(working_dtype()) for name, value in teacher.items()}
-        self._model = FastStudent(config.model, shot_phase=config.shot_phase)
-        self._text = TextSide()
+        self._filming = Filming(config.model, shot_phase=config.shot_phase)
         self.state = NanoState(
             config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed,
             processes=processes,
         )  # fmt: skip
         self.state.start_from(teacher)
-        self._levels = [*Schedule.from_config(NANO_SCHEDULE).sigmas, 0.0]
         self._draws = Draws(config.seed, self.state)
-
-    def _walker(self, p: Parameters, batch: Batch, shared: Tensor, text: bool) -> _Walker:
-        size = len(shared)
-        captions = self._text(p, batch, torch.full((size,), text))
-        whole = batch.sequence(batch.target, torch.zeros(batch.target.shape[:2]), shared)
-        front, back = split_sequence(whole)
-        memory = self._model.remember(p, front, captions)
-        return _Walker(
-            model=self._model, parameters=p, captions=captions, noisy=back, memory=memory
-        )
 
     def _guidance(self, batch: Batch) -> Tensor:
         """Return the weight of guidance on every noisy frame, ``[B, frames, 1, 1, 1]``."""
@@ -125,11 +76,11 @@ class TrajectoryTrainer:
         return expand(torch.where(later, config.later_guidance, config.guidance))
 
     def _walk(
-        self, teachers: tuple[_Walker, _Walker], x: Tensor, first: int, guidance: Tensor
+        self, teachers: tuple[Walker, Walker], x: Tensor, first: int, guidance: Tensor
     ) -> list[Tensor]:
         """Guided Euler steps from level ``first`` to the end; returns the states at the levels."""
         states, parts = [x], self.config.substeps
-        for high, low in pairwise(self._levels[first:]):
+        for high, low in pairwise(self._filming.levels[first:]):
             fall = (low - high) / parts
             for part in range(parts):
                 guided, free = (walker.flow(x, high + part * fall) for walker in teachers)
@@ -137,53 +88,27 @@ class TrajectoryTrainer:
             states.append(x)
         return states
 
-    def _relived(self, batch: Batch) -> Tensor:
-        """Film the history with the student, so that it carries the student's own errors."""
-        shared, p, group_frames = batch.shared, self.state.working, batch.group_frames
-        chunks = (shared.shape[1] - CONTEXT_FRAMES) // group_frames
-        if chunks == 0 or self._draws.common.random() >= self.config.own_history:
-            return shared
-        captions = self._text(p, batch, torch.ones(len(shared), dtype=torch.bool))
-        whole, _ = split_sequence(batch.sequence(batch.target, torch.zeros(batch.target.shape[:2])))
-        memory = self._model.remember(p, shared_frames(whole, 0, CONTEXT_FRAMES), captions)
-        made = [shared[:, :CONTEXT_FRAMES]]
-        for chunk in range(chunks):
-            begin = CONTEXT_FRAMES + chunk * group_frames
-            place = dataclasses.replace(
-                shared_frames(whole, begin, begin + group_frames), shared=0, context=0, groups=1
-            )
-            walker = _Walker(
-                model=self._model, parameters=p, captions=captions, noisy=place, memory=memory
-            )
-            made.append(self._answer(walker, place.latents.shape))
-            if chunk + 1 < chunks:
-                clean = dataclasses.replace(place, latents=made[-1])
-                memory = self._model.remember(p, clean, captions, memory)
-        return torch.cat(made, 1)
-
-    def _answer(self, walker: _Walker, shape: torch.Size) -> Tensor:
-        """Take the student's own steps from noise to a clean chunk."""
-        x = torch.randn(shape)
-        for level, below in pairwise(self._levels):
-            clean = x - level * walker.flow(x, level)
-            x = (1 - below) * clean + below * torch.randn(shape)
-        return clean
+    def _lived(self, batch: Batch) -> Tensor:
+        """Return shared frames whose history is the data's or, as often as told, the student's."""
+        if self._draws.common.random() < self.config.own_history:
+            return self._filming.relive(self.state.working, batch)
+        return batch.shared
 
     @torch.no_grad()
     def _lessons(self, batch: Batch, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return states ``[B, n, frames, ...]``, their levels ``[n]`` and ends, alike."""
         teachers = (
-            self._walker(self._teacher, batch, shared, True),
-            self._walker(self._teacher, *unconditional(batch, shared), False),
+            self._filming.walker(self._teacher, batch, shared),
+            self._filming.walker(self._teacher, *unconditional(batch, shared), text=False),
         )
         guidance = self._guidance(batch)
         walk = self._walk(teachers, torch.randn_like(batch.target), 0, guidance)
-        states, levels, ends = walk[:-1], list(self._levels[:-1]), [walk[-1]] * (len(walk) - 1)
+        states, levels, ends = walk[:-1], self._filming.levels[:-1], [walk[-1]] * (len(walk) - 1)
         # One more state: the student's answer a level earlier, re-noised as the runtime does.
         index = self._draws.common.randrange(1, len(states))
-        before, level = self._levels[index - 1], self._levels[index]
-        student = self._walker(self.state.working, batch, shared, True)
-        answer = states[index - 1] - before * student.flow(states[index - 1], before)
+        before, level = self._filming.levels[index - 1], self._filming.levels[index]
+        student = self._filming.walker(self.state.working, batch, shared)
+        answer = student.clean(states[index - 1], before)
         own = (1 - level) * answer + level * torch.randn_like(answer)
         states.append(own)
         levels.append(level)
@@ -193,7 +118,7 @@ class TrajectoryTrainer:
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error of the ends, coarse errors and motion weighed up."""
         with torch.no_grad():
-            relived = dataclasses.replace(batch, shared=self._relived(batch))
+            relived = dataclasses.replace(batch, shared=self._lived(batch))
             shared = roughen(relived, self.config.history_noise)
         states, levels, ends = self._lessons(batch, shared)
         size, count, frames = states.shape[:3]
@@ -213,8 +138,8 @@ class TrajectoryTrainer:
             visible=batch.visible * count,
         )
         p = self.state.working
-        captions = self._text(p, batch, torch.ones(size, dtype=torch.bool))
-        flow, _ = self._model(p, many.sequence(noisy, times, shared), captions)
+        captions = self._filming.captions(p, batch)
+        flow, _ = self._filming.model(p, many.sequence(noisy, times, shared), captions)
         difference = noisy - expand(times) * flow - ends.flatten(1, 2)
         area = batch.maps[:, :, :, 0].repeat(1, count, 1, 1, 1)
         coarse = coarse_error(difference, area)

@@ -9,7 +9,7 @@ import torch
 
 from shotstream_distill.fast_student import Captions, FastStudent, Sequence
 from shotstream_distill.initial import init_parameters
-from shotstream_distill.trajectory import shared_frames, split_sequence
+from shotstream_distill.own_film import shared_frames, split_sequence
 from shotstream_rt.config import ModelConfig
 from shotstream_rt.model.student import Student
 

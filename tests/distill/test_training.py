@@ -143,14 +143,14 @@ def test_history_is_filmed_by_the_student(bank: LatentBank, tmp_path: Path, seed
         trainer = TrajectoryTrainer(config, tmp_path, bank, teacher)
         torch.manual_seed(4)
         with torch.no_grad():
-            films[share] = trainer._relived(batch)
+            films[share] = trainer._lived(batch)
     assert torch.equal(films[0.0], batch.shared)
     assert torch.equal(films[1.0][:, :6], batch.shared[:, :6])
     # What the data went on with has no part in it.
     batch.shared[:, 6:] = 7.0
     torch.manual_seed(4)
     with torch.no_grad():
-        again = trainer._relived(batch)
+        again = trainer._lived(batch)
     assert torch.equal(again, films[1.0])
     assert not torch.equal(again[:, 6:9], batch.shared[:, 6:9])
 

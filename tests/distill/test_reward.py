@@ -1,0 +1,172 @@
+"""The reward stage: what is asked, what is judged, and that a student learns from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream_distill.bank import LatentBank, Layout
+from shotstream_distill.discriminator import Discriminator
+from shotstream_distill.fact_reader import FactReader, asked, losses, noised
+from shotstream_distill.nano_state import NanoState
+from shotstream_distill.recipe import NANO_MODEL, RewardConfig
+from shotstream_distill.reward import RewardTrainer, mentioned, windows
+from shotstream_distill.train_reader import train_reader
+from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
+
+ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
+TWO = Layout(batch=1, context=6, group_frames=3, groups=2, chunks=2)
+
+
+@pytest.fixture
+def bank(bank_folder: Path) -> LatentBank:
+    return LatentBank(bank_folder)
+
+
+def _label(who: int) -> torch.Tensor:
+    # Who, framing, action, place; species, colours, worn, their colours; time, shot, shots.
+    return torch.tensor([[who, 2, 0, 4, 3, 1, 6, 0, 1, 0, 5, 8, 2, 0, 3]])
+
+
+def _start() -> dict[str, torch.Tensor]:
+    state = NanoState(NANO_MODEL, muon_rate=1e-3, adam_rate=1e-3, seed=0)
+    start = state.averaged()
+    start["head.head.weight"] = torch.randn_like(start["head.head.weight"]) * 0.02
+    return start
+
+
+def test_a_caption_is_asked_about_and_its_coats_swapped() -> None:
+    wanted = asked(_label(0), None, 2)
+    assert wanted.species[0, 1].tolist() == [3, 1, 3, 1]
+    assert wanted.color[0, 1].tolist() == [6, 0, 0, 6]
+    assert wanted.present[0, 0].tolist() == [1, 0, 0, 0]
+    assert wanted.accessory[0, 0].tolist() == [1, -100, -100, -100]
+    assert wanted.worn_color[0, 0].tolist() == [5, -100, -100, -100]
+    assert (wanted.framing[0, 0], wanted.place[0, 0], wanted.time[0, 0]) == (2, 4, 2)
+    both = asked(_label(2), None, 1)
+    assert both.present[0, 0].tolist() == [1, 1, 0, 0]
+    assert both.accessory[0, 0].tolist() == [1, 0, -100, -100]
+    assert both.worn_color[0, 0].tolist() == [5, -100, -100, -100]
+
+
+def test_what_is_out_of_the_picture_is_not_judged() -> None:
+    maps = torch.zeros(1, 3, 2, 3, 12, 20)
+    maps[0, 1:, 0, 0, 3:8, 3:8] = 1.0
+    maps[0, 2, 0, 2, 3, 3:8] = 1.0
+    wanted = asked(_label(0), maps, 3)
+    assert wanted.present[0, :, 0].tolist() == [-1, 1, 1]
+    assert wanted.accessory[0, :, 0].tolist() == [-100, -100, 1]
+    assert wanted.worn_color[0, :, 0].tolist() == [-100, -100, 5]
+    assert wanted.present[0, :, 1].tolist() == [0, 0, 0]
+
+
+def test_what_no_caption_mentions_is_not_judged(bank: LatentBank) -> None:
+    silent = asked(_label(2), None, 1, torch.tensor([False]))
+    assert set(silent.accessory.flatten().tolist()) == {-100}
+    assert set(silent.worn_color.flatten().tolist()) == {-100}
+    assert silent.present[0, 0].tolist() == [1, 1, 0, 0]
+    batch = bank.sample(ONE, random.Random(0))
+    hat, scarf = TOKEN_IDS["hat"], TOKEN_IDS["scarf"]
+    facts = torch.cat((_label(0), _label(2)))
+    facts[1, 9] = 2
+    for tokens, wanted in (
+        ([hat, 0], [True, False]),
+        ([hat, scarf], [True, True]),
+        ([0, 0], [False, False]),
+    ):
+        caption = torch.zeros_like(batch.tokens)
+        caption[:, :, :2] = torch.tensor(tokens)
+        told = dataclasses.replace(batch, facts=facts, tokens=caption)
+        assert mentioned(told).tolist() == wanted
+
+
+def test_right_answers_cost_less() -> None:
+    torch.manual_seed(0)
+    wanted = asked(_label(2), None, 1).flat()
+    reader = FactReader()
+    blank = reader(
+        torch.randn(1, 16, 12, 20), torch.tensor([0.1]), torch.tensor([True]), wanted.species,
+        wanted.color,
+    )  # fmt: skip
+    told = {"present": 9 * (2 * wanted.present - 1)}
+    for name in ("accessory", "worn_color", "framing", "place", "time"):
+        logits = torch.zeros_like(getattr(blank, name))
+        true = getattr(wanted, name).clamp(min=0)
+        told[name] = logits.scatter(-1, true[..., None], 9.0)
+    right = losses(dataclasses.replace(blank, **told), wanted)
+    wrong = losses(blank, wanted)
+    assert all(right[name] < 0.01 < wrong[name] for name in wrong)
+
+
+def test_noise_hides_everything_at_level_one(seeded: int) -> None:
+    x = torch.randn(2, 16, 12, 20)
+    made = noised(x, torch.tensor([0.0, 1.0]))
+    assert torch.equal(made[0], x[0])
+    assert abs(torch.corrcoef(torch.stack((made[1].flatten(), x[1].flatten())))[0, 1]) < 0.1
+
+
+def test_a_window_begins_with_the_frame_before(bank: LatentBank) -> None:
+    batch = bank.sample(TWO, random.Random(2))
+    made = windows(batch, batch.shared, batch.target)
+    assert made.shape == (2, 4, 16, 12, 20)
+    for index, seen in enumerate(batch.visible):
+        group = batch.target[0, 3 * index : 3 * index + 3]
+        before = batch.shared[0, seen - 1] if seen > batch.context else group[0]
+        assert torch.equal(made[index], torch.cat((before[None], group)))
+    logits = Discriminator()(made, torch.tensor([0.1, 0.4]))
+    assert logits.shape == (2, 6, 10)
+
+
+def _trainer(bank: LatentBank, folder: Path, **changes: object) -> RewardTrainer:
+    torch.manual_seed(5)
+    config = dataclasses.replace(
+        RewardConfig(layouts=(ONE,), judge_warmup=0, warmup_steps=1), **changes
+    )
+    return RewardTrainer(config, folder, bank, _start(), FactReader())
+
+
+def test_a_student_learns_what_the_reader_misses(bank: LatentBank, tmp_path: Path) -> None:
+    trainer = _trainer(bank, tmp_path, anchor=0.0, judge=0.0, reader=1.0)
+    batch = bank.sample(ONE, random.Random(6))
+    missed = []
+    for _ in range(6):
+        torch.manual_seed(1)
+        loss = trainer.loss(batch)
+        loss.backward()
+        trainer.state.apply(1.0, 0.5)
+        missed.append(loss.item())
+    assert missed[-1] < 0.98 * missed[0]
+
+
+def test_the_student_begun_with_costs_nothing(bank: LatentBank, tmp_path: Path) -> None:
+    trainer = _trainer(bank, tmp_path, reader=0.0, judge=0.0)
+    batch = bank.sample(TWO, random.Random(7))
+    assert trainer.loss(batch).item() < 1e-3
+    for master in trainer.state.working.values():
+        master.data.add_(0.05 * torch.randn_like(master))
+    assert trainer.loss(batch).item() > 0.01
+
+
+def test_a_killed_run_goes_on(bank: LatentBank, tmp_path: Path) -> None:
+    first = _trainer(bank, tmp_path)
+    first.train(0.5)
+    second = _trainer(bank, tmp_path)
+    second.train(1.0)
+    assert second.state.step > first.state.step > 0
+    assert (tmp_path / "rewarded.pt").is_file()
+
+
+def test_the_reader_learns_and_is_examined_on_a_shard_of_its_own(
+    bank_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "reader.safetensors"
+    for name in ("L_a.pt", "L_b.pt"):
+        (tmp_path / name).write_bytes(next(bank_folder.glob("L_*.pt")).read_bytes())
+    scores = train_reader(tmp_path, out, 0.02)
+    assert out.is_file()
+    assert set(scores) == {"0.1", "0.3", "0.5"}
+    assert all(0 <= value <= 1 for row in scores.values() for value in row.values())
