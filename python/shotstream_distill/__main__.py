@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--checkpoint", type=Path, default=_RUN / "distilled.pt")
     ship.add_argument("--codec", type=Path, help="codec.safetensors (default: the shipped one)")
     ship.add_argument("--out", type=Path, required=True, help="folder to write")
+    ship.add_argument("--words", type=int, help="leading words of the vocabulary that it was "
+                      "trained with (default: all)")  # fmt: skip
     ship.add_argument("--lineage", default="{}", help="JSON object kept in student.json")
     train = command("train-codec", "train the codec on drawn clips")
     train.add_argument("--run", type=Path, default=Path("runs/codec"), help="folder of checkpoints")
@@ -251,7 +253,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         from .recipe import NANO_MODEL
         from .ship import ship
 
-        ship(options.checkpoint, options.out, NANO_MODEL, codec, json.loads(options.lineage))
+        ship(
+            options.checkpoint, options.out, NANO_MODEL, codec, json.loads(options.lineage),
+            words=options.words,
+        )  # fmt: skip
         return {"out": str(options.out)}
     if options.command == "train-codec":
         from .train_codec import CodecConfig, train_codec

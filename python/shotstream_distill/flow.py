@@ -66,7 +66,7 @@ def subject_weights(batch: Batch, amount: float) -> Tensor:
     return weight / weight.mean()
 
 
-def coarse_error(difference: Tensor, area: Tensor, cell: int = 4) -> Tensor:
+def coarse_error(difference: Tensor, area: Tensor | None = None, cell: int = 4) -> Tensor:
     """Mean squared error of what is left of ``[B, frames, C, h, w]`` after pooling.
 
     What only the context tells (a scene's tint, its light, where its trees stand, the shade of a
@@ -74,7 +74,7 @@ def coarse_error(difference: Tensor, area: Tensor, cell: int = 4) -> Tensor:
 
     Args:
         difference: prediction minus target.
-        area: ``[B, frames, characters, h, w]`` in [0, 1], where each character is.
+        area: ``[B, frames, characters, h, w]`` in [0, 1], where each character is, if known.
         cell: edge of the pooled cells, in latent cells.
 
     Returns:
@@ -84,6 +84,8 @@ def coarse_error(difference: Tensor, area: Tensor, cell: int = 4) -> Tensor:
     flat = difference.float().flatten(0, 1)
     cells = F.avg_pool2d(flat, cell, ceil_mode=True, count_include_pad=False)
     frames = flat.mean((2, 3))
+    if area is None:
+        area = difference.new_zeros(*difference.shape[:2], 1, *difference.shape[-2:])
     size = area.sum((-1, -2))
     sums = torch.einsum("bfchw,bfkhw->bfkc", difference.float(), area)
     means = sums / size.clamp(min=1)[..., None]

@@ -170,6 +170,7 @@ class RewardConfig:
         reader: weight of the reader's cross-entropy.
         judge: weight of the discriminator's.
         anchor: weight of the squared distance from the student begun with.
+        coarse_weight: of coarse distance in it; a coat's colour is coarse, an ear is not.
         muon_rate: learning rate of the block matrices.
         adam_rate: learning rate of everything else.
         judge_rate: learning rate of the discriminator.
@@ -196,8 +197,9 @@ class RewardConfig:
         ("place", 0.25), ("time", 0.25),
     )  # fmt: skip
     reader: float = 0.1
-    judge: float = 0.05
-    anchor: float = 1.0
+    judge: float = 0.1
+    anchor: float = 1.5
+    coarse_weight: float = 1.0
     muon_rate: float = 8e-4
     adam_rate: float = 4e-4
     judge_rate: float = 4e-4

@@ -23,6 +23,7 @@ from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .discriminator import Discriminator
 from .fact_reader import BOTH, FactReader, asked, load_reader, losses, noised
 from .fast_student import Parameters
+from .flow import coarse_error
 from .nano_state import Draws, NanoState
 from .own_film import Filming
 from .paper.processes import Processes, join
@@ -31,6 +32,8 @@ from .recipe import RewardConfig
 
 _log = logging.getLogger("shotstream_distill.reward")
 _REPORT_S = 30.0
+_LEAST_READ, _LEAST_JUDGED = 0.22, 0.05
+"""Least noise: mottled coats that please a reader are gone in it, but not for the discriminator."""
 
 
 def windows(batch: Batch, shared: Tensor, groups: Tensor) -> Tensor:
@@ -48,13 +51,13 @@ def windows(batch: Batch, shared: Tensor, groups: Tensor) -> Tensor:
     return torch.stack(made, 1).flatten(0, 1)
 
 
-def seen_through(times: Tensor) -> Tensor:
+def seen_through(times: Tensor, least: float) -> Tensor:
     """Draw the noise levels that predictions from levels ``times`` are judged through.
 
     An early prediction is judged by what is left of it under more noise: its detail is not yet
     its own.
     """
-    return 0.05 + torch.rand_like(times) * (0.2 + 0.4 * times)
+    return least + torch.rand_like(times) * (0.2 + 0.3 * times)
 
 
 def mentioned(batch: Batch) -> Tensor:
@@ -126,14 +129,15 @@ class RewardTrainer:
 
         facts = self._missed(batch, clean, times)
         made, drawn = windows(batch, shared, clean), windows(batch, batch.shared, batch.target)
-        level = seen_through(times[:, ::count].flatten())
+        level = seen_through(times[:, ::count].flatten(), _LEAST_JUDGED)
         noise = torch.randn_like(made)
         taught = self._teach(made.detach(), drawn, level, noise)
         self._judge.requires_grad_(False)
         fooled = F.softplus(-self._judged(made, level, noise)).mean()
         self._judge.requires_grad_(True)
         known = (batch.tokens < self._words).flatten(1).all(1)[:, None, None, None, None]
-        anchor = ((clean - before).square() * known).mean()
+        moved = (clean - before) * known
+        anchor = moved.square().mean() + config.coarse_weight * coarse_error(moved)
         for name, value in (
             *facts.items(),
             ("anchor", anchor),
@@ -149,7 +153,7 @@ class RewardTrainer:
         frames = clean.shape[1]
         wanted = asked(batch.facts, None, frames, mentioned(batch)).flat()
         first = batch.positions[:, -frames:].flatten() == CONTEXT_FRAMES
-        level = seen_through(times.flatten())
+        level = seen_through(times.flatten(), _LEAST_READ)
         seen = noised(clean.flatten(0, 1), level)
         return losses(self._reader(seen, level, first, wanted.species, wanted.color), wanted)
 

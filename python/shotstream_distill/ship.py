@@ -41,6 +41,7 @@ def ship(
     lineage: dict[str, Any],
     *,
     stream: StreamConfig | None = None,
+    words: int | None = None,
 ) -> None:
     """Write a student folder.
 
@@ -51,6 +52,8 @@ def ship(
         codec: ``codec.safetensors`` to ship along.
         lineage: how the weights came to be.
         stream: what decides the numbers; default: the nano recipe's for ``model``.
+        words: leading words of the vocabulary that it was trained with; a session tells users that
+            it does not know the others. Default: all.
     """
     data = torch.load(checkpoint, weights_only=True)
     averaged = dict(zip(data["names"], data["average"], strict=True))
@@ -59,6 +62,7 @@ def ship(
         for name, value in averaged.items()
         if name.startswith("text.")
     }
+    text["embedding.weight"] = text["embedding.weight"][:words].contiguous()
     student = {
         name: value.bfloat16().contiguous()
         for name, value in averaged.items()

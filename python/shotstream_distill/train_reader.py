@@ -27,6 +27,7 @@ _TEST_LAYOUT = Layout(batch=48, context=1, group_frames=1, groups=4)
 _TEST_LEVELS = (0.1, 0.3, 0.5)
 _REPORT_S = 30.0
 _SHADE = 0.15
+_LEAST_SHARDS = 2
 
 
 def read(reader: FactReader, batch: Batch, level: Tensor) -> tuple[Reading, Asked]:
@@ -97,11 +98,20 @@ def train_reader(
 
     Returns:
         Share of right answers on the shard kept, by noise level and fact.
+
+    Raises:
+        ValueError: fewer than two shards.
+        WeightsError: ``start`` is no reader.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = random.Random(seed)
     names = sorted(p.name for p in folder.glob("*.pt"))
+    if len(names) < _LEAST_SHARDS:
+        raise ValueError(
+            f"{folder}: got {len(names)} shards, wanted two shards at least, the last one for the "
+            "test; make-bank makes them"
+        )
     bank = LatentBank(folder, names=names[:-1])
     test = LatentBank(folder, names=names[-1:]).sample(_TEST_LAYOUT, random.Random(1))
     reader = FactReader()

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from shotstream_distill.__main__ import main
 from shotstream_distill.bank import LatentBank, Layout
 from shotstream_distill.discriminator import Discriminator
 from shotstream_distill.fact_reader import FactReader, asked, losses, noised
 from shotstream_distill.nano_state import NanoState
 from shotstream_distill.recipe import NANO_MODEL, RewardConfig
-from shotstream_distill.reward import RewardTrainer, mentioned, windows
-from shotstream_distill.train_reader import train_reader
+from shotstream_distill.reward import RewardTrainer, mentioned, seen_through, windows
+from shotstream_distill.train_reader import train_reader, varied
 from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
 
 ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
@@ -121,6 +122,30 @@ def test_a_window_begins_with_the_frame_before(bank: LatentBank) -> None:
     assert logits.shape == (2, 6, 10)
 
 
+def test_early_predictions_are_judged_through_more_noise(seeded: int) -> None:
+    late, early = (seen_through(torch.full((400,), level), 0.2) for level in (0.5, 1.0))
+    assert 0.2 <= late.min() < early.max() <= 0.7
+    assert late.max() <= 0.55
+    assert early.mean() > late.mean()
+
+
+def test_variation_moves_pictures_and_maps_alike(bank: LatentBank) -> None:
+    batch = bank.sample(ONE, random.Random(8))
+    marked = torch.zeros_like(batch.target)
+    marked[..., 5, 9] = 100.0
+    maps = torch.zeros_like(batch.maps)
+    maps[..., 5, 9] = 1.0
+    batch = dataclasses.replace(batch, target=marked, maps=maps)
+    moved = set()
+    for seed in range(20):
+        made = varied(batch, random.Random(seed))
+        assert made.target.shape == marked.shape
+        where = made.maps[0, 0, 0, 0].argmax()
+        assert made.target[0, 0, 0].argmax() == where
+        moved.add(int(where))
+    assert len(moved) > 5
+
+
 def _trainer(bank: LatentBank, folder: Path, **changes: object) -> RewardTrainer:
     torch.manual_seed(5)
     config = dataclasses.replace(
@@ -170,3 +195,16 @@ def test_the_reader_learns_and_is_examined_on_a_shard_of_its_own(
     assert out.is_file()
     assert set(scores) == {"0.1", "0.3", "0.5"}
     assert all(0 <= value <= 1 for row in scores.values() for value in row.values())
+
+
+def test_a_reader_of_something_else_is_refused(
+    bank_folder: Path, codec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["reward-nano", "--run", str(tmp_path), "--bank", str(bank_folder), "--minutes", "1"]
+    assert main([*common, "--reader", str(tmp_path / "none.safetensors")]) == 2
+    assert "train-reader" in capsys.readouterr().err
+    assert main([*common, "--reader", str(codec_file)]) == 2
+    assert "no reader of this version" in capsys.readouterr().err
+    alone = ["train-reader", "--bank", str(tmp_path), "--minutes", "1", "--out", "x"]
+    assert main(alone) == 2
+    assert "two shards" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from shotstream_distill.recipe import NANO_MODEL, DistillConfig, Stage, TrainCon
 from shotstream_distill.ship import ship
 from shotstream_distill.trajectory import TrajectoryTrainer, unconditional
 from shotstream_rt.model.loading import load_model
+from shotstream_rt.model.nano_vocabulary import TOKENS
 
 FRAMES = Layout(batch=2, context=2, group_frames=1, groups=2)
 CHUNKS = Layout(batch=1, context=6, group_frames=3, groups=1, chunks=2)
@@ -179,6 +180,18 @@ def test_the_product_loads(bank: LatentBank, tmp_path: Path, codec_file: Path) -
     assert json.loads((folder / "student.json").read_text())["lineage"]["note"] == "test"
 
 
+def test_words_that_were_not_trained_stay_unknown(
+    bank: LatentBank, tmp_path: Path, codec_file: Path
+) -> None:
+    FlowTrainer(QUICK, tmp_path, bank).state.save(tmp_path / "flow.pt")
+    folder = tmp_path / "student"
+    ship(tmp_path / "flow.pt", folder, NANO_MODEL, codec_file, {}, words=len(TOKENS) - 3)
+    bundle = load_model(folder, device="cpu")
+    notes = bundle.text.check("a red cat in a forest at midnight")
+    bundle.close()
+    assert any("at-night" in note for note in notes)
+
+
 def test_commands_report_and_refuse(
     tmp_path: Path, codec_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +216,7 @@ def test_coarse_errors_count_more_than_detail() -> None:
     nobody = torch.zeros(2, 3, 2, 12, 20)
     assert coarse_error(checks, nobody) < 1e-9
     assert torch.isclose(coarse_error(offset, nobody), torch.tensor(0.01 * (4 + 16)))
+    assert torch.equal(coarse_error(offset), coarse_error(offset, nobody))
     somebody = nobody.clone()
     somebody[0, 1, 0, 3:6, 5:8] = 1
     off_coat = torch.zeros_like(checks)
