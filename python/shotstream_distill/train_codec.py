@@ -23,7 +23,7 @@ from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.nano_codec import CausalBlock, NanoCodecNet
 
 from .muon import Muon
-from .student_errors import overdrive, rough_latents
+from .student_errors import overdrive, rough_latents, wild_cells
 from .warm_start import warm_start
 from .working_dtype import working_dtype
 from .world.render import SHOT_FRAMES, render_shot
@@ -240,7 +240,7 @@ class CodecTrainer:
             decoded = overdrive(decoded, torch.where(rough[:, 0], config.rough_gain, 1.0))
             most = torch.where(rough, config.rough_noise, config.latent_noise)
             level = most * torch.rand(len(clips), 1, 1, 1, 1)
-            made, _ = self.net.decode(rough_latents(decoded, level), None)
+            made, _ = self.net.decode(wild_cells(rough_latents(decoded, level), level), None)
         loss = reconstruction_loss(made.float(), frames, masks, config.subject_weight)
         loss = loss + config.keep_latents * moved
         loss.backward()

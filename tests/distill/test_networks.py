@@ -16,7 +16,7 @@ from shotstream_distill import train_codec as codec_training
 from shotstream_distill import tune_detector as detector_training
 from shotstream_distill.__main__ import main
 from shotstream_distill.detectors import Detector, Segmenter
-from shotstream_distill.student_errors import overdrive, rough_latents
+from shotstream_distill.student_errors import overdrive, rough_latents, wild_cells
 from shotstream_distill.train_codec import (
     CodecConfig,
     CodecTrainer,
@@ -261,3 +261,14 @@ def test_rough_latents_err_as_a_student_does() -> None:
     assert float(kept) == pytest.approx(0.3 + 0.7 / 3, rel=0.05)
     clean = torch.randn(1, 2, 16, 3, 3)
     assert torch.equal(rough_latents(clean, 0 * level), clean)
+
+
+def test_wild_cells_are_few_and_far_off() -> None:
+    generator = torch.Generator().manual_seed(6)
+    level = torch.full((4, 1, 1, 1, 1), 0.4)
+    moved = wild_cells(torch.zeros(4, 3, 16, 12, 20), level, generator)
+    wild = (moved != 0).any(2)
+    assert 0.02 < wild.float().mean() < 0.04
+    assert 1.1 < moved[wild[:, :, None].expand_as(moved)].std() < 1.3
+    clean = torch.randn(4, 2, 16, 12, 20, generator=generator)
+    assert torch.equal(wild_cells(clean, 0 * level), clean)
