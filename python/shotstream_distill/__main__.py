@@ -241,10 +241,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             "right": train_reader(options.bank, options.out, options.minutes, start=options.start)
         }
     if options.command == "reward-nano":
-        from .reward import reward_nano
+        from .reward import PRODUCT, reward_nano
 
         reward_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
-        return {"checkpoint": str(options.run / "rewarded.pt")}
+        return {"checkpoint": str(options.run / PRODUCT)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file
 

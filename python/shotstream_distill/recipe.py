@@ -179,6 +179,7 @@ class RewardConfig:
         decay_from: progress from which its rates fall.
         average: of the weights that ship.
         own_history: share of batches whose history the student films itself.
+        way: how far what ships is from the student begun with to the one learned, 0 to 1.
         checkpoint_s: seconds between checkpoints.
         seed: of batches and noise.
     """
@@ -208,5 +209,6 @@ class RewardConfig:
     decay_from: float = 0.5
     average: float = 0.98
     own_history: float = 0.7
+    way: float = 0.5
     checkpoint_s: float = 120.0
     seed: int = 2

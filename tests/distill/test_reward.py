@@ -14,6 +14,7 @@ from shotstream_distill.bank import LatentBank, Layout
 from shotstream_distill.discriminator import Discriminator
 from shotstream_distill.fact_reader import FactReader, asked, losses, noised
 from shotstream_distill.nano_state import NanoState
+from shotstream_distill.paper.product import load_product
 from shotstream_distill.recipe import NANO_MODEL, RewardConfig
 from shotstream_distill.reward import RewardTrainer, mentioned, seen_through, windows
 from shotstream_distill.train_reader import train_reader, varied
@@ -174,6 +175,19 @@ def test_the_student_begun_with_costs_nothing(bank: LatentBank, tmp_path: Path) 
     for master in trainer.state.working.values():
         master.data.add_(0.05 * torch.randn_like(master))
     assert trainer.loss(batch).item() > 0.01
+
+
+def test_what_ships_lies_half_way(bank: LatentBank, tmp_path: Path) -> None:
+    trainer = _trainer(bank, tmp_path)
+    begun = {name: value.clone() for name, value in trainer.state.averaged().items()}
+    trainer.loss(bank.sample(ONE, random.Random(6))).backward()
+    trainer.state.apply(1.0, 0.0)
+    trainer.write_product(tmp_path / "student.pt")
+    shipped, learned = load_product(tmp_path / "student.pt"), trainer.state.averaged()
+    assert shipped.keys() == learned.keys()
+    for name, value in shipped.items():
+        torch.testing.assert_close(value, (begun[name] + learned[name]) / 2, atol=1e-6, rtol=0)
+    assert any((learned[name] != begun[name]).any() for name in learned)
 
 
 def test_a_killed_run_goes_on(bank: LatentBank, tmp_path: Path) -> None:
