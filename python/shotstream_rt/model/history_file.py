@@ -23,16 +23,11 @@ if TYPE_CHECKING:
     from .student import Student
 
 HISTORY_FILE = "history.json"
-FORMAT, SCHEMA_VERSION = "shotstream-history", 2
+FORMAT, SCHEMA_VERSION = "shotstream-history", 1
 
 MIN_FRAMES_PSNR_DB = 30.0
-MAX_LOSS_DB = 1.0
 MAX_LATENTS_REL_L2 = 0.25
-"""The gate: frames and latents of whole shots against ``exact``, same context, captions, noise.
-
-A few-step student amplifies any rounding. Where the profile's 8-bit layers alone leave frames
-below the first figure, pruning may take the second from what they leave.
-"""
+"""The gate: frames and latents of whole shots against ``exact``, same context, captions, noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +40,6 @@ class CalibratedHistory:
         share: pruned heads out of all, 0 to 1.
         frames_psnr_db: of the measured shots' frames against ``exact``.
         latents_rel_l2: of the measured shots' latents against ``exact``.
-        rounding_psnr_db: of the same frames with the profile's 8-bit layers and nothing pruned.
         measured: how: profile, shots, other candidates; for readers.
     """
 
@@ -54,7 +48,6 @@ class CalibratedHistory:
     share: float
     frames_psnr_db: float
     latents_rel_l2: float
-    rounding_psnr_db: float
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, student: Student) -> None:
@@ -69,11 +62,10 @@ class CalibratedHistory:
                 f"{HISTORY_FILE}: made for other weights (got {fingerprint(student)}, wanted "
                 f"{self.student}); run python -m shotstream_rt calibrate MODEL again"
             )
-        if not passes_gate(self.frames_psnr_db, self.latents_rel_l2, self.rounding_psnr_db):
+        if not passes_gate(self.frames_psnr_db, self.latents_rel_l2):
             raise ConfigError(
                 f"{HISTORY_FILE}: got frames at {self.frames_psnr_db} dB and latents at "
-                f"{self.latents_rel_l2} from exact, wanted at least "
-                f"{least_psnr_db(self.rounding_psnr_db)} dB and at "
+                f"{self.latents_rel_l2} from exact, wanted at least {MIN_FRAMES_PSNR_DB} dB and at "
                 f"most {MAX_LATENTS_REL_L2}; use profile fp8, or calibrate again"
             )
 
@@ -91,23 +83,15 @@ class CalibratedHistory:
             "share": self.share,
             "frames_psnr_db": self.frames_psnr_db,
             "latents_rel_l2": self.latents_rel_l2,
-            "rounding_psnr_db": self.rounding_psnr_db,
             "measured": dict(self.measured),
         }
         with atomic_file(path) as part:
             part.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
 
 
-def least_psnr_db(rounding_psnr_db: float) -> float:
-    """Return what frames must reach, given what 8-bit layers alone reach."""
-    return round(min(MIN_FRAMES_PSNR_DB, rounding_psnr_db - MAX_LOSS_DB), 2)
-
-
-def passes_gate(frames_psnr_db: float, latents_rel_l2: float, rounding_psnr_db: float) -> bool:
+def passes_gate(frames_psnr_db: float, latents_rel_l2: float) -> bool:
     """Return whether a measured fidelity is good enough for a profile."""
-    return (
-        frames_psnr_db >= least_psnr_db(rounding_psnr_db) and latents_rel_l2 <= MAX_LATENTS_REL_L2
-    )
+    return frames_psnr_db >= MIN_FRAMES_PSNR_DB and latents_rel_l2 <= MAX_LATENTS_REL_L2
 
 
 def fingerprint(student: Student) -> str:
