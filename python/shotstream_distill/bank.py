@@ -115,13 +115,15 @@ class Batch:
 
 
 class LatentBank:
-    """Shots of many stories as latents, captions and class maps."""
+    """Shots of many stories as latents, captions and class maps.
 
-    def __init__(
-        self, folder: Path, pattern: str = "*.pt", names: Collection[str] | None = None
-    ) -> None:
+    Args:
+        folder: of shards.
+        names: files of it that are read; by default all, and what appears later.
+    """
+
+    def __init__(self, folder: Path, names: Collection[str] | None = None) -> None:
         self._folder = folder
-        self._pattern = pattern
         self._names = names
         self._seen: set[str] = set()
         self._shards: list[dict[str, Tensor]] = []
@@ -131,10 +133,9 @@ class LatentBank:
 
     def refresh(self) -> int:
         """Load shards that appeared since; returns the number of shots held."""
-        for path in sorted(self._folder.glob(self._pattern)):
-            if path.name in self._seen or (
-                self._names is not None and path.name not in self._names
-            ):
+        for path in sorted(self._folder.glob("*.pt")):
+            wanted = self._names is None or path.name in self._names
+            if path.name in self._seen or not wanted:
                 continue
             self._seen.add(path.name)
             shard = torch.load(path, weights_only=True)
@@ -166,15 +167,8 @@ class LatentBank:
             history = max(starts)
         samples = [self._one(layout, row, starts, history, rng) for row in rows]
         keys = (
-            "shared",
-            "target",
-            "maps",
-            "labels",
-            "facts",
-            "tokens",
-            "caption_index",
-            "positions",
-        )
+            "shared", "target", "maps", "labels", "facts", "tokens", "caption_index", "positions",
+        )  # fmt: skip
         stacked = {key: torch.stack([s[key] for s in samples]) for key in (*keys, "flags")}
         tokens = stacked["tokens"]
         return Batch(

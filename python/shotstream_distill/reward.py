@@ -29,6 +29,7 @@ from .own_film import Filming
 from .paper.processes import Processes, join
 from .paper.product import start_weights, write_whole
 from .recipe import RewardConfig
+from .working_dtype import working_dtype
 
 _log = logging.getLogger("shotstream_distill.reward")
 PRODUCT = "student.pt"
@@ -104,7 +105,8 @@ class RewardTrainer:
         )  # fmt: skip
         self.state.start_from(start)
         self._words = len(start["text.embedding.weight"])
-        self._first = {name: value.detach().clone() for name, value in self.state.working.items()}
+        self._begun = {name: value.clone() for name, value in self.state.averaged().items()}
+        self._first = {name: value.to(working_dtype()) for name, value in self._begun.items()}
         self._draws = Draws(config.seed, self.state)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -141,12 +143,7 @@ class RewardTrainer:
         known = (batch.tokens < self._words).flatten(1).all(1)[:, None, None, None, None]
         moved = (clean - before) * known
         anchor = moved.square().mean() + config.coarse_weight * coarse_error(moved)
-        for name, value in (
-            *facts.items(),
-            ("anchor", anchor),
-            ("judge", taught),
-            ("fooled", fooled),
-        ):
+        for name, value in {**facts, "anchor": anchor, "judge": taught, "fooled": fooled}.items():
             self._parts.setdefault(name, []).append(value.item())
         missed = torch.stack([facts[name] * weight for name, weight in config.facts]).sum()
         return config.anchor * anchor + config.reader * missed + config.judge * fooled
@@ -222,7 +219,7 @@ class RewardTrainer:
         if not self.state.processes.leads:
             return
         learned = self.state.averaged()
-        mixed = [self._first[n].float().lerp(learned[n], self.config.way) for n in learned]
+        mixed = [self._begun[n].lerp(learned[n], self.config.way) for n in learned]
         data = {
             "names": list(learned), "average": mixed,
             "step": self.state.step, "elapsed_s": self.state.elapsed_s,

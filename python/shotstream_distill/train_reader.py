@@ -114,9 +114,7 @@ def train_reader(
         )
     bank = LatentBank(folder, names=names[:-1])
     test = LatentBank(folder, names=names[-1:]).sample(_TEST_LAYOUT, random.Random(1))
-    reader = FactReader()
-    if start is not None:
-        reader.load_state_dict(load_reader(start).state_dict())
+    reader = load_reader(start) if start is not None else FactReader()
     optimizer = torch.optim.AdamW(reader.parameters(), lr=rate, weight_decay=0.02)
     begun = logged = time.monotonic()
     sums: dict[str, list[float]] = {}
