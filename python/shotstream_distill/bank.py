@@ -70,6 +70,8 @@ class Batch:
         groups: noisy groups of a sample.
         group_frames: latent frames of each.
         context: frames in front of ``shared`` that are context.
+        twin: as ``target``, of the story's twin; ``None`` where the bank has none.
+        twin_shared: as ``shared``.
     """
 
     shared: Tensor
@@ -87,6 +89,8 @@ class Batch:
     groups: int
     group_frames: int
     context: int
+    twin: Tensor | None = None
+    twin_shared: Tensor | None = None
 
     def sequence(self, noisy: Tensor, times: Tensor, shared: Tensor | None = None) -> Sequence:
         """Put noisy groups behind the shared frames; ``times`` is ``[B, frames]``."""
@@ -104,6 +108,27 @@ class Batch:
             shared_groups=self.shared_groups,
             visible=self.visible,
         )
+
+    def caption(self) -> Tensor:
+        """Return the token ids ``[B, L]`` of each sample's own shot."""
+        return self.tokens[torch.arange(len(self.tokens)), self.caption_index[:, -1]]
+
+    def windows(self, shared: Tensor, groups: Tensor) -> Tensor:
+        """Put each group behind the frame before it: ``[B * groups, 1 + group_frames, C, h, w]``.
+
+        A first chunk has none; its own first frame stands in.
+
+        Args:
+            shared: as ``self.shared``, drawn or made.
+            groups: as ``self.target``, drawn or made.
+        """
+        size = self.group_frames
+        made = []
+        for index, visible in enumerate(self.visible or (self.context,) * self.groups):
+            group = groups[:, index * size : (index + 1) * size]
+            before = shared[:, visible - 1 : visible] if visible > self.context else group[:, :1]
+            made.append(torch.cat((before, group), 1))
+        return torch.stack(made, 1).flatten(0, 1)
 
     def captions(self, embeddings: Tensor, keep: Tensor, text_len: int) -> Captions:
         """Wrap embedded tokens; samples with ``keep`` false lose their text."""
@@ -166,10 +191,13 @@ class LatentBank:
             starts += [rng.randrange(layout.chunks) for _ in range(layout.groups - len(starts))]
             history = max(starts)
         samples = [self._one(layout, row, starts, history, rng) for row in rows]
-        keys = (
+        keys = [
             "shared", "target", "maps", "labels", "facts", "tokens", "caption_index", "positions",
-        )  # fmt: skip
-        stacked = {key: torch.stack([s[key] for s in samples]) for key in (*keys, "flags")}
+            "flags",
+        ]  # fmt: skip
+        if all("twin" in sample for sample in samples):
+            keys += ["twin", "twin_shared"]
+        stacked = {key: torch.stack([s[key] for s in samples]) for key in keys}
         tokens = stacked["tokens"]
         return Batch(
             **stacked,
@@ -212,14 +240,13 @@ class LatentBank:
         tokens = torch.zeros(6, shard["tok"].shape[-1], dtype=torch.long)
         if index == 0 or rng.random() < 0.1:
             # First shots, and a dropped context: zero latents, flags 0, target flag 1.
-            context = torch.zeros(layout.context, *latents.shape[1:])
+            chosen = []
             flags, caption, target_flag = [0] * layout.context, 0, 1
             context_captions = [0] * layout.context
         else:
             first = context_row - index
-            chosen = [context_frames(index)[i] for i in kept]
-            context = torch.stack([context_shard["cand"][first + s, c] for s, c in chosen]).float()
-            flags = [s for s, _ in chosen]
+            chosen = [(first + s, c) for s, c in (context_frames(index)[i] for i in kept)]
+            flags = [row - first for row, _ in chosen]
             context_captions, caption, target_flag = flags, index, index
             for s in range(index):
                 tokens[s] = context_shard["tok"][first + s, variant].long()
@@ -228,17 +255,27 @@ class LatentBank:
             available = min(latents.shape[0], 21)
             frames = [0] if rng.random() < 0.5 else []
             frames += [rng.randrange(available) for _ in range(layout.groups - len(frames))]
-            shared = context
             past: list[int] = []
         else:
             size = layout.group_frames
             frames = [s * size + i for s in starts for i in range(size)]
             past = list(range(history * size))
-            shared = torch.cat((context, latents[past].float())) if past else context
+
+        def seen(context: str, shot: str) -> Tensor:
+            picked = [context_shard[context][r, c].float() for r, c in chosen]
+            picked = picked or [torch.zeros(latents.shape[1:])] * layout.context
+            return torch.stack([*picked, *shard[shot][row, past].float()])
+
+        both = {}
+        if "twin" in shard and "twin" in context_shard:
+            both = {
+                "twin": shard["twin"][row, frames].float(),
+                "twin_shared": seen("twin_cand", "twin"),
+            }
         count = len(past) + len(frames)
         facts = shard["lab"][row].long()
         return {
-            "shared": shared,
+            "shared": seen("cand", "lat"),
             "target": latents[frames].float(),
             "maps": shard["maps"][row, frames].float() / 255,
             "labels": facts[4:8],
@@ -247,4 +284,5 @@ class LatentBank:
             "caption_index": torch.tensor(context_captions + [caption] * count),
             "positions": torch.tensor(kept + [CONTEXT_FRAMES + f for f in past + frames]),
             "flags": torch.tensor(flags + [target_flag] * count),
+            **both,
         }
