@@ -56,7 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     bank.add_argument("--stories", type=int, default=64, help="stories per shard")
     bank.add_argument("--first-seed", type=int, default=0, help="seed of the first story")
     bank.add_argument("--long", action="store_true", help="whole shots, not their beginnings")
-    bank.add_argument("--twins", action="store_true", help="each shot once more with other facts")
     for name, text in (
         ("train-nano", "flow matching of the student"),
         ("distill-nano", "distillation to four steps"),
@@ -66,9 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--bank", type=Path, default=_BANK, help="folder of shards")
         train.add_argument("--minutes", type=float, required=True, help="wall time in total")
         train.add_argument("--start", type=Path, help="checkpoint that a new run begins with")
-    reader = command("train-reader", "train the readers that reward-nano needs")
-    reader.add_argument("--actions", action="store_true", help="the reader of actions, which needs "
-                        "shards of --long as well (default: the reader of facts)")  # fmt: skip
+    reader = command("train-reader", "train the reader of facts that reward-nano needs")
     reader.add_argument("--bank", type=Path, default=_BANK, help="folder of shards, two or more; "
                         "the last is kept for the test. Few stories are learned by heart: 5000 "
                         "shots at least")  # fmt: skip
@@ -80,10 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     reward.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
     reward.add_argument("--minutes", type=float, required=True, help="wall time in total")
     reward.add_argument("--reader", type=Path, required=True, help="weights of train-reader")
-    reward.add_argument("--action-reader", type=Path, required=True,
-                        help="weights of train-reader --actions")  # fmt: skip
-    reward.add_argument("--lessons", type=Path, required=True,
-                        help="folder of shards (make-bank --twins)")  # fmt: skip
     reward.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
     carry = command("carry-over", "carry a student over to a codec that was trained further")
     carry.add_argument("--checkpoint", type=Path, required=True, help="of train- or distill-nano")
@@ -228,7 +221,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
         make_bank(
             options.bank, codec, shards=options.shards, stories=options.stories,
-            first_seed=options.first_seed, long=options.long, twins=options.twins,
+            first_seed=options.first_seed, long=options.long,
         )  # fmt: skip
         return {"bank": str(options.bank)}
     if options.command == "train-nano":
@@ -244,17 +237,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "train-reader":
         from .train_reader import train_reader
 
-        right = train_reader(
-            options.bank, options.out, options.minutes, actions=options.actions, start=options.start
-        )
-        return {"right": right}
+        return {
+            "right": train_reader(options.bank, options.out, options.minutes, start=options.start)
+        }
     if options.command == "reward-nano":
         from .reward import PRODUCT, reward_nano
 
-        reward_nano(
-            options.run, options.bank, options.minutes, options.reader,
-            action_reader=options.action_reader, lessons=options.lessons, start=options.start,
-        )  # fmt: skip
+        reward_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
         return {"checkpoint": str(options.run / PRODUCT)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file

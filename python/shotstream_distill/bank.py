@@ -70,8 +70,6 @@ class Batch:
         groups: noisy groups of a sample.
         group_frames: latent frames of each.
         context: frames in front of ``shared`` that are context.
-        twin: as ``target``, of the story's twin; ``None`` where the bank has none.
-        twin_shared: as ``shared``.
     """
 
     shared: Tensor
@@ -89,8 +87,6 @@ class Batch:
     groups: int
     group_frames: int
     context: int
-    twin: Tensor | None = None
-    twin_shared: Tensor | None = None
 
     def sequence(self, noisy: Tensor, times: Tensor, shared: Tensor | None = None) -> Sequence:
         """Put noisy groups behind the shared frames; ``times`` is ``[B, frames]``."""
@@ -108,27 +104,6 @@ class Batch:
             shared_groups=self.shared_groups,
             visible=self.visible,
         )
-
-    def caption(self) -> Tensor:
-        """Return the token ids ``[B, L]`` of each sample's own shot."""
-        return self.tokens[torch.arange(len(self.tokens)), self.caption_index[:, -1]]
-
-    def windows(self, shared: Tensor, groups: Tensor) -> Tensor:
-        """Put each group behind the frame before it: ``[B * groups, 1 + group_frames, C, h, w]``.
-
-        A first chunk has none; its own first frame stands in.
-
-        Args:
-            shared: as ``self.shared``, drawn or made.
-            groups: as ``self.target``, drawn or made.
-        """
-        size = self.group_frames
-        made = []
-        for index, visible in enumerate(self.visible or (self.context,) * self.groups):
-            group = groups[:, index * size : (index + 1) * size]
-            before = shared[:, visible - 1 : visible] if visible > self.context else group[:, :1]
-            made.append(torch.cat((before, group), 1))
-        return torch.stack(made, 1).flatten(0, 1)
 
     def captions(self, embeddings: Tensor, keep: Tensor, text_len: int) -> Captions:
         """Wrap embedded tokens; samples with ``keep`` false lose their text."""
@@ -191,13 +166,10 @@ class LatentBank:
             starts += [rng.randrange(layout.chunks) for _ in range(layout.groups - len(starts))]
             history = max(starts)
         samples = [self._one(layout, row, starts, history, rng) for row in rows]
-        keys = [
+        keys = (
             "shared", "target", "maps", "labels", "facts", "tokens", "caption_index", "positions",
-            "flags",
-        ]  # fmt: skip
-        if all("twin" in sample for sample in samples):
-            keys += ["twin", "twin_shared"]
-        stacked = {key: torch.stack([s[key] for s in samples]) for key in keys}
+        )  # fmt: skip
+        stacked = {key: torch.stack([s[key] for s in samples]) for key in (*keys, "flags")}
         tokens = stacked["tokens"]
         return Batch(
             **stacked,
@@ -240,13 +212,14 @@ class LatentBank:
         tokens = torch.zeros(6, shard["tok"].shape[-1], dtype=torch.long)
         if index == 0 or rng.random() < 0.1:
             # First shots, and a dropped context: zero latents, flags 0, target flag 1.
-            chosen = []
+            context = torch.zeros(layout.context, *latents.shape[1:])
             flags, caption, target_flag = [0] * layout.context, 0, 1
             context_captions = [0] * layout.context
         else:
             first = context_row - index
-            chosen = [(first + s, c) for s, c in (context_frames(index)[i] for i in kept)]
-            flags = [row - first for row, _ in chosen]
+            chosen = [context_frames(index)[i] for i in kept]
+            context = torch.stack([context_shard["cand"][first + s, c] for s, c in chosen]).float()
+            flags = [s for s, _ in chosen]
             context_captions, caption, target_flag = flags, index, index
             for s in range(index):
                 tokens[s] = context_shard["tok"][first + s, variant].long()
@@ -255,27 +228,17 @@ class LatentBank:
             available = min(latents.shape[0], 21)
             frames = [0] if rng.random() < 0.5 else []
             frames += [rng.randrange(available) for _ in range(layout.groups - len(frames))]
+            shared = context
             past: list[int] = []
         else:
             size = layout.group_frames
             frames = [s * size + i for s in starts for i in range(size)]
             past = list(range(history * size))
-
-        def seen(context: str, shot: str) -> Tensor:
-            picked = [context_shard[context][r, c].float() for r, c in chosen]
-            picked = picked or [torch.zeros(latents.shape[1:])] * layout.context
-            return torch.stack([*picked, *shard[shot][row, past].float()])
-
-        both = {}
-        if "twin" in shard and "twin" in context_shard:
-            both = {
-                "twin": shard["twin"][row, frames].float(),
-                "twin_shared": seen("twin_cand", "twin"),
-            }
+            shared = torch.cat((context, latents[past].float())) if past else context
         count = len(past) + len(frames)
         facts = shard["lab"][row].long()
         return {
-            "shared": seen("cand", "lat"),
+            "shared": shared,
             "target": latents[frames].float(),
             "maps": shard["maps"][row, frames].float() / 255,
             "labels": facts[4:8],
@@ -284,5 +247,4 @@ class LatentBank:
             "caption_index": torch.tensor(context_captions + [caption] * count),
             "positions": torch.tensor(kept + [CONTEXT_FRAMES + f for f in past + frames]),
             "flags": torch.tensor(flags + [target_flag] * count),
-            **both,
         }

@@ -34,7 +34,6 @@ from .world.captions import free_caption, story_captions
 from .world.characters import MASK_COAT, MASK_HAT, MASK_SCARF
 from .world.render import render_shot
 from .world.story import WorldStory, make_story
-from .world.twin import twin
 
 _log = logging.getLogger("shotstream_distill.make_bank")
 
@@ -121,7 +120,7 @@ def encode_shot(
 
 def make_bank(
     folder: Path, codec: Path, *, shards: int, stories: int = 64, first_seed: int = 0,
-    long: bool = False, twins: bool = False,
+    long: bool = False,
 ) -> None:  # fmt: skip
     """Write shards.
 
@@ -132,10 +131,9 @@ def make_bank(
         stories: stories of a shard.
         first_seed: seed of the first story; the others follow.
         long: encode whole shots instead of their beginnings.
-        twins: encode each shot of the story's twin, too (``world.twin``).
 
     Cost:
-        About 0.2 s a shot (0.3 s long) and 100 kB (250 kB) on one CPU core; twins double it.
+        About 0.1 s a shot (0.3 s long) and 100 kB (250 kB) on one CPU core.
     """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,13 +145,7 @@ def make_bank(
         first = first_seed + index * stories
         for seed in range(first, first + stories):
             story = make_story(seed)
-            made = [encode_shot(net, story, shot, latents) for shot in range(len(story.shots))]
-            if twins:
-                other = twin(story, random.Random(seed))
-                for shot, row in enumerate(made):
-                    twin_row = encode_shot(net, other, shot, latents)
-                    row["twin"], row["twin_cand"] = twin_row["lat"], twin_row["cand"]
-            rows += made
+            rows += [encode_shot(net, story, shot, latents) for shot in range(len(story.shots))]
         shard = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
         path = folder / f"{'L' if long else 'S'}_{first:08d}.pt"
         partial = path.with_suffix(".partial")

@@ -166,11 +166,8 @@ class RewardConfig:
         model: see ``TrainConfig``.
         shot_phase: see ``TrainConfig``.
         layouts: see ``DistillConfig``.
-        facts: weights of what the readers look for.
-        lessons: share of steps that are lessons from twins.
-        lesson: weight of what they teach.
-        lesson_layouts: see ``DistillConfig``; of the bank with twins.
-        reader: weight of the readers' cross-entropy.
+        facts: weights of what the reader looks for.
+        reader: weight of the reader's cross-entropy.
         judge: weight of the discriminator's.
         anchor: weight of the squared distance from the student begun with.
         coarse_weight: of coarse distance in it; a coat's colour is coarse, an ear is not.
@@ -198,14 +195,8 @@ class RewardConfig:
     )
     facts: tuple[tuple[str, float], ...] = (
         ("present", 1.0), ("accessory", 1.0), ("worn_color", 0.4), ("framing", 0.25),
-        ("place", 0.25), ("time", 0.25), ("action", 1.0),
+        ("place", 0.25), ("time", 0.25),
     )  # fmt: skip
-    lessons: float = 0.5
-    lesson: float = 1.0
-    lesson_layouts: tuple[Layout, ...] = (
-        Layout(batch=8, context=6, group_frames=3, groups=2, chunks=2),
-        Layout(batch=8, context=6, group_frames=3, groups=2),
-    )
     reader: float = 0.1
     judge: float = 0.1
     anchor: float = 1.5

@@ -2,15 +2,13 @@
 
 Called by ``python -m shotstream_distill reward-nano``. The student films as it will in a session,
 on history of its own; at one of its levels in each chunk its prediction of the clean picture is
-read through noise (``fact_reader``, ``action_reader``) for what the caption asks, and told from
-drawn ones (``discriminator``). Gradients go through that one prediction. What none of them minds
-stays: the distance from the student begun with costs as well. Between its films the student has
-``lessons`` from twins, whose right answer is known to the pixel.
+read through noise (``fact_reader``) for what the caption asks, and told from drawn ones
+(``discriminator``). Gradients go through that one prediction. What neither of them minds stays:
+the distance from the student begun with costs as well.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -19,19 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .action_reader import (
-    ActionReader,
-    action_loss,
-    asked_actions,
-    load_action_reader,
-    openings,
-)
+from shotstream_rt.model.nano_vocabulary import ACCESSORIES, TOKEN_IDS
+
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .discriminator import Discriminator
-from .fact_reader import FactReader, asked, load_reader, losses, noised
+from .fact_reader import BOTH, FactReader, asked, load_reader, losses, noised
 from .fast_student import Parameters
 from .flow import coarse_error
-from .lessons import make_lesson, mentioned, share_of_mean, without_words
 from .nano_state import Draws, NanoState
 from .own_film import Filming
 from .paper.processes import Processes, join
@@ -44,16 +36,23 @@ PRODUCT = "student.pt"
 """File of what ships, in the run's folder."""
 
 _REPORT_S = 30.0
-_LEAST_READ, _LEAST_WATCHED, _LEAST_JUDGED = 0.22, 0.15, 0.05
+_LEAST_READ, _LEAST_JUDGED = 0.22, 0.05
 """Least noise: mottled coats that please a reader are gone in it, but not for the discriminator."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Readers:
-    """What judges a film by its captions; neither learns here."""
+def windows(batch: Batch, shared: Tensor, groups: Tensor) -> Tensor:
+    """Put each group behind the frame before it: ``[B * groups, 1 + group_frames, C, h, w]``.
 
-    facts: FactReader
-    actions: ActionReader
+    A first chunk has none; its own first frame stands in, drawn or made alike.
+    """
+    size = batch.group_frames
+    seen = batch.visible or (batch.context,) * batch.groups
+    made = []
+    for index, visible in enumerate(seen):
+        group = groups[:, index * size : (index + 1) * size]
+        before = shared[:, visible - 1 : visible] if visible > batch.context else group[:, :1]
+        made.append(torch.cat((before, group), 1))
+    return torch.stack(made, 1).flatten(0, 1)
 
 
 def seen_through(times: Tensor, least: float) -> Tensor:
@@ -65,6 +64,19 @@ def seen_through(times: Tensor, least: float) -> Tensor:
     return least + torch.rand_like(times) * (0.2 + 0.3 * times)
 
 
+def mentioned(batch: Batch) -> Tensor:
+    """Return whether a sample's caption names all that its cast wears, bool ``[B]``.
+
+    Free captions leave some of it out: nobody can know then.
+    """
+    rows = torch.arange(len(batch.tokens))
+    caption = batch.tokens[rows, batch.caption_index[:, -1]]
+    named = torch.isin(caption, torch.tensor([TOKEN_IDS[name] for name in ACCESSORIES])).sum(1)
+    who = batch.facts[:, :1]
+    worn = (batch.facts[:, 8:10] > 0) & ((who == BOTH) | (who == torch.arange(2)))
+    return named >= worn.sum(1)
+
+
 class RewardTrainer:
     """The loop.
 
@@ -74,21 +86,18 @@ class RewardTrainer:
         bank: where shots come from.
         start: the student to begin with. It may know fewer words: captions with others are not
             held to what it makes of them.
-        readers: trained.
-        lessons: bank with twins.
+        reader: trained; it does not learn here.
         processes: that average their gradients.
     """
 
     def __init__(
         self, config: RewardConfig, run: Path, bank: LatentBank, start: Parameters,
-        readers: Readers, lessons: LatentBank, processes: Processes | None = None,
+        reader: FactReader, processes: Processes | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self._run = run
         self._bank = bank
-        self._lessons = lessons
-        self._reader = readers.facts.eval().requires_grad_(False)
-        self._watcher = readers.actions.eval().requires_grad_(False)
+        self._reader = reader.eval().requires_grad_(False)
         self._filming = Filming(config.model, shot_phase=config.shot_phase)
         self.state = NanoState(
             config.model, muon_rate=config.muon_rate, adam_rate=config.adam_rate, seed=config.seed,
@@ -107,32 +116,8 @@ class RewardTrainer:
         )
         self._parts: dict[str, list[float]] = {}
 
-    def lesson_loss(self, batch: Batch) -> Tensor:
-        """Return the student's loss on a batch of twins.
-
-        Where a twin is not what was asked for, right is the drawn picture; elsewhere, what the
-        student begun with makes of the same state. That one knows nothing right for captions with
-        words it has not learned.
-        """
-        p = self.state.working
-        lesson = make_lesson(batch, self._filming.levels[:-1], self._draws.own)
-        heard = without_words(batch, self._words)
-        known = (heard.tokens == batch.tokens).flatten(1).all(1)[:, None, None, None, None]
-        with torch.no_grad():
-            student = self._filming.walker(p, batch, lesson.shared)
-            begun = self._filming.walker(self._first, heard, lesson.shared)
-            before = begun.clean(lesson.noisy, lesson.times)
-        student = student.with_captions(self._filming.captions(p, batch))
-        clean = student.clean(lesson.noisy, lesson.times)
-        wrong = torch.where(known, lesson.wrong, 1.0)
-        taught = share_of_mean((clean - batch.target).square(), wrong)
-        kept = share_of_mean((clean - before).square(), 1 - wrong)
-        for name, value in {"taught": taught, "kept": kept}.items():
-            self._parts.setdefault(name, []).append(value.item())
-        return self.config.lesson * taught + self.config.anchor * kept
-
-    def film_loss(self, batch: Batch) -> Tensor:
-        """Return the student's loss on films of its own, having taught the discriminator."""
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the student's loss on a batch, having taught the discriminator with it."""
         config, p = self.config, self.state.working
         size, count = len(batch.target), batch.group_frames
         with torch.no_grad():
@@ -144,22 +129,19 @@ class RewardTrainer:
             rows, frames = torch.arange(size)[:, None], torch.arange(index.shape[1])
             noisy = torch.stack(states, 2)[rows, frames, index]
             times = torch.tensor(self._filming.levels)[index]
-            heard = without_words(batch, self._words)
-            before = self._filming.walker(self._first, heard, shared).clean(noisy, times)
+            before = self._filming.walker(self._first, batch, shared).clean(noisy, times)
         clean = student.with_captions(self._filming.captions(p, batch)).clean(noisy, times)
 
-        made = batch.windows(shared, clean)
-        drawn = batch.windows(batch.shared, batch.target)
         facts = self._missed(batch, clean, times)
-        facts["action"] = self._idle(batch, made, times[:, ::count].flatten())
+        made, drawn = windows(batch, shared, clean), windows(batch, batch.shared, batch.target)
         level = seen_through(times[:, ::count].flatten(), _LEAST_JUDGED)
         noise = torch.randn_like(made)
         taught = self._teach(made.detach(), drawn, level, noise)
         self._judge.requires_grad_(False)
         fooled = F.softplus(-self._judged(made, level, noise)).mean()
         self._judge.requires_grad_(True)
-        known = (heard.tokens == batch.tokens).flatten(1).all(1)
-        moved = (clean - before) * known[:, None, None, None, None]
+        known = (batch.tokens < self._words).flatten(1).all(1)[:, None, None, None, None]
+        moved = (clean - before) * known
         anchor = moved.square().mean() + config.coarse_weight * coarse_error(moved)
         for name, value in {**facts, "anchor": anchor, "judge": taught, "fooled": fooled}.items():
             self._parts.setdefault(name, []).append(value.item())
@@ -174,13 +156,6 @@ class RewardTrainer:
         level = seen_through(times.flatten(), _LEAST_READ)
         seen = noised(clean.flatten(0, 1), level)
         return losses(self._reader(seen, level, first, wanted.species, wanted.color), wanted)
-
-    def _idle(self, batch: Batch, made: Tensor, times: Tensor) -> Tensor:
-        """Read windows for the action their captions ask; returns its cross-entropy."""
-        level = seen_through(times, _LEAST_WATCHED)
-        sigma = level[:, None, None, None, None]
-        seen = (1 - sigma) * made + sigma * torch.randn_like(made)
-        return action_loss(self._watcher(seen, level, openings(batch)), asked_actions(batch))
 
     def _judged(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         sigma = level[:, None, None, None, None]
@@ -203,14 +178,9 @@ class RewardTrainer:
         self._resume()
         begun = time.monotonic() - state.elapsed_s
         saved = logged = time.monotonic()
-        logged_step = state.step
         while (progress := state.processes.told((time.monotonic() - begun) / duration_s)) < 1:
-            if self._draws.common.random() < config.lessons:
-                layout = self._draws.common.choice(config.lesson_layouts)
-                self.lesson_loss(self._lessons.sample(layout, self._draws.own)).backward()
-            else:
-                layout = self._draws.common.choice(config.layouts)
-                self.film_loss(self._bank.sample(layout, self._draws.own)).backward()
+            layout = self._draws.common.choice(config.layouts)
+            self.loss(self._bank.sample(layout, self._draws.own)).backward()
             warm = (state.step + 1 - config.judge_warmup) / config.warmup_steps
             fall = min(1.0, (1 - progress) / (1 - config.decay_from))
             state.apply(min(1.0, max(0.0, warm)) * (0.05 + 0.95 * fall), config.average)
@@ -219,9 +189,9 @@ class RewardTrainer:
                 told = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self._parts.items())
                 _log.info(
                     "step %d, %.2f s/step, eta %.0f s: %s", state.step,
-                    (now - logged) / (state.step - logged_step), duration_s - (now - begun), told,
+                    (now - logged) / len(self._parts["anchor"]), duration_s - (now - begun), told,
                 )  # fmt: skip
-                logged, logged_step, self._parts = now, state.step, {}
+                logged, self._parts = now, {}
             if now - saved > config.checkpoint_s:
                 saved = now
                 self._save(now - begun)
@@ -269,8 +239,8 @@ class RewardTrainer:
 
 
 def reward_nano(
-    run: Path, bank: Path, minutes: float, reader: Path, *, action_reader: Path, lessons: Path,
-    start: str = "nano", config: RewardConfig | None = None,
+    run: Path, bank: Path, minutes: float, reader: Path, *, start: str = "nano",
+    config: RewardConfig | None = None,
 ) -> None:  # fmt: skip
     """Run or resume the stage.
 
@@ -279,8 +249,6 @@ def reward_nano(
         bank: folder of latent shards.
         minutes: time of this part in total.
         reader: weights of ``train-reader``.
-        action_reader: weights of ``train-reader --actions``.
-        lessons: folder of shards with twins.
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
     """
@@ -289,9 +257,8 @@ def reward_nano(
     config = config or RewardConfig()
     weights = start_weights(start, config.model, text=True, seed=config.seed)
     with join("cpu") as processes:
-        readers = Readers(facts=load_reader(reader), actions=load_action_reader(action_reader))
         trainer = RewardTrainer(
-            config, run, LatentBank(bank), weights, readers, LatentBank(lessons), processes
+            config, run, LatentBank(bank), weights, load_reader(reader), processes
         )
         trainer.train(minutes * 60)
         trainer.write_product(run / PRODUCT)

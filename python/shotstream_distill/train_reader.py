@@ -1,4 +1,4 @@
-"""Trains the readers of facts and of actions on drawn latents under noise.
+"""Trains the reader of facts on drawn latents under noise.
 
 Called by ``python -m shotstream_distill train-reader``.
 """
@@ -9,21 +9,13 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from .action_reader import (
-    ActionReader,
-    action_loss,
-    asked_actions,
-    load_action_reader,
-    openings,
-)
 from .bank import CONTEXT_FRAMES, Batch, LatentBank, Layout
 from .fact_reader import MOST_NOISE, Asked, FactReader, Reading, asked, load_reader, losses, noised
 from .flow import auxiliary_loss
@@ -32,11 +24,6 @@ _log = logging.getLogger("shotstream_distill.train_reader")
 
 _LAYOUT = Layout(batch=20, context=1, group_frames=1, groups=4)
 _TEST_LAYOUT = Layout(batch=48, context=1, group_frames=1, groups=4)
-_WINDOW_LAYOUTS = (
-    Layout(batch=24, context=1, group_frames=3, groups=2, chunks=2),
-    Layout(batch=12, context=1, group_frames=3, groups=4, chunks=7),
-)
-_WINDOW_TEST = Layout(batch=96, context=1, group_frames=3, groups=2, chunks=2)
 _TEST_LEVELS = (0.1, 0.3, 0.5)
 _REPORT_S = 30.0
 _SHADE = 0.15
@@ -50,14 +37,6 @@ def read(reader: FactReader, batch: Batch, level: Tensor) -> tuple[Reading, Aske
     first = batch.positions[:, -frames:].flatten() == CONTEXT_FRAMES
     x = noised(batch.target.flatten(0, 1), level)
     return reader(x, level, first, wanted.species, wanted.color), wanted
-
-
-def read_actions(reader: ActionReader, batch: Batch, level: Tensor) -> tuple[Tensor, Tensor]:
-    """Read a batch's windows at noise levels ``[B * groups]``; returns logits and what is true."""
-    windows = batch.windows(batch.shared, batch.target)
-    mixed = level[:, None, None, None, None]
-    x = (1 - mixed) * windows + mixed * torch.randn_like(windows)
-    return reader(x, level, openings(batch)), asked_actions(batch, named=False)
 
 
 def varied(batch: Batch, rng: random.Random) -> Batch:
@@ -78,9 +57,8 @@ def varied(batch: Batch, rng: random.Random) -> Batch:
     size, _, channels = batch.target.shape[:3]
     shade = _SHADE * torch.randn(size, 1, channels, 1, 1)
     return dataclasses.replace(
-        batch, shared=shifted(batch.shared) + shade, target=shifted(batch.target) + shade,
-        maps=shifted(batch.maps),
-    )  # fmt: skip
+        batch, target=shifted(batch.target) + shade, maps=shifted(batch.maps)
+    )
 
 
 @torch.no_grad()
@@ -99,49 +77,11 @@ def accuracy(reader: FactReader, batch: Batch, level: float) -> dict[str, float]
     return scores
 
 
-@torch.no_grad()
-def action_accuracy(reader: ActionReader, batch: Batch, level: float) -> dict[str, float]:
-    """Share of windows whose action is read right, at one noise level."""
-    count = len(batch.target) * batch.groups
-    logits, wanted = read_actions(reader, batch, torch.full((count,), level))
-    return {"action": (logits.argmax(-1) == wanted).float().mean().item()}
-
-
-def _fit(
-    net: nn.Module, parts: Callable[[], dict[str, Tensor]], out: Path, minutes: float, rate: float
-) -> None:
-    """Let a network follow the sum of ``parts()`` for some minutes, and write its weights."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.02)
-    begun = logged = time.monotonic()
-    sums: dict[str, list[float]] = {}
-    steps = 0
-    while (progress := (time.monotonic() - begun) / (60 * minutes)) < 1:
-        values = parts()
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(values.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (steps + 1) / 50, (1 - progress) / 0.5 + 0.02)
-        optimizer.step()
-        steps += 1
-        for name, value in values.items():
-            sums.setdefault(name, []).append(value.item())
-        if time.monotonic() - logged > _REPORT_S:
-            logged = time.monotonic()
-            told = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sums.items())
-            _log.info("step %d, eta %.0f s: %s", steps, 60 * minutes - (logged - begun), told)
-            sums = {}
-    partial = out.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, str(partial))
-    partial.replace(out)
-
-
 def train_reader(
     folder: Path,
     out: Path,
     minutes: float,
     *,
-    actions: bool = False,
     start: Path | None = None,
     rate: float = 1.5e-3,
     seed: int = 0,
@@ -152,7 +92,6 @@ def train_reader(
         folder: latent bank; its last shard is kept for the test.
         out: file to write, whole or not at all.
         minutes: wall time.
-        actions: train the reader of actions, not that of facts.
         start: weights to begin with.
         rate: largest learning rate.
         seed: of weights, batches and noise.
@@ -162,7 +101,7 @@ def train_reader(
 
     Raises:
         ValueError: fewer than two shards.
-        WeightsError: ``start`` is no such reader.
+        WeightsError: ``start`` is no reader.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -174,27 +113,34 @@ def train_reader(
             "test; make-bank makes them"
         )
     bank = LatentBank(folder, names=names[:-1])
-    held = LatentBank(folder, names=names[-1:])
-    if actions:
-        watcher = load_action_reader(start) if start is not None else ActionReader()
-
-        def of_windows() -> dict[str, Tensor]:
-            batch = varied(bank.sample(rng.choice(_WINDOW_LAYOUTS), rng), rng)
-            level = MOST_NOISE * torch.rand(len(batch.target) * batch.groups)
-            return {"action": action_loss(*read_actions(watcher, batch, level))}
-
-        _fit(watcher, of_windows, out, minutes, rate)
-        test = held.sample(_WINDOW_TEST, random.Random(1))
-        return {str(v): action_accuracy(watcher.eval(), test, v) for v in _TEST_LEVELS}
+    test = LatentBank(folder, names=names[-1:]).sample(_TEST_LAYOUT, random.Random(1))
     reader = load_reader(start) if start is not None else FactReader()
-
-    def of_frames() -> dict[str, Tensor]:
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=rate, weight_decay=0.02)
+    begun = logged = time.monotonic()
+    sums: dict[str, list[float]] = {}
+    steps = 0
+    while (progress := (time.monotonic() - begun) / (60 * minutes)) < 1:
         batch = varied(bank.sample(_LAYOUT, rng), rng)
         level = MOST_NOISE * torch.rand(batch.target.shape[0] * batch.target.shape[1])
         reading, wanted = read(reader, batch, level)
+        parts = losses(reading, wanted)
         dense = reading.dense.unflatten(0, batch.target.shape[:2])
-        return {**losses(reading, wanted), "dense": auxiliary_loss(dense, batch)}
-
-    _fit(reader, of_frames, out, minutes, rate)
-    test = held.sample(_TEST_LAYOUT, random.Random(1))
-    return {str(v): accuracy(reader.eval(), test, v) for v in _TEST_LEVELS}
+        parts["dense"] = auxiliary_loss(dense, batch)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(parts.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (steps + 1) / 50, (1 - progress) / 0.5 + 0.02)
+        optimizer.step()
+        steps += 1
+        for name, value in parts.items():
+            sums.setdefault(name, []).append(value.item())
+        if time.monotonic() - logged > _REPORT_S:
+            logged = time.monotonic()
+            told = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sums.items())
+            _log.info("step %d, eta %.0f s: %s", steps, 60 * minutes - (logged - begun), told)
+            sums = {}
+    partial = out.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in reader.state_dict().items()}, str(partial))
+    partial.replace(out)
+    return {str(level): accuracy(reader.eval(), test, level) for level in _TEST_LEVELS}

@@ -31,13 +31,6 @@ def bank_folder(tmp_path_factory: pytest.TempPathFactory, codec_file: Path) -> P
     return folder
 
 
-@pytest.fixture(scope="session")
-def twin_folder(tmp_path_factory: pytest.TempPathFactory, codec_file: Path) -> Path:
-    folder = tmp_path_factory.mktemp("twins")
-    make_bank(folder, codec_file, shards=1, stories=2, first_seed=70, twins=True)
-    return folder
-
-
 def _tint_shard(stories: int = 40, shots: int = 3) -> dict[str, Tensor]:
     """Latents that are nothing but their story's tint and noise; character 0 is always there."""
     torch.manual_seed(0)

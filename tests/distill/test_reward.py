@@ -8,20 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from shotstream_distill.__main__ import main
-from shotstream_distill.action_reader import ActionReader, action_loss, asked_actions, openings
 from shotstream_distill.bank import LatentBank, Layout
 from shotstream_distill.discriminator import Discriminator
 from shotstream_distill.fact_reader import FactReader, asked, losses, noised
-from shotstream_distill.lessons import mentioned
 from shotstream_distill.nano_state import NanoState
 from shotstream_distill.paper.product import load_product
 from shotstream_distill.recipe import NANO_MODEL, RewardConfig
-from shotstream_distill.reward import Readers, RewardTrainer, seen_through
-from shotstream_distill.train_reader import read_actions, train_reader, varied
-from shotstream_rt.model.nano_vocabulary import ACTIONS, TOKEN_IDS
+from shotstream_distill.reward import RewardTrainer, mentioned, seen_through, windows
+from shotstream_distill.train_reader import train_reader, varied
+from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
 
 ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
 TWO = Layout(batch=1, context=6, group_frames=3, groups=2, chunks=2)
@@ -30,11 +27,6 @@ TWO = Layout(batch=1, context=6, group_frames=3, groups=2, chunks=2)
 @pytest.fixture
 def bank(bank_folder: Path) -> LatentBank:
     return LatentBank(bank_folder)
-
-
-@pytest.fixture
-def twins(twin_folder: Path) -> LatentBank:
-    return LatentBank(twin_folder)
 
 
 def _label(who: int) -> torch.Tensor:
@@ -121,7 +113,7 @@ def test_noise_hides_everything_at_level_one(seeded: int) -> None:
 
 def test_a_window_begins_with_the_frame_before(bank: LatentBank) -> None:
     batch = bank.sample(TWO, random.Random(2))
-    made = batch.windows(batch.shared, batch.target)
+    made = windows(batch, batch.shared, batch.target)
     assert made.shape == (2, 4, 16, 12, 20)
     for index, seen in enumerate(batch.visible):
         group = batch.target[0, 3 * index : 3 * index + 3]
@@ -129,41 +121,6 @@ def test_a_window_begins_with_the_frame_before(bank: LatentBank) -> None:
         assert torch.equal(made[index], torch.cat((before[None], group)))
     logits = Discriminator()(made, torch.tensor([0.1, 0.4]))
     assert logits.shape == (2, 6, 10)
-    assert openings(batch).tolist() == [seen == batch.context for seen in batch.visible]
-    assert ActionReader()(made, torch.tensor([0.1, 0.4]), openings(batch)).shape == (2, 5)
-
-
-def test_only_actions_that_a_caption_names_are_judged(bank: LatentBank) -> None:
-    batch = bank.sample(TWO, random.Random(3))
-    silent = dataclasses.replace(batch, tokens=torch.zeros_like(batch.tokens))
-    told = dataclasses.replace(batch, tokens=torch.full_like(batch.tokens, TOKEN_IDS["jumps"]))
-    action = int(batch.facts[0, 2])
-    assert asked_actions(silent).tolist() == [-100, -100]
-    assert asked_actions(told).tolist() == asked_actions(silent, named=False).tolist()
-    assert asked_actions(told).tolist() == [action, action]
-    assert action_loss(torch.randn(2, 5), asked_actions(silent)) == 0
-    sure = torch.zeros(2, len(ACTIONS))
-    sure[:, action] = 9.0
-    assert action_loss(sure, asked_actions(told)) < 0.01 < action_loss(-sure, asked_actions(told))
-
-
-def test_the_reader_of_actions_sees_motion_and_learns(bank: LatentBank, seeded: int) -> None:
-    batch = bank.sample(TWO, random.Random(2))
-    reader = ActionReader()
-    still = dataclasses.replace(batch, target=batch.target[:, :1].expand_as(batch.target))
-    level = torch.zeros(2)
-    assert not torch.allclose(
-        read_actions(reader, batch, level)[0], read_actions(reader, still, level)[0]
-    )
-    optimizer = torch.optim.Adam(reader.parameters(), 1e-3)
-    losses = []
-    for _ in range(8):
-        loss = action_loss(*read_actions(reader, batch, level))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_early_predictions_are_judged_through_more_noise(seeded: int) -> None:
@@ -190,19 +147,12 @@ def test_variation_moves_pictures_and_maps_alike(bank: LatentBank) -> None:
     assert len(moved) > 5
 
 
-def _trainer(
-    bank: LatentBank, folder: Path, lessons: LatentBank | None = None, **changes: object
-) -> RewardTrainer:
+def _trainer(bank: LatentBank, folder: Path, **changes: object) -> RewardTrainer:
     torch.manual_seed(5)
     config = dataclasses.replace(
-        RewardConfig(
-            layouts=(ONE,), lesson_layouts=(TWO,), judge_warmup=0, warmup_steps=1,
-            lessons=0.0 if lessons is None else 0.5,
-        ),
-        **changes,
-    )  # fmt: skip
-    readers = Readers(facts=FactReader(), actions=ActionReader())
-    return RewardTrainer(config, folder, bank, _start(), readers, lessons or bank)
+        RewardConfig(layouts=(ONE,), judge_warmup=0, warmup_steps=1), **changes
+    )
+    return RewardTrainer(config, folder, bank, _start(), FactReader())
 
 
 def test_a_student_learns_what_the_reader_misses(bank: LatentBank, tmp_path: Path) -> None:
@@ -211,7 +161,7 @@ def test_a_student_learns_what_the_reader_misses(bank: LatentBank, tmp_path: Pat
     missed = []
     for _ in range(6):
         torch.manual_seed(1)
-        loss = trainer.film_loss(batch)
+        loss = trainer.loss(batch)
         loss.backward()
         trainer.state.apply(1.0, 0.5)
         missed.append(loss.item())
@@ -221,16 +171,16 @@ def test_a_student_learns_what_the_reader_misses(bank: LatentBank, tmp_path: Pat
 def test_the_student_begun_with_costs_nothing(bank: LatentBank, tmp_path: Path) -> None:
     trainer = _trainer(bank, tmp_path, reader=0.0, judge=0.0)
     batch = bank.sample(TWO, random.Random(7))
-    assert trainer.film_loss(batch).item() < 1e-3
+    assert trainer.loss(batch).item() < 1e-3
     for master in trainer.state.working.values():
         master.data.add_(0.05 * torch.randn_like(master))
-    assert trainer.film_loss(batch).item() > 0.01
+    assert trainer.loss(batch).item() > 0.01
 
 
 def test_what_ships_lies_half_way(bank: LatentBank, tmp_path: Path) -> None:
     trainer = _trainer(bank, tmp_path)
     begun = {name: value.clone() for name, value in trainer.state.averaged().items()}
-    trainer.film_loss(bank.sample(ONE, random.Random(6))).backward()
+    trainer.loss(bank.sample(ONE, random.Random(6))).backward()
     trainer.state.apply(1.0, 0.0)
     trainer.write_product(tmp_path / "student.pt")
     shipped, learned = load_product(tmp_path / "student.pt"), trainer.state.averaged()
@@ -240,37 +190,22 @@ def test_what_ships_lies_half_way(bank: LatentBank, tmp_path: Path) -> None:
     assert any((learned[name] != begun[name]).any() for name in learned)
 
 
-def test_a_student_learns_its_lessons(bank: LatentBank, twins: LatentBank, tmp_path: Path) -> None:
-    trainer = _trainer(bank, tmp_path, twins)
-    batch = twins.sample(TWO, random.Random(1))
-    taught = []
-    for _ in range(6):
-        torch.manual_seed(1)
-        trainer._draws.own.seed(0)
-        loss = trainer.lesson_loss(batch)
-        loss.backward()
-        trainer.state.apply(1.0, 0.5)
-        taught.append(loss.item())
-    assert taught[-1] < 0.9 * taught[0]
-
-
-def test_a_killed_run_goes_on(bank: LatentBank, twins: LatentBank, tmp_path: Path) -> None:
-    first = _trainer(bank, tmp_path, twins)
+def test_a_killed_run_goes_on(bank: LatentBank, tmp_path: Path) -> None:
+    first = _trainer(bank, tmp_path)
     first.train(0.5)
-    second = _trainer(bank, tmp_path, twins)
-    second.train(1.5)
+    second = _trainer(bank, tmp_path)
+    second.train(1.0)
     assert second.state.step > first.state.step > 0
     assert (tmp_path / "rewarded.pt").is_file()
 
 
-@pytest.mark.parametrize("actions", [False, True])
-def test_a_reader_learns_and_is_examined_on_a_shard_of_its_own(
-    bank_folder: Path, tmp_path: Path, actions: bool
+def test_the_reader_learns_and_is_examined_on_a_shard_of_its_own(
+    bank_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "reader.safetensors"
     for name in ("L_a.pt", "L_b.pt"):
         (tmp_path / name).write_bytes(next(bank_folder.glob("L_*.pt")).read_bytes())
-    scores = train_reader(tmp_path, out, 0.02, actions=actions)
+    scores = train_reader(tmp_path, out, 0.02)
     assert out.is_file()
     assert set(scores) == {"0.1", "0.3", "0.5"}
     assert all(0 <= value <= 1 for row in scores.values() for value in row.values())
@@ -279,21 +214,11 @@ def test_a_reader_learns_and_is_examined_on_a_shard_of_its_own(
 def test_a_reader_of_something_else_is_refused(
     bank_folder: Path, codec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_file(FactReader().state_dict(), str(tmp_path / "facts.safetensors"))
-    common = [
-        "reward-nano", "--run", str(tmp_path), "--bank", str(bank_folder), "--minutes", "1",
-        "--lessons", str(bank_folder),
-    ]  # fmt: skip
-    missing, other = str(tmp_path / "none.safetensors"), str(codec_file)
-    assert main([*common, "--reader", missing, "--action-reader", missing]) == 2
+    common = ["reward-nano", "--run", str(tmp_path), "--bank", str(bank_folder), "--minutes", "1"]
+    assert main([*common, "--reader", str(tmp_path / "none.safetensors")]) == 2
     assert "train-reader" in capsys.readouterr().err
-    assert main([*common, "--reader", other, "--action-reader", missing]) == 2
+    assert main([*common, "--reader", str(codec_file)]) == 2
     assert "no reader of this version" in capsys.readouterr().err
-    facts = [*common, "--reader", str(tmp_path / "facts.safetensors"), "--action-reader"]
-    assert main([*facts, missing]) == 2
-    assert "train-reader --actions" in capsys.readouterr().err
-    assert main([*facts, other]) == 2
-    assert "none of this version" in capsys.readouterr().err
     alone = ["train-reader", "--bank", str(tmp_path), "--minutes", "1", "--out", "x"]
     assert main(alone) == 2
     assert "two shards" in capsys.readouterr().err
