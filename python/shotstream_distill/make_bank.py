@@ -133,7 +133,7 @@ def make_bank(
         long: encode whole shots instead of their beginnings.
 
     Cost:
-        About 0.1 s a shot (0.3 s long) and 100 kB (250 kB) on one CPU core.
+        About 0.2 s a shot (0.3 s long) and 100 kB (250 kB) on one CPU core.
     """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)

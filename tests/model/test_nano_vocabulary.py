@@ -59,4 +59,4 @@ def test_a_model_from_before_does_not_know_later_words() -> None:
     before = TOKEN_IDS["by-day"]
     prompt = "a red dragon at sunset on a beach"
     assert canonical(prompt) == (["red", "at-sunset", "beach"], ["dragon"])
-    assert canonical(prompt, before) == (["red", "beach"], ["dragon", "at-sunset"])
+    assert canonical(prompt, before) == (["red", "beach"], ["dragon", "at sunset"])

@@ -109,20 +109,27 @@ def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[st
         words: leading tokens of the vocabulary that the model knows; it may be older than this.
 
     Returns:
-        The canonical tokens, and the words that the model does not know (dropped), in order.
+        The canonical tokens, and what the model does not know (dropped), as written and in order.
     """
     text = _SHOT_PREFIX.sub(" . ", prompt.lower())
     text = re.sub(r"[;!?]", ".", text).replace(".", " . ")
     text = " ".join(_NOT_TEXT.sub(" ", text).split())
-    text = _PHRASE.sub(lambda match: _TOKEN_OF_PHRASE[match.group(1)], text)
+    # Words between phrases stand for themselves.
+    said: list[tuple[str, str]] = []
+    end = 0
+    for match in _PHRASE.finditer(text):
+        said += [(word, word) for word in text[end : match.start()].split()]
+        said.append((_TOKEN_OF_PHRASE[match.group(1)], match.group(1)))
+        end = match.end()
+    said += [(word, word) for word in text[end:].split()]
     tokens: list[str] = []
     unknown: list[str] = []
-    for word in text.split():
-        if TOKEN_IDS.get(word, words) < words:
-            if word != "." or (tokens and tokens[-1] != "."):
-                tokens.append(word)
-        elif word not in STOP_WORDS:
-            unknown.append(word)
+    for token, phrase in said:
+        if TOKEN_IDS.get(token, words) < words:
+            if token != "." or (tokens and tokens[-1] != "."):
+                tokens.append(token)
+        elif token not in STOP_WORDS:
+            unknown.append(phrase)
     while tokens and tokens[-1] == ".":
         tokens.pop()
     return tokens, unknown
