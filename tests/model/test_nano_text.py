@@ -81,7 +81,7 @@ def test_weights_from_before_the_times_of_day_load(tmp_path: Path, seeded: int) 
     assert lengths == [3, 3]
     assert torch.equal(told[0], told[1])
     (note,) = encoder.check("a red cat on a beach at sunset")
-    assert "does not know: at-sunset" in note
+    assert "does not know: at sunset" in note
 
 
 def test_weights_of_a_later_vocabulary_are_refused(tmp_path: Path) -> None:
