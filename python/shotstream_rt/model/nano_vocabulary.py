@@ -109,7 +109,8 @@ def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[st
         words: leading tokens of the vocabulary that the model knows; it may be older than this.
 
     Returns:
-        The canonical tokens, and what the model does not know (dropped), as spelt, in lower case, in order.
+        The canonical tokens, and what the model does not know (dropped), as spelt but in lower
+        case, in order.
     """
     text = _SHOT_PREFIX.sub(" . ", prompt.lower())
     text = re.sub(r"[;!?]", ".", text).replace(".", " . ")
