@@ -34,12 +34,12 @@ $(VENV)/.torch:
 
 # The package itself, editable, with its native core compiled: all that the demo needs.
 $(VENV)/.base: $(VENV)/.torch pyproject.toml setup.py $(NATIVE)
-	$(PIP) install --quiet --no-build-isolation --editable .
+	$(PIP) install --quiet --no-build-isolation "$(TORCH)" --editable .
 	@touch $@
 
 # What tests, linters and training need on top.
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
+	$(PIP) install --quiet --no-build-isolation "$(TORCH)" --editable ".[$(EXTRAS)]"
 	@touch $@
 
 # Set up for development: environment, torch, the package and all its extras that run on a CPU.

@@ -52,7 +52,7 @@ def _quantise_kernel(
     if GELU:
         # 0.5 x (1 + tanh u) = x / (1 + exp(-2 u)), with u = sqrt(2 / pi) (x + 0.044715 x^3). The
         # reciprocal is the square of a root, which is one instruction where a division is ten.
-        root = tl.rsqrt(1.0 + tl.math.exp2(_GELU_CUBIC * x * x * x + _GELU_LINEAR * x))
+        root = tl.rsqrt(1.0 + tl.math.exp2(x * (x * x * _GELU_CUBIC + _GELU_LINEAR)))
         x = x * root * root
     _store_row(x, token, column, inside, VALUES, SCALES, WIDTH)
 

@@ -7,6 +7,7 @@ layer takes it. Everything else (attention, residuals, the head) stays as it was
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 
@@ -21,6 +22,19 @@ def fp8_unavailable_reason(device: torch.device) -> str | None:
     capability = capability_of(torch.empty(0, device=device))
     if capability < FP8_CAPABILITY:
         return f"sm_{capability} has no e4m3 numbers, which came with sm_{FP8_CAPABILITY}"
+    return None
+
+
+@cache
+def row_scales_unavailable_reason(device: torch.device) -> str | None:
+    """Return why torch cannot scale a product of e4m3 rows there, or ``None``: it is tried."""
+    rows = torch.zeros(16, 16, dtype=torch.float8_e4m3fn, device=device)
+    scale = torch.ones(16, 1, device=device)
+    try:
+        torch._scaled_mm(rows, rows.t(), scale_a=scale, scale_b=scale.t(), out_dtype=torch.bfloat16)
+    except (RuntimeError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0]
+        return f"torch {torch.__version__} does not scale e4m3 products by rows on {device}: {said}"
     return None
 
 

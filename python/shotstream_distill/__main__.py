@@ -4,6 +4,9 @@
     make-bank      draw stories and encode them (may run beside training)
     train-nano     flow matching of the student, resumable
     distill-nano   distillation to four steps, resumable
+    train-reader   train the reader of facts that reward-nano needs
+    reward-nano    reward a few-step student for what a reader sees in its films, resumable
+    guide-nano     teach a few-step student what guidance makes of its last steps, resumable
     carry-over     take a student over to a codec that was trained further
     ship-nano      write a checkpoint as a student folder
     train-codec    train the codec on drawn clips, resumable
@@ -78,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     reward.add_argument("--minutes", type=float, required=True, help="wall time in total")
     reward.add_argument("--reader", type=Path, required=True, help="weights of train-reader")
     reward.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
+    guide = command("guide-nano", "teach a few-step student what guidance makes of its last steps")
+    guide.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
+    guide.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
+    guide.add_argument("--minutes", type=float, required=True, help="wall time in total")
+    guide.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
     carry = command("carry-over", "carry a student over to a codec that was trained further")
     carry.add_argument("--checkpoint", type=Path, required=True, help="of train- or distill-nano")
     carry.add_argument("--old", type=Path, required=True, help="codec it was trained on")
@@ -241,10 +249,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             "right": train_reader(options.bank, options.out, options.minutes, start=options.start)
         }
     if options.command == "reward-nano":
-        from .reward import PRODUCT, reward_nano
+        from . import reward
 
-        reward_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
-        return {"checkpoint": str(options.run / PRODUCT)}
+        reward.reward_nano(
+            options.run, options.bank, options.minutes, options.reader, start=options.start
+        )
+        return {"checkpoint": str(options.run / reward.PRODUCT)}
+    if options.command == "guide-nano":
+        from . import self_guidance
+
+        self_guidance.guide_nano(options.run, options.bank, options.minutes, start=options.start)
+        return {"checkpoint": str(options.run / self_guidance.PRODUCT)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file
 

@@ -159,6 +159,35 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuideConfig(DistillConfig):
+    """Recipe of the stage that teaches a few-step student its own guided answers.
+
+    The settings of the teacher's walk are not used: there is none.
+
+    Attributes:
+        level_guidance: how much further the student's answer at each level shall go in the
+            direction that text and context give. Early ones were guided in the distillation.
+        level_wording: the same from the answer to the caption as a story to the answer to it in
+            one sentence, in fine structure.
+    """
+
+    layouts: tuple[Layout, ...] = (
+        Layout(batch=3, context=6, group_frames=3, groups=2, opening=True),
+        Layout(batch=3, context=6, group_frames=3, groups=2),
+        Layout(batch=3, context=6, group_frames=3, groups=2, chunks=2),
+        Layout(batch=3, context=6, group_frames=3, groups=2, chunks=4),
+        Layout(batch=2, context=6, group_frames=3, groups=2, chunks=7),
+    )
+    level_guidance: tuple[float, ...] = (0.0, 0.0, 1.0, 1.0)
+    level_wording: tuple[float, ...] = (0.0, 0.0, 3.0, 3.0)
+    muon_rate: float = 8e-4
+    adam_rate: float = 4e-4
+    history_noise: float = 0.0
+    own_history: float = 0.7
+    seed: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RewardConfig:
     """Recipe of the last stage, which rewards a few-step student for what a reader sees.
 

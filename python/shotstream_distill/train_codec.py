@@ -10,7 +10,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ JUDGED_CLIPS = 48
 
 _STRIDES = (1, 1, 1, 1, 2, 3)
 _LIMIT = ".limit"
-_HEADROOM = 1.0  # .7 of the largest costs .03 dB, .5 costs 3
+_FLATTEST = 1e-3  # shortest axis of a block's features, in longest ones
 _MEASURED_AT_ONCE = 20
 _JUDGED_ROUGHNESS = 0.3
 _REPORT_S = 60.0
@@ -157,25 +157,42 @@ def lift_limits(net: NanoCodecNet) -> list[Tensor]:
 
 @torch.no_grad()
 def measure_features(net: NanoCodecNet, clips: list[tuple[Tensor, Tensor]]) -> None:
-    """Limit each channel of the decoder's features to what clean clips need."""
+    """Limit the decoder's features to what clean clips need.
+
+    The ellipsoid's axes are to each other as the channels' root mean squares, and as long as the
+    pixel farthest out asks for.
+    """
     limits = lift_limits(net)
-    largest = [torch.zeros_like(limit) for limit in limits]
     blocks = [m for m in net.modules() if isinstance(m, CausalBlock) and m.limit is not None]
 
-    def note(index: int, inputs: tuple[Tensor, ...]) -> None:
-        torch.maximum(largest[index], inputs[0].abs().amax((0, 2, 3)), out=largest[index])
+    def measure(note: Callable[[int, Tensor], None]) -> None:
+        hooks = [
+            block.register_forward_pre_hook(lambda _, inputs, index=index: note(index, inputs[0]))
+            for index, block in enumerate(blocks)
+        ]
+        for first in range(0, len(clips), _MEASURED_AT_ONCE):
+            frames, _ = stack(clips[first : first + _MEASURED_AT_ONCE])
+            net.decode(net.encode(frames), None)
+        for hook in hooks:
+            hook.remove()
 
-    hooks = [
-        block.register_forward_pre_hook(lambda _, inputs, index=index: note(index, inputs))
-        for index, block in enumerate(blocks)
-    ]
-    for first in range(0, len(clips), _MEASURED_AT_ONCE):
-        frames, _ = stack(clips[first : first + _MEASURED_AT_ONCE])
-        net.decode(net.encode(frames), None)
-    for hook in hooks:
-        hook.remove()
-    for limit, most in zip(limits, largest, strict=True):
-        limit.copy_(_HEADROOM * most)
+    axes = [torch.zeros_like(limit) for limit in limits]
+    radii = [torch.zeros(()) for _ in limits]
+
+    def add_up(index: int, x: Tensor) -> None:
+        axes[index] += x.square().sum((0, 2, 3))
+
+    measure(add_up)
+    for axis in axes:
+        axis.sqrt_().clamp_(min=axis.amax() * _FLATTEST)
+
+    def farthest(index: int, x: Tensor) -> None:
+        radius = (x / axes[index].view(-1, 1, 1)).square().mean(1).amax().sqrt()
+        radii[index] = torch.maximum(radii[index], radius)
+
+    measure(farthest)
+    for limit, axis, radius in zip(limits, axes, radii, strict=True):
+        limit.copy_(axis * radius)
 
 
 def _may_begin_new(name: str, held: Collection[str]) -> bool:

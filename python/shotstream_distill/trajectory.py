@@ -49,6 +49,8 @@ def unconditional(batch: Batch, shared: Tensor) -> tuple[Batch, Tensor]:
 class TrajectoryTrainer:
     """The loop."""
 
+    CHECKPOINT = "distilled.pt"
+
     def __init__(
         self,
         config: DistillConfig,
@@ -153,7 +155,7 @@ class TrajectoryTrainer:
         """Train until ``duration_s`` is spent (time before a resume counts)."""
         config, state = self.config, self.state
         clock = time.process_time if config.computing_time else time.monotonic
-        checkpoint = self._run / "distilled.pt"
+        checkpoint = self._run / self.CHECKPOINT
         if checkpoint.is_file():
             state.load(checkpoint)
             self._draws = Draws(config.seed, state)

@@ -13,7 +13,7 @@ from shotstream_distill.world.captions import free_caption, story_captions
 from shotstream_distill.world.characters import MASK_COAT, MASK_HAT, MASK_SCARF
 from shotstream_distill.world.render import HEIGHT, WIDTH, render_shot
 from shotstream_distill.world.story import BOTH, TIMELESS, make_story
-from shotstream_rt.model.nano_vocabulary import PLACES, SPECIES, TIMES, canonical
+from shotstream_rt.model.nano_vocabulary import PLACES, SPECIES, TIMES, canonical, named
 
 
 def test_equal_seeds_give_equal_stories() -> None:
@@ -60,13 +60,18 @@ def test_the_story_form_names_all_that_is_asked_for() -> None:
     global_caption, texts = story_captions(story)
     for index, shot in enumerate(story.shots):
         tokens, _ = canonical(f"{global_caption}shot{index}:{texts[index]}")
-        shot_tokens = tokens[tokens.index(".") + 1 :]
-        assert story.setting.place in tokens
+        told, shot_tokens = tokens[: tokens.index(".")], tokens[tokens.index(".") + 1 :]
+        assert story.setting.place in told
         assert shot.framing in shot_tokens
         assert shot.action in shot_tokens
-        for who in shot.cast:
-            assert story.characters[who].species in shot_tokens
-            assert story.characters[who].color in shot_tokens
+        assert len(named(told)) == len(shot.cast)
+        for who, one in zip(sorted(shot.cast), named(told), strict=True):
+            character = story.characters[who]
+            assert character.species in shot_tokens
+            assert character.color in shot_tokens
+            assert (one.species, one.color) == (character.species, (character.color,))
+            worn = ("with", character.accessory_color, character.accessory)
+            assert one.worn == (worn if character.accessory else ())
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream_rt.kernels.fp8_set import row_scales_unavailable_reason
 from shotstream_rt.kernels.kernel_set import (
     REFERENCE,
     TORCH_OPS,
@@ -69,6 +70,10 @@ class Twin:
     device: torch.device
 
     def load(self, kernel: str) -> ModuleType:
+        if kernel == "fp8_linear" and not self.package.endswith("reference"):
+            reason = row_scales_unavailable_reason(self.device)
+            if reason is not None:
+                pytest.skip(reason)
         return importlib.import_module(f"{self.package}.{kernel}")
 
 

@@ -10,8 +10,13 @@ from torch import Tensor
 
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
+from shotstream_rt.errors import BackendUnavailableError
 from shotstream_rt.history import HistoryPolicy
-from shotstream_rt.kernels.fp8_set import fp8_unavailable_reason, with_fp8
+from shotstream_rt.kernels.fp8_set import (
+    fp8_unavailable_reason,
+    row_scales_unavailable_reason,
+    with_fp8,
+)
 from shotstream_rt.kernels.kernel_set import REFERENCE, TORCH_OPS, KernelSet, triton_kernels
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
@@ -92,6 +97,8 @@ def test_a_shot_is_near_exact_but_not_equal(student: Student) -> None:
 def test_triton_s_form_makes_the_reference_s_shot(
     triton_device: torch.device, student: Student
 ) -> None:
+    if (reason := row_scales_unavailable_reason(triton_device)) is not None:
+        pytest.skip(reason)
     wanted = shoot(student, with_fp8(REFERENCE), SHORT)
     there = Student(MODEL)
     there.load_state_dict(student.state_dict())
@@ -108,6 +115,21 @@ def test_a_cpu_imitates_and_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatc
     reason = fp8_unavailable_reason(torch.device("cuda"))
     assert reason is not None
     assert "sm_86" in reason
+
+
+def test_a_torch_without_row_scales_is_refused(
+    triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = Student(MODEL).to(triton_device).requires_grad_(False)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("per-tensor only\nsomewhere")
+
+    row_scales_unavailable_reason.cache_clear()
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    with pytest.raises(BackendUnavailableError, match=r"by rows on .*: per-tensor only; on a CPU"):
+        shoot(student, with_fp8(triton_kernels()), SHORT)
+    row_scales_unavailable_reason.cache_clear()
 
 
 class TestPrunedHistory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shotstream_rt.model.nano_vocabulary import TOKEN_IDS, TOKENS, canonical
+from shotstream_rt.model.nano_vocabulary import TOKEN_IDS, TOKENS, canonical, named
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,47 @@ from shotstream_rt.model.nano_vocabulary import TOKEN_IDS, TOKENS, canonical
 def test_prompts_become_tokens(prompt: str, tokens: str) -> None:
     found, _ = canonical(prompt)
     assert found == tokens.split()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens"),
+    [
+        # Who is not in the shot is left out, on either side of the "and" and between.
+        ("A red cat with a blue hat and a pink bird on a beach. shot1:Wide shot: the red cat jumps",
+         "red cat with blue hat beach . wide-shot red cat jumps"),
+        ("A red cat with a hat and a bird and a robot with a scarf on a beach. The bird jumps",
+         "bird beach . bird jumps"),
+        ("A red cat with a blue hat and a bird in a room. The bird and the red cat walk left",
+         "red cat with blue hat and bird room . bird and red cat walks-left"),
+        # A sentence about absent ones alone tells place and time, and no action of theirs.
+        ("A cat with a red hat. A bird dances in a forest. It rains. The cat hops",
+         "cat with red hat . forest . cat jumps"),
+        # Two alike: only the colour tells who is meant; a new colour is somebody else.
+        ("A red cat with a hat and a blue cat. The red cat sits",
+         "red cat with hat . red cat stands-still"),
+        ("A red cat with a hat and a blue cat. A cat sits",
+         "red cat with hat and blue cat . cat stands-still"),
+        ("A cat with a hat and a bird. The blue cat jumps", "cat with hat . blue cat jumps"),
+        # Nobody is named again: every sentence counts.
+        ("A red cat dances on a beach. A blue bird walks left.",
+         "red cat dances beach . blue bird walks-left"),
+        ("A red cat with a hat. A blue cat jumps", "red cat with hat . blue cat jumps"),
+        ("A red cat with a blue hat and a bird. shot0:Wide shot on a beach",
+         "red cat with blue hat and bird . wide-shot beach"),
+    ],
+)  # fmt: skip
+def test_a_story_keeps_who_is_in_the_shot(prompt: str, tokens: str) -> None:
+    found, _ = canonical(prompt)
+    assert found == tokens.split()
+    assert canonical(" ".join(found))[0] == found
+
+
+def test_characters_are_found_with_what_they_wear() -> None:
+    tokens, _ = canonical("red cat with blue hat and bird with scarf beach robot with")
+    assert [(one.begin, one.end) for one in named(tokens)] == [(0, 5), (6, 9), (10, 11)]
+    assert [" ".join(one.tokens) for one in named(tokens)] == [
+        "red cat with blue hat", "bird with scarf", "robot",
+    ]  # fmt: skip
 
 
 def test_unknown_words_are_named_and_dropped() -> None:

@@ -51,13 +51,13 @@ class CausalBlock(nn.Module):
     Args:
         channels: width.
         memory: whether to look back.
-        limited: whether the features that come in are bounded, each channel by its own limit.
+        limited: whether the features that come in are bounded.
 
     Attributes:
-        limit: largest magnitude of each channel, ``[c]``. Nothing else bounds the decoder's
-            features: a latent that no picture gives grows a hundredfold from block to block and
-            bursts into coloured specks. One limit for all was wide enough for that; a student's
-            first frames exceed the channels' own up to sevenfold.
+        limit: semi-axes ``[c]`` of the ellipsoid that a pixel's features stay in: the mean of
+            ``(x / limit) ** 2`` over the channels is at most 1. Nothing else bounds the decoder's
+            features: a latent that no picture gives grows twentyfold from block to block and bursts
+            into coloured specks. Limits of single channels let that happen in many at once.
     """
 
     limit: Tensor | None
@@ -86,8 +86,8 @@ class CausalBlock(nn.Module):
             The output and what the next call takes as ``before`` (``None`` without memory).
         """
         if self.limit is not None:
-            limit = self.limit.view(-1, 1, 1)
-            x = x.clamp(-limit, limit)
+            radius = (x / self.limit.view(-1, 1, 1)).square().mean(1, keepdim=True)
+            x = x * radius.clamp(min=1).rsqrt()
         hidden = F.silu(x)
         last = None
         if self.memory:

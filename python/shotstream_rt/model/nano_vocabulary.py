@@ -8,6 +8,9 @@ plural verbs and punctuation cost no capacity. Pure data and regular expressions
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from types import MappingProxyType
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -98,11 +101,102 @@ _PHRASE = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A character as a sentence names it: ``tokens[begin:end]``, its colour and clothes."""
+
+    species: str
+    color: tuple[str, ...]
+    worn: tuple[str, ...]
+    begin: int
+    end: int
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Canonical ones: colour, species, clothes."""
+        return (*self.color, self.species, *self.worn)
+
+    def may_be(self, other: Named) -> bool:
+        """Whether both can be one character: of one species, and not of two colours."""
+        alike = not self.color or not other.color or self.color == other.color
+        return self.species == other.species and alike
+
+
+def named(sentence: Sequence[str]) -> list[Named]:
+    """Find the characters that tokens name, as in ``red cat with blue hat``."""
+    found = []
+    for index, species in enumerate(sentence):
+        if species not in SPECIES:
+            continue
+        begin, end = index, index + 1
+        if begin and sentence[begin - 1] in COLORS:
+            begin -= 1
+        if sentence[end : end + 1] == ["with"]:
+            stop = end + 1 + (end + 1 < len(sentence) and sentence[end + 1] in COLORS)
+            if stop < len(sentence) and sentence[stop] in ACCESSORIES:
+                end = stop + 1
+        found.append(
+            Named(
+                species=species, color=tuple(sentence[begin:index]),
+                worn=tuple(sentence[index + 1 : end]), begin=begin, end=end,
+            )
+        )  # fmt: skip
+    return found
+
+
+def split_story(tokens: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """Split a caption into the sentences that describe and those of the scene.
+
+    The scene begins with the first sentence that names a character again. Where there is none,
+    every sentence is of the scene.
+    """
+    sentences = [list(said) for dot, said in groupby(tokens, lambda t: t == ".") if not dot]
+    before: list[Named] = []
+    for index, sentence in enumerate(sentences):
+        here = named(sentence)
+        if any(one.may_be(other) for one in here for other in before):
+            return sentences[:index], sentences[index:]
+        before += here
+    return [], sentences
+
+
+def _without(sentence: list[str], absent: Sequence[Named]) -> list[str]:
+    """Leave out some of a sentence's characters; where none remains, all but place and time."""
+    if len(absent) == len(named(sentence)):
+        return [token for token in sentence if token in PLACES + TIMES]
+    for one in reversed(absent):
+        begin, end = one.begin, one.end
+        if begin and sentence[begin - 1] == "and":
+            begin -= 1
+        elif sentence[end : end + 1] == ["and"]:
+            end += 1
+        sentence = sentence[:begin] + sentence[end:]
+    return sentence
+
+
+def _of_the_cast(tokens: list[str]) -> list[str]:
+    """Leave out of a story's description who is not in its scene.
+
+    Read with all of a story's characters before it, nano draws one in the other's clothes, or both.
+    """
+    description, scene = split_story(tokens)
+    if not description:
+        return tokens
+    cast = [one for sentence in scene for one in named(sentence)]
+    told = []
+    for sentence in description:
+        absent = [one for one in named(sentence) if not any(one.may_be(who) for who in cast)]
+        told.append(_without(sentence, absent) if absent else sentence)
+    said = [sentence for sentence in told + scene if sentence]
+    return [token for sentence in said for token in (".", *sentence)][1:]
+
+
 def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[str]]:
     """Reduce free text to canonical tokens.
 
     ``shotN:`` prefixes become a sentence break, phrases are replaced longest first, articles and
-    fillers are dropped, repeated and outer sentence breaks are removed.
+    fillers are dropped, repeated and outer sentence breaks are removed. A story describes its
+    characters before a shot refers back to some of them: the others are left out.
 
     Args:
         prompt: any text.
@@ -133,4 +227,4 @@ def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[st
             unknown.append(phrase)
     while tokens and tokens[-1] == ".":
         tokens.pop()
-    return tokens, unknown
+    return _of_the_cast(tokens), unknown

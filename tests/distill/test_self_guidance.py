@@ -1,0 +1,169 @@
+"""The guided stage: how captions are retold, what is taught, and that it is learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream_distill.__main__ import main
+from shotstream_distill.bank import LatentBank, Layout
+from shotstream_distill.nano_state import NanoState
+from shotstream_distill.paper.product import load_product
+from shotstream_distill.recipe import NANO_MODEL, GuideConfig
+from shotstream_distill.self_guidance import (
+    PRODUCT,
+    SelfGuidanceTrainer,
+    fine,
+    in_one_sentence,
+    known_words,
+    one_sentence,
+)
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
+
+ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
+
+
+@pytest.fixture
+def bank(bank_folder: Path) -> LatentBank:
+    return LatentBank(bank_folder)
+
+
+def _trainer(bank: LatentBank, folder: Path, **changes: object) -> SelfGuidanceTrainer:
+    state = NanoState(NANO_MODEL, muon_rate=1e-3, adam_rate=1e-3, seed=0)
+    start = state.averaged()
+    start["head.head.weight"] = torch.randn_like(start["head.head.weight"]) * 0.02
+    config = GuideConfig(layouts=(ONE,), warmup_steps=1, own_history=0.0)
+    return SelfGuidanceTrainer(dataclasses.replace(config, **changes), folder, bank, start)
+
+
+@pytest.mark.parametrize(
+    ("story", "sentence"),
+    [
+        # Who is in the shot wears there what the story said.
+        ("red cat with blue hat beach . wide-shot red cat jumps",
+         "wide-shot red cat with blue hat jumps beach"),
+        ("red cat with blue hat and bird room . bird and cat walks-left",
+         "bird and red cat with blue hat walks-left room"),
+        ("cat with red hat . forest . cat stands-still . cat jumps",
+         "cat with red hat stands-still . cat with red hat jumps forest"),
+        # The scene says it itself: clothes, place; what it does not say comes from the story.
+        ("red cat with hat dances beach . close-up cat with pink scarf room",
+         "close-up red cat with pink scarf room dances"),
+        # Two that may be meant.
+        ("red cat with hat and blue cat . cat stands-still", "cat stands-still"),
+        ("cat with hat . blue cat jumps", "blue cat with hat jumps"),
+        # One sentence already, or nobody in it.
+        ("wide-shot red cat with blue hat jumps beach",
+         "wide-shot red cat with blue hat jumps beach"),
+        ("wide-shot . beach", "wide-shot . beach"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_a_story_is_said_in_one_sentence(story: str, sentence: str) -> None:
+    assert one_sentence(story.split()) == sentence.split()
+    ids = torch.zeros(1, 2, 16, dtype=torch.long)
+    ids[0, 1, : len(story.split())] = torch.tensor([TOKEN_IDS[t] for t in story.split()])
+    made = in_one_sentence(ids)
+    assert not made[0, 0].any()
+    assert made[0, 1][made[0, 1] > 0].tolist() == [TOKEN_IDS[t] for t in sentence.split()]
+
+
+def test_fine_structure_has_no_mean() -> None:
+    flat = torch.randn(1, 2, 3, 1, 1).expand(-1, -1, -1, 12, 20)
+    dot = torch.zeros(1, 2, 3, 12, 20)
+    dot[..., 6, 7] = 1.0
+    assert fine(flat).abs().amax() < 1e-6
+    assert fine(flat + dot)[0, 0, 0, 6, 7].item() == pytest.approx(24 / 25, abs=1e-5)
+    assert fine(flat + dot)[0, 0, 0, 6, 8].item() == pytest.approx(-1 / 25, abs=1e-5)
+
+
+def test_unknown_words_leave_no_gaps() -> None:
+    tokens = torch.tensor([[[3, 33, 5, 34, 0, 0], [32, 0, 0, 0, 0, 0]]])
+    assert known_words(tokens, 32).tolist() == [[[3, 5, 0, 0, 0, 0], [0] * 6]]
+    assert torch.equal(known_words(tokens, 35), tokens)
+
+
+NOTHING = (0.0,) * 4
+
+
+def test_without_guidance_there_is_nothing_to_learn(bank: LatentBank, tmp_path: Path) -> None:
+    batch = bank.sample(ONE, random.Random(6))
+    plain = _trainer(bank, tmp_path, level_guidance=NOTHING, level_wording=NOTHING)
+    assert plain.loss(batch).item() < 1e-3
+    for change in ({"level_guidance": NOTHING}, {"level_wording": NOTHING}):
+        assert _trainer(bank, tmp_path, **change).loss(batch).item() > plain.loss(batch).item()
+
+
+@pytest.mark.parametrize("name", ["level_guidance", "level_wording"])
+def test_right_is_the_guided_answer_of_the_student_begun_with(
+    bank: LatentBank, tmp_path: Path, name: str
+) -> None:
+    batch = bank.sample(ONE, random.Random(6))
+    by_weight = []
+    for weight in (0.0, 1.0, 2.0):
+        weights = {"level_guidance": NOTHING, "level_wording": NOTHING}
+        weights[name] = (0.0, 0.0, weight, weight)
+        trainer = _trainer(bank, tmp_path, **weights)
+        torch.manual_seed(1)
+        by_weight.append(trainer._lessons(batch, batch.shared))
+    states, levels, ends = zip(*by_weight, strict=True)
+    assert torch.equal(states[0], states[2])
+    assert levels[0].tolist() == trainer._filming.levels[:-1]
+    # Early levels are left as they are; late ones go on in one direction.
+    assert torch.equal(ends[0][:, :2], ends[2][:, :2])
+    step = ends[1] - ends[0]
+    assert step[:, 2:].abs().amax() > 0
+    torch.testing.assert_close(ends[2] - ends[1], step, atol=1e-5, rtol=1e-3)
+
+
+def test_wording_goes_towards_the_answer_to_one_sentence(bank: LatentBank, tmp_path: Path) -> None:
+    batch = bank.sample(ONE, random.Random(6))
+    tokens = in_one_sentence(batch.tokens)
+    said = dataclasses.replace(batch, tokens=tokens, lengths=(tokens > 0).sum(-1))
+    weights = {"level_guidance": NOTHING, "level_wording": (1.0, 0.0, 0.0, 0.0)}
+    trainer = _trainer(bank, tmp_path, **weights)
+    torch.manual_seed(1)
+    got = trainer._lessons(batch, batch.shared)[2][:, 0]
+    torch.manual_seed(1)
+    noise = torch.randn_like(batch.target)
+    story, sentence = (
+        trainer._filming.walker(trainer._teacher, one, batch.shared).clean(noise, 1.0)
+        for one in (batch, said)
+    )
+    torch.testing.assert_close(got, story + fine(sentence - story))
+
+
+def test_the_student_learns_it(bank: LatentBank, tmp_path: Path) -> None:
+    trainer = _trainer(bank, tmp_path, level_guidance=(3.0,) * 4, level_wording=NOTHING)
+    batch = bank.sample(ONE, random.Random(6))
+    losses = []
+    for _ in range(6):
+        torch.manual_seed(1)
+        loss = trainer.loss(batch)
+        loss.backward()
+        trainer.state.apply(1.0, 0.5)
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["level_guidance", "level_wording"])
+def test_weights_are_one_for_each_level(bank: LatentBank, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}.*each of 4"):
+        _trainer(bank, tmp_path, **{name: (1.0, 1.0)})
+
+
+def test_the_stage_goes_on_and_leaves_a_student(
+    bank_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["guide-nano", "--run", str(tmp_path), "--bank", str(bank_folder)]
+    assert main([*common, "--minutes", "0.005", "--json"]) == 0
+    steps = torch.load(tmp_path / PRODUCT, weights_only=True)["step"]
+    assert PRODUCT in capsys.readouterr().out
+    assert main([*common, "--minutes", "0.05"]) == 0
+    assert torch.load(tmp_path / PRODUCT, weights_only=True)["step"] > steps > 0
+    assert "text.embedding.weight" in load_product(tmp_path / PRODUCT)
