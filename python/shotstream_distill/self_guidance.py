@@ -50,7 +50,6 @@ from .trajectory import TrajectoryTrainer, unconditional
 PRODUCT = "guided.pt"
 """File of the run's folder: to go on from, and what ships."""
 
-
 _LONGER = 8
 """Tokens by which the one-sentence form of a caption may be longer."""
 
