@@ -21,6 +21,7 @@ from .fast_student import Captions, Parameters
 from .initial import init_parameters
 from .muon import Muon
 from .paper.processes import Processes
+from .paper.product import write_whole
 from .recipe import AUX_CLASSES
 from .working_dtype import working_dtype
 
@@ -89,6 +90,24 @@ class NanoState:
     def averaged(self, dtype: torch.dtype = torch.float32) -> Parameters:
         """Return the running average by name."""
         return {n: a.to(dtype) for n, a in zip(self.names, self.average, strict=True)}
+
+    def write_between(self, path: Path, begun: Parameters, way: float) -> None:
+        """Write as a product the weights ``way`` from ``begun`` to the average; the leader does.
+
+        A stage goes further for what it is paid for than is good for all else.
+
+        Source: interpolating fine-tuned weights (WiSE-FT, Wortsman et al. 2022).
+        """
+        if not self.processes.leads:
+            return
+        learned = self.averaged()
+        data = {
+            "names": list(learned),
+            "average": [begun[name].lerp(learned[name], way) for name in learned],
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+        }
+        write_whole(path, data)
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on, replacing the file; the leading process does."""

@@ -169,6 +169,7 @@ class GuideConfig(DistillConfig):
             direction that text and context give. Early ones were guided in the distillation.
         level_wording: the same from the answer to the caption as a story to the answer to it in
             one sentence, in fine structure.
+        way: how far what ships is from the student begun with to the one learned, 0 to 1.
     """
 
     layouts: tuple[Layout, ...] = (
@@ -180,6 +181,7 @@ class GuideConfig(DistillConfig):
     )
     level_guidance: tuple[float, ...] = (0.0, 0.0, 1.0, 1.0)
     level_wording: tuple[float, ...] = (0.0, 0.0, 3.0, 3.0)
+    way: float = 0.6
     muon_rate: float = 8e-4
     adam_rate: float = 4e-4
     history_noise: float = 0.0

@@ -211,20 +211,9 @@ class RewardTrainer:
     def write_product(self, path: Path) -> None:
         """Write what ships: weights between the student begun with and the one learned.
 
-        The stage goes further for what it is paid for than is good for all else: walks shrink, and
-        coats lose some of their colour. Half of the way keeps nearly all of both.
-
-        Source: interpolating fine-tuned weights (WiSE-FT, Wortsman et al. 2022).
+        Walks shrink on the way, and coats lose some of their colour. Half of it keeps nearly all.
         """
-        if not self.state.processes.leads:
-            return
-        learned = self.state.averaged()
-        mixed = [self._begun[n].lerp(learned[n], self.config.way) for n in learned]
-        data = {
-            "names": list(learned), "average": mixed,
-            "step": self.state.step, "elapsed_s": self.state.elapsed_s,
-        }  # fmt: skip
-        write_whole(path, data)
+        self.state.write_between(path, self._begun, self.config.way)
 
     def _resume(self) -> None:
         checkpoint = self._run / "rewarded.pt"

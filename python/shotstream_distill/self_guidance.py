@@ -47,8 +47,8 @@ from .paper.product import start_weights
 from .recipe import GuideConfig
 from .trajectory import TrajectoryTrainer, unconditional
 
-PRODUCT = "guided.pt"
-"""File of the run's folder: to go on from, and what ships."""
+PRODUCT = "student.pt"
+"""File of what ships, in the run's folder."""
 
 _LONGER = 8
 """Tokens by which the one-sentence form of a caption may be longer."""
@@ -125,7 +125,7 @@ class SelfGuidanceTrainer(TrajectoryTrainer):
         processes: that average their gradients.
     """
 
-    CHECKPOINT = PRODUCT
+    CHECKPOINT = "guided.pt"
     config: GuideConfig
 
     def __init__(
@@ -138,6 +138,11 @@ class SelfGuidanceTrainer(TrajectoryTrainer):
             if len(given := getattr(config, name)) != levels:
                 raise ConfigError(f"{name}: got {given}, wanted a weight for each of {levels}")
         self._words = len(start["text.embedding.weight"])
+        self._begun = {name: value.clone() for name, value in self.state.averaged().items()}
+
+    def write_product(self, path: Path) -> None:
+        """Write what ships: weights between the student begun with and the one learned."""
+        self.state.write_between(path, self._begun, self.config.way)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error of the guided answers, coarse errors weighed up."""
@@ -184,4 +189,6 @@ def guide_nano(
     config = config or GuideConfig()
     weights = start_weights(start, config.model, text=True, seed=config.seed)
     with join("cpu") as processes:
-        SelfGuidanceTrainer(config, run, LatentBank(bank), weights, processes).train(minutes * 60)
+        trainer = SelfGuidanceTrainer(config, run, LatentBank(bank), weights, processes)
+        trainer.train(minutes * 60)
+        trainer.write_product(run / PRODUCT)

@@ -151,6 +151,16 @@ def test_the_student_learns_it(bank: LatentBank, tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_what_ships_lies_on_the_way(bank: LatentBank, tmp_path: Path) -> None:
+    trainer = _trainer(bank, tmp_path, way=0.25)
+    begun = {name: value.clone() for name, value in trainer.state.averaged().items()}
+    for value in trainer.state.average:
+        value += 1.0
+    trainer.write_product(tmp_path / PRODUCT)
+    for name, value in load_product(tmp_path / PRODUCT).items():
+        torch.testing.assert_close(value, begun[name] + 0.25)
+
+
 @pytest.mark.parametrize("name", ["level_guidance", "level_wording"])
 def test_weights_are_one_for_each_level(bank: LatentBank, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}.*each of 4"):
@@ -162,8 +172,8 @@ def test_the_stage_goes_on_and_leaves_a_student(
 ) -> None:
     common = ["guide-nano", "--run", str(tmp_path), "--bank", str(bank_folder)]
     assert main([*common, "--minutes", "0.005", "--json"]) == 0
-    steps = torch.load(tmp_path / PRODUCT, weights_only=True)["step"]
+    steps = torch.load(tmp_path / "guided.pt", weights_only=True)["step"]
     assert PRODUCT in capsys.readouterr().out
     assert main([*common, "--minutes", "0.05"]) == 0
-    assert torch.load(tmp_path / PRODUCT, weights_only=True)["step"] > steps > 0
+    assert torch.load(tmp_path / "guided.pt", weights_only=True)["step"] > steps > 0
     assert "text.embedding.weight" in load_product(tmp_path / PRODUCT)
