@@ -122,7 +122,7 @@ class Named:
         return self.species == other.species and alike
 
 
-def named(sentence: Sequence[str]) -> list[Named]:
+def named(sentence: list[str]) -> list[Named]:
     """Find the characters that tokens name, as in ``red cat with blue hat``."""
     found = []
     for index, species in enumerate(sentence):
