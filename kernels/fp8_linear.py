@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import BackendUnavailableError
 from . import fp8_rows
 from .fp8_set import row_scales_unavailable_reason
 from .reference import fp8_rows as reference
@@ -37,7 +36,7 @@ def fuse_linear(
 
     Raises:
         ValueError: a width that is not a multiple of 16.
-        BackendUnavailableError: this torch has no such product on the layers' device.
+        NotImplementedError: this torch has no such product on the layers' device.
     """
     weight = torch.cat([layer.weight.detach() for layer in layers])
     if weight.shape[0] % ALIGNMENT or weight.shape[1] % ALIGNMENT:
@@ -46,7 +45,7 @@ def fuse_linear(
             f"multiples of {ALIGNMENT}; use a profile without fp8"
         )
     if (reason := row_scales_unavailable_reason(weight.device)) is not None:
-        raise BackendUnavailableError(f"fp8 linear: {reason}; on a CPU, torch 2.13 does")
+        raise NotImplementedError(f"fp8 linear: {reason}; on a CPU, torch 2.13 does")
     packed, dtype = reference.quantise_rows(weight), weight.dtype
     # Transposed views: the library wants the inner axis of both factors side by side.
     factor, factor_scale = packed.values.t(), packed.scale.t().contiguous()

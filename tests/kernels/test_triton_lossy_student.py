@@ -10,7 +10,6 @@ from torch import Tensor
 
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
-from shotstream_rt.errors import BackendUnavailableError
 from shotstream_rt.history import HistoryPolicy
 from shotstream_rt.kernels.fp8_set import (
     fp8_unavailable_reason,
@@ -127,7 +126,7 @@ def test_a_torch_without_row_scales_is_refused(
 
     row_scales_unavailable_reason.cache_clear()
     monkeypatch.setattr(torch, "_scaled_mm", refuse)
-    with pytest.raises(BackendUnavailableError, match=r"by rows on .*: per-tensor only; on a CPU"):
+    with pytest.raises(NotImplementedError, match=r"by rows on .*: per-tensor only; on a CPU"):
         shoot(student, with_fp8(triton_kernels()), SHORT)
     row_scales_unavailable_reason.cache_clear()
 
