@@ -36,7 +36,7 @@ def fuse_linear(
 
     Raises:
         ValueError: a width that is not a multiple of 16.
-        NotImplementedError: this torch has no such product on the layers' device.
+        RuntimeError: this torch has no such product on the layers' device.
     """
     weight = torch.cat([layer.weight.detach() for layer in layers])
     if weight.shape[0] % ALIGNMENT or weight.shape[1] % ALIGNMENT:
@@ -45,7 +45,7 @@ def fuse_linear(
             f"multiples of {ALIGNMENT}; use a profile without fp8"
         )
     if (reason := row_scales_unavailable_reason(weight.device)) is not None:
-        raise NotImplementedError(f"fp8 linear: {reason}; on a CPU, torch 2.13 does")
+        raise RuntimeError(f"fp8 linear: {reason}; on a CPU, torch 2.13 does")
     packed, dtype = reference.quantise_rows(weight), weight.dtype
     # Transposed views: the library wants the inner axis of both factors side by side.
     factor, factor_scale = packed.values.t(), packed.scale.t().contiguous()

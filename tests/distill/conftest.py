@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from shotstream_distill.bank import Batch
 from shotstream_distill.make_bank import LABEL_COLUMNS, make_bank
+from shotstream_distill.nano_state import NanoState
 from shotstream_rt.model.nano_codec import NanoCodecNet
 from shotstream_rt.model.nano_vocabulary import PLACES
+
+
+class Trainer(Protocol):
+    """What the loops of every stage have."""
+
+    state: NanoState
+
+    def loss(self, batch: Batch) -> Tensor: ...
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +59,23 @@ def _tint_shard(stories: int = 40, shots: int = 3) -> dict[str, Tensor]:
         "maps": maps, "tok": torch.ones(rows, 4, 32, dtype=torch.uint8), "lab": lab,
         "tint": tints,
     }  # fmt: skip
+
+
+@pytest.fixture
+def overfit() -> Callable[..., list[float]]:
+    """Train on one batch with the same noise at every step; returns the losses."""
+
+    def train(trainer: Trainer, batch: Batch, steps: int = 6) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            torch.manual_seed(1)
+            loss = trainer.loss(batch)
+            loss.backward()
+            trainer.state.apply(1.0, 0.5)
+            losses.append(loss.item())
+        return losses
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,16 +156,11 @@ def _trainer(bank: LatentBank, folder: Path, **changes: object) -> RewardTrainer
     return RewardTrainer(config, folder, bank, _start(), FactReader())
 
 
-def test_a_student_learns_what_the_reader_misses(bank: LatentBank, tmp_path: Path) -> None:
+def test_a_student_learns_what_the_reader_misses(
+    bank: LatentBank, tmp_path: Path, overfit: Callable[..., list[float]]
+) -> None:
     trainer = _trainer(bank, tmp_path, anchor=0.0, judge=0.0, reader=1.0)
-    batch = bank.sample(ONE, random.Random(6))
-    missed = []
-    for _ in range(6):
-        torch.manual_seed(1)
-        loss = trainer.loss(batch)
-        loss.backward()
-        trainer.state.apply(1.0, 0.5)
-        missed.append(loss.item())
+    missed = overfit(trainer, bank.sample(ONE, random.Random(6)))
     assert missed[-1] < 0.98 * missed[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -138,16 +139,11 @@ def test_wording_goes_towards_the_answer_to_one_sentence(bank: LatentBank, tmp_p
     torch.testing.assert_close(got, story + fine(sentence - story))
 
 
-def test_the_student_learns_it(bank: LatentBank, tmp_path: Path) -> None:
+def test_the_student_learns_it(
+    bank: LatentBank, tmp_path: Path, overfit: Callable[..., list[float]]
+) -> None:
     trainer = _trainer(bank, tmp_path, level_guidance=(3.0,) * 4, level_wording=NOTHING)
-    batch = bank.sample(ONE, random.Random(6))
-    losses = []
-    for _ in range(6):
-        torch.manual_seed(1)
-        loss = trainer.loss(batch)
-        loss.backward()
-        trainer.state.apply(1.0, 0.5)
-        losses.append(loss.item())
+    losses = overfit(trainer, bank.sample(ONE, random.Random(6)))
     assert losses[-1] < 0.8 * losses[0]
 
 
