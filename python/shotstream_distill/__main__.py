@@ -7,6 +7,7 @@
     train-reader   train the reader of facts that reward-nano needs
     reward-nano    reward a few-step student for what a reader sees in its films, resumable
     guide-nano     teach a few-step student what guidance makes of its last steps, resumable
+    choose-nano    teach a few-step student the best of its own answers, resumable
     carry-over     take a student over to a codec that was trained further
     ship-nano      write a checkpoint as a student folder
     train-codec    train the codec on drawn clips, resumable
@@ -86,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     guide.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
     guide.add_argument("--minutes", type=float, required=True, help="wall time in total")
     guide.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
+    choose = command("choose-nano", "teach a few-step student the best of its own answers")
+    choose.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
+    choose.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
+    choose.add_argument("--minutes", type=float, required=True, help="wall time in total")
+    choose.add_argument("--reader", type=Path, required=True, help="weights of train-reader")
+    choose.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
     carry = command("carry-over", "carry a student over to a codec that was trained further")
     carry.add_argument("--checkpoint", type=Path, required=True, help="of train- or distill-nano")
     carry.add_argument("--old", type=Path, required=True, help="codec it was trained on")
@@ -256,10 +263,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         )
         return {"checkpoint": str(options.run / reward.PRODUCT)}
     if options.command == "guide-nano":
-        from . import self_guidance
+        from . import self_guidance, self_taught
 
         self_guidance.guide_nano(options.run, options.bank, options.minutes, start=options.start)
-        return {"checkpoint": str(options.run / self_guidance.PRODUCT)}
+        return {"checkpoint": str(options.run / self_taught.PRODUCT)}
+    if options.command == "choose-nano":
+        from . import choice, self_taught
+
+        choice.choose_nano(
+            options.run, options.bank, options.minutes, options.reader, start=options.start
+        )
+        return {"checkpoint": str(options.run / self_taught.PRODUCT)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file
 

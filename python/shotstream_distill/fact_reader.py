@@ -29,8 +29,10 @@ from shotstream_rt.model.nano_vocabulary import (
     PLACES,
     SPECIES,
     TIMES,
+    TOKEN_IDS,
 )
 
+from .bank import Batch
 from .recipe import AUX_CLASSES
 
 MOST_NOISE = 0.75
@@ -70,6 +72,11 @@ class Asked:
         return Asked(
             **{f.name: getattr(self, f.name).flatten(0, 1) for f in dataclasses.fields(self)}
         )
+
+    def repeated(self, count: int) -> Asked:
+        """Ask ``count`` batches of rows for the same."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Asked(**{n: v.repeat(count, *[1] * (v.dim() - 1)) for n, v in fields.items()})
 
 
 def asked(
@@ -123,6 +130,19 @@ def asked(
         place=spread(labels[:, 3]),
         time=spread(labels[:, 12]),
     )
+
+
+def mentioned(batch: Batch) -> Tensor:
+    """Return whether a sample's caption names all that its cast wears, bool ``[B]``.
+
+    Free captions leave some of it out: nobody can know then.
+    """
+    rows = torch.arange(len(batch.tokens))
+    caption = batch.tokens[rows, batch.caption_index[:, -1]]
+    named = torch.isin(caption, torch.tensor([TOKEN_IDS[name] for name in ACCESSORIES])).sum(1)
+    who = batch.facts[:, :1]
+    worn = (batch.facts[:, 8:10] > 0) & ((who == BOTH) | (who == torch.arange(2)))
+    return named >= worn.sum(1)
 
 
 class _Residual(nn.Module):
@@ -232,6 +252,24 @@ def losses(reading: Reading, wanted: Asked) -> dict[str, Tensor]:
         "place": _entropy(reading.place, wanted.place),
         "time": _entropy(reading.time, wanted.time),
     }
+
+
+def log_likelihood(reading: Reading, wanted: Asked) -> Tensor:
+    """Return how likely the characters asked for and what they wear are in every frame, in nats."""
+    rows = len(reading.present)
+    judged = wanted.present >= 0
+    absent = F.binary_cross_entropy_with_logits(
+        reading.present, wanted.present.clamp(min=0), reduction="none"
+    )
+    total = -(absent * judged).sum(1)
+    for logits, right in (
+        (reading.accessory, wanted.accessory), (reading.worn_color, wanted.worn_color),
+    ):  # fmt: skip
+        missed = F.cross_entropy(
+            logits.flatten(0, 1), right.flatten(), ignore_index=_IGNORED, reduction="none"
+        )
+        total = total - missed.view(rows, -1).sum(1)
+    return total
 
 
 def noised(x: Tensor, level: Tensor) -> Tensor:

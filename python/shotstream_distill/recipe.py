@@ -159,16 +159,12 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GuideConfig(DistillConfig):
-    """Recipe of the stage that teaches a few-step student its own guided answers.
+class SelfTaughtConfig(DistillConfig):
+    """What the recipes share in which a student learns from its own answers.
 
     The settings of the teacher's walk are not used: there is none.
 
     Attributes:
-        level_guidance: how much further the student's answer at each level shall go in the
-            direction that text and context give. Early ones were guided in the distillation.
-        level_wording: the same from the answer to the caption as a story to the answer to it in
-            one sentence, in fine structure.
         way: how far what ships is from the student begun with to the one learned, 0 to 1.
     """
 
@@ -179,14 +175,51 @@ class GuideConfig(DistillConfig):
         Layout(batch=3, context=6, group_frames=3, groups=2, chunks=4),
         Layout(batch=2, context=6, group_frames=3, groups=2, chunks=7),
     )
-    level_guidance: tuple[float, ...] = (0.0, 0.0, 1.0, 1.0)
-    level_wording: tuple[float, ...] = (0.0, 0.0, 3.0, 3.0)
-    way: float = 0.6
+    way: float = 1.0
     muon_rate: float = 8e-4
     adam_rate: float = 4e-4
     history_noise: float = 0.0
     own_history: float = 0.7
     seed: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuideConfig(SelfTaughtConfig):
+    """Recipe of the stage that teaches a few-step student its own guided answers.
+
+    Attributes:
+        level_guidance: how much further the student's answer at each level shall go in the
+            direction that text and context give. Early ones were guided in the distillation.
+        level_wording: the same from the answer to the caption as a story to the answer to it in
+            one sentence, in fine structure.
+        way: see ``SelfTaughtConfig``.
+    """
+
+    level_guidance: tuple[float, ...] = (0.0, 0.0, 1.0, 1.0)
+    level_wording: tuple[float, ...] = (0.0, 0.0, 3.0, 3.0)
+    way: float = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceConfig(SelfTaughtConfig):
+    """Recipe of the stage that teaches a few-step student the best of its own answers.
+
+    Attributes:
+        pushes: what is tried: how far from the answer to the caption away from the one with other
+            clothes, and towards the one in one sentence, in fine structure.
+        first_level: the first of the levels at which answers are chosen.
+        distance_weight: nats that a mean squared distance of 1 from the plain answer costs.
+    """
+
+    pushes: tuple[tuple[float, float], ...] = (
+        (0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (0.0, 2.0), (0.0, 4.0), (2.0, 2.0),
+        (4.0, 4.0),
+    )  # fmt: skip
+    first_level: int = 2
+    distance_weight: float = 20.0
+    muon_rate: float = 1.2e-3
+    adam_rate: float = 6e-4
+    seed: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

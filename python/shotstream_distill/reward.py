@@ -17,11 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shotstream_rt.model.nano_vocabulary import ACCESSORIES, TOKEN_IDS
-
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .discriminator import Discriminator
-from .fact_reader import BOTH, FactReader, asked, load_reader, losses, noised
+from .fact_reader import FactReader, asked, load_reader, losses, mentioned, noised
 from .fast_student import Parameters
 from .flow import coarse_error
 from .nano_state import Draws, NanoState
@@ -62,19 +60,6 @@ def seen_through(times: Tensor, least: float) -> Tensor:
     its own.
     """
     return least + torch.rand_like(times) * (0.2 + 0.3 * times)
-
-
-def mentioned(batch: Batch) -> Tensor:
-    """Return whether a sample's caption names all that its cast wears, bool ``[B]``.
-
-    Free captions leave some of it out: nobody can know then.
-    """
-    rows = torch.arange(len(batch.tokens))
-    caption = batch.tokens[rows, batch.caption_index[:, -1]]
-    named = torch.isin(caption, torch.tensor([TOKEN_IDS[name] for name in ACCESSORIES])).sum(1)
-    who = batch.facts[:, :1]
-    worn = (batch.facts[:, 8:10] > 0) & ((who == BOTH) | (who == torch.arange(2)))
-    return named >= worn.sum(1)
 
 
 class RewardTrainer:

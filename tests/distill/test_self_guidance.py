@@ -1,4 +1,4 @@
-"""The guided stage: how captions are retold, what is taught, and that it is learned."""
+"""The guided stage: what is taught, and that it is learned."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from shotstream_distill.bank import LatentBank, Layout
 from shotstream_distill.nano_state import NanoState
 from shotstream_distill.paper.product import load_product
 from shotstream_distill.recipe import NANO_MODEL, GuideConfig
-from shotstream_distill.self_guidance import (
-    PRODUCT,
-    SelfGuidanceTrainer,
-    fine,
-    in_one_sentence,
-    known_words,
-    one_sentence,
-)
+from shotstream_distill.retelling import one_sentence, retold
+from shotstream_distill.self_guidance import SelfGuidanceTrainer
+from shotstream_distill.self_taught import PRODUCT, fine
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
 
 ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
 
@@ -42,38 +36,6 @@ def _trainer(bank: LatentBank, folder: Path, **changes: object) -> SelfGuidanceT
     return SelfGuidanceTrainer(dataclasses.replace(config, **changes), folder, bank, start)
 
 
-@pytest.mark.parametrize(
-    ("story", "sentence"),
-    [
-        # Who is in the shot wears there what the story said.
-        ("red cat with blue hat beach . wide-shot red cat jumps",
-         "wide-shot red cat with blue hat jumps beach"),
-        ("red cat with blue hat and bird room . bird and cat walks-left",
-         "bird and red cat with blue hat walks-left room"),
-        ("cat with red hat . forest . cat stands-still . cat jumps",
-         "cat with red hat stands-still . cat with red hat jumps forest"),
-        # The scene says it itself: clothes, place; what it does not say comes from the story.
-        ("red cat with hat dances beach . close-up cat with pink scarf room",
-         "close-up red cat with pink scarf room dances"),
-        # Two that may be meant.
-        ("red cat with hat and blue cat . cat stands-still", "cat stands-still"),
-        ("cat with hat . blue cat jumps", "blue cat with hat jumps"),
-        # One sentence already, or nobody in it.
-        ("wide-shot red cat with blue hat jumps beach",
-         "wide-shot red cat with blue hat jumps beach"),
-        ("wide-shot . beach", "wide-shot . beach"),
-        ("", ""),
-    ],
-)  # fmt: skip
-def test_a_story_is_said_in_one_sentence(story: str, sentence: str) -> None:
-    assert one_sentence(story.split()) == sentence.split()
-    ids = torch.zeros(1, 2, 16, dtype=torch.long)
-    ids[0, 1, : len(story.split())] = torch.tensor([TOKEN_IDS[t] for t in story.split()])
-    made = in_one_sentence(ids)
-    assert not made[0, 0].any()
-    assert made[0, 1][made[0, 1] > 0].tolist() == [TOKEN_IDS[t] for t in sentence.split()]
-
-
 def test_fine_structure_has_no_mean() -> None:
     flat = torch.randn(1, 2, 3, 1, 1).expand(-1, -1, -1, 12, 20)
     dot = torch.zeros(1, 2, 3, 12, 20)
@@ -81,12 +43,6 @@ def test_fine_structure_has_no_mean() -> None:
     assert fine(flat).abs().amax() < 1e-6
     assert fine(flat + dot)[0, 0, 0, 6, 7].item() == pytest.approx(24 / 25, abs=1e-5)
     assert fine(flat + dot)[0, 0, 0, 6, 8].item() == pytest.approx(-1 / 25, abs=1e-5)
-
-
-def test_unknown_words_leave_no_gaps() -> None:
-    tokens = torch.tensor([[[3, 33, 5, 34, 0, 0], [32, 0, 0, 0, 0, 0]]])
-    assert known_words(tokens, 32).tolist() == [[[3, 5, 0, 0, 0, 0], [0] * 6]]
-    assert torch.equal(known_words(tokens, 35), tokens)
 
 
 NOTHING = (0.0,) * 4
@@ -124,7 +80,7 @@ def test_right_is_the_guided_answer_of_the_student_begun_with(
 
 def test_wording_goes_towards_the_answer_to_one_sentence(bank: LatentBank, tmp_path: Path) -> None:
     batch = bank.sample(ONE, random.Random(6))
-    tokens = in_one_sentence(batch.tokens)
+    tokens = retold(batch.tokens, one_sentence)
     said = dataclasses.replace(batch, tokens=tokens, lengths=(tokens > 0).sum(-1))
     weights = {"level_guidance": NOTHING, "level_wording": (1.0, 0.0, 0.0, 0.0)}
     trainer = _trainer(bank, tmp_path, **weights)

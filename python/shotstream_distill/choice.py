@@ -1,0 +1,128 @@
+"""Teaches a few-step student the best of several answers of its own.
+
+Called by ``python -m shotstream_distill choose-nano``. Guidance away from what the caption does not
+say brings hats back, but all of it costs characters: most pictures need none, and some need much.
+So a few answers are tried at every late level of each chunk: pushed by different weights away from
+the answer to the caption with other clothes, and towards the answer to it in one sentence, in fine
+structure alone. The reader of facts (``fact_reader``) sees each through noise, and right is the one
+in which it finds most of what the caption asks; distance from the plain answer counts against it.
+No gradient goes through the reader, so that the student can only learn what it can already draw.
+
+Source: expert iteration (Anthony et al. 2017): a search improves the policy, and is distilled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shotstream_rt.errors import ConfigError
+
+from .bank import CONTEXT_FRAMES, Batch, LatentBank
+from .fact_reader import FactReader, asked, load_reader, log_likelihood, mentioned
+from .fast_student import Parameters
+from .paper.processes import Processes, join
+from .paper.product import start_weights
+from .recipe import ChoiceConfig
+from .retelling import one_sentence, other_clothes
+from .self_taught import PRODUCT, SelfTaughtTrainer, fine
+
+_LEAST_NOISE, _MOST_NOISE = 0.1, 0.4
+"""Of what the reader sees."""
+
+
+class ChoiceTrainer(SelfTaughtTrainer):
+    """The loop.
+
+    Args:
+        config: the recipe.
+        run: folder of checkpoints.
+        bank: where contexts, captions and facts come from.
+        start: the student to begin with.
+        reader: trained; it does not learn here.
+        processes: that average their gradients.
+    """
+
+    CHECKPOINT = "chosen.pt"
+    config: ChoiceConfig
+
+    def __init__(
+        self, config: ChoiceConfig, run: Path, bank: LatentBank, start: Parameters,
+        reader: FactReader, processes: Processes | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(config, run, bank, start, processes)
+        self._reader = reader.eval().requires_grad_(False)
+        levels = len(self._filming.levels) - 1
+        if not 0 <= config.first_level < levels:
+            raise ConfigError(f"first_level: got {config.first_level}, wanted 0 to {levels - 1}")
+        if (0.0, 0.0) not in config.pushes:
+            raise ConfigError(f"pushes: got {config.pushes}, wanted (0, 0), the answer as it is")
+
+    @torch.no_grad()
+    def _lessons(self, batch: Batch, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states ``[B, levels, frames, ...]``, their levels and the chosen answers there."""
+        config, levels = self.config, self._filming.levels[:-1]
+        states = self._states(batch, shared)
+        told, said, wrong = (
+            self._told(batch, shared, how) for how in (list, one_sentence, other_clothes)
+        )
+        ends = []
+        for index, (x, level) in enumerate(zip(states, levels, strict=True)):
+            end = told.clean(x, level)
+            if index >= config.first_level:
+                away, towards = fine(end - wrong.clean(x, level)), fine(said.clean(x, level) - end)
+                tried = torch.stack([end + a * away + b * towards for a, b in config.pushes])
+                end = self._best(batch, tried, end)
+            ends.append(end)
+        return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
+
+    def _best(self, batch: Batch, tried: Tensor, plain: Tensor) -> Tensor:
+        """Choose for every chunk of ``tried [K, B, frames, C, h, w]``."""
+        size, frames = plain.shape[:2]
+        distance = (tried - plain).square().mean((-3, -2, -1))
+        score = self._found(batch, tried) - self.config.distance_weight * distance
+        best = score.unflatten(2, (batch.groups, batch.group_frames)).mean(-1).argmax(0)
+        best = best.repeat_interleave(batch.group_frames, 1)
+        return tried[best, torch.arange(size)[:, None], torch.arange(frames)]
+
+    def _found(self, batch: Batch, tried: Tensor) -> Tensor:
+        """Read ``tried`` in the same noise; return the log-likelihood ``[K, B, frames]``."""
+        count, size, frames = tried.shape[:3]
+        level = _LEAST_NOISE + (_MOST_NOISE - _LEAST_NOISE) * torch.rand(size, frames)
+        sigma = level[..., None, None, None]
+        seen = (1 - sigma) * tried + sigma * torch.randn_like(tried[0])
+        wanted = asked(batch.facts, None, frames, mentioned(batch)).flat().repeated(count)
+        first = batch.positions[:, -frames:].flatten() == CONTEXT_FRAMES
+        reading = self._reader(
+            seen.flatten(0, 2), level.flatten().repeat(count), first.repeat(count),
+            wanted.species, wanted.color,
+        )  # fmt: skip
+        return log_likelihood(reading, wanted).view(count, size, frames)
+
+
+def choose_nano(
+    run: Path, bank: Path, minutes: float, reader: Path, *, start: str = "nano",
+    config: ChoiceConfig | None = None,
+) -> None:  # fmt: skip
+    """Run or resume the stage.
+
+    Args:
+        run: folder of checkpoints, made if missing.
+        bank: folder of latent shards.
+        minutes: time of this part in total.
+        reader: weights of ``train-reader``.
+        start: ``nano``, a student folder or a checkpoint to begin with.
+        config: the recipe.
+    """
+    torch.set_num_threads(1)
+    run.mkdir(parents=True, exist_ok=True)
+    config = config or ChoiceConfig()
+    weights = start_weights(start, config.model, text=True, seed=config.seed)
+    with join("cpu") as processes:
+        trainer = ChoiceTrainer(
+            config, run, LatentBank(bank), weights, load_reader(reader), processes
+        )
+        trainer.train(minutes * 60)
+        trainer.write_product(run / PRODUCT)

@@ -1,0 +1,70 @@
+"""Captions in other words: one sentence, other clothes, fewer words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shotstream_distill.retelling import known_words, one_sentence, other_clothes, retold
+from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
+
+
+@pytest.mark.parametrize(
+    ("story", "sentence"),
+    [
+        # Who is in the shot wears there what the story said.
+        ("red cat with blue hat beach . wide-shot red cat jumps",
+         "wide-shot red cat with blue hat jumps beach"),
+        ("red cat with blue hat and bird room . bird and cat walks-left",
+         "bird and red cat with blue hat walks-left room"),
+        ("cat with red hat . forest . cat stands-still . cat jumps",
+         "cat with red hat stands-still . cat with red hat jumps forest"),
+        # The scene says it itself: clothes, place; what it does not say comes from the story.
+        ("red cat with hat dances beach . close-up cat with pink scarf room",
+         "close-up red cat with pink scarf room dances"),
+        # Two that may be meant.
+        ("red cat with hat and blue cat . cat stands-still", "cat stands-still"),
+        ("cat with hat . blue cat jumps", "blue cat with hat jumps"),
+        # One sentence already, or nobody in it.
+        ("wide-shot red cat with blue hat jumps beach",
+         "wide-shot red cat with blue hat jumps beach"),
+        ("wide-shot . beach", "wide-shot . beach"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_a_story_is_said_in_one_sentence(story: str, sentence: str) -> None:
+    assert one_sentence(story.split()) == sentence.split()
+
+
+@pytest.mark.parametrize(
+    ("caption", "other"),
+    [
+        # Dressed where they are described; the scene follows if it names clothes.
+        ("red cat with blue hat and bird room . bird and cat walks-left",
+         "red cat with blue scarf and bird with yellow scarf room . bird and cat walks-left"),
+        ("cat with scarf . cat with scarf jumps", "cat with hat . cat with hat jumps"),
+        # One sentence is scene and description.
+        ("wide-shot red cat jumps", "wide-shot red cat with orange hat jumps"),
+        ("wide-shot . beach", "wide-shot . beach"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_characters_wear_what_they_do_not(caption: str, other: str) -> None:
+    assert other_clothes(caption.split()) == other.split()
+
+
+def test_captions_of_tokens_are_retold_row_by_row() -> None:
+    story = "red cat with blue hat beach . wide-shot red cat jumps"
+    ids = torch.zeros(1, 2, 16, dtype=torch.long)
+    ids[0, 1, : len(story.split())] = torch.tensor([TOKEN_IDS[t] for t in story.split()])
+    made = retold(ids, one_sentence)
+    assert not made[0, 0].any()
+    sentence = one_sentence(story.split())
+    assert made[0, 1][made[0, 1] > 0].tolist() == [TOKEN_IDS[t] for t in sentence]
+    assert torch.equal(retold(ids, list)[..., :16], ids)
+
+
+def test_unknown_words_leave_no_gaps() -> None:
+    tokens = torch.tensor([[[3, 33, 5, 34, 0, 0], [32, 0, 0, 0, 0, 0]]])
+    assert known_words(tokens, 32).tolist() == [[[3, 5, 0, 0, 0, 0], [0] * 6]]
+    assert torch.equal(known_words(tokens, 35), tokens)
