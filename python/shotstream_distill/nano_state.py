@@ -94,7 +94,8 @@ class NanoState:
     def write_between(self, path: Path, begun: Parameters, way: float) -> None:
         """Write as a product the weights ``way`` from ``begun`` to the average; the leader does.
 
-        A stage goes further for what it is paid for than is good for all else.
+        Above 1 they lie beyond it. A stage may go further for what it is paid for than is good for
+        all else.
 
         Source: interpolating fine-tuned weights (WiSE-FT, Wortsman et al. 2022).
         """

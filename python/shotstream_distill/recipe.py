@@ -165,7 +165,8 @@ class SelfTaughtConfig(DistillConfig):
     The settings of the teacher's walk are not used: there is none.
 
     Attributes:
-        way: how far what ships is from the student begun with to the one learned, 0 to 1.
+        way: how far what ships is from the student begun with towards the one learned; above 1 it
+            lies beyond.
     """
 
     layouts: tuple[Layout, ...] = (
@@ -209,6 +210,8 @@ class ChoiceConfig(SelfTaughtConfig):
             clothes, and towards the one in one sentence, in fine structure.
         first_level: the first of the levels at which answers are chosen.
         distance_weight: nats that a mean squared distance of 1 from the plain answer costs.
+        way: see ``SelfTaughtConfig``. What is taught is learned by halves in an hour, and weights
+            a little past the ones learned show more of it.
     """
 
     pushes: tuple[tuple[float, float], ...] = (
@@ -217,6 +220,7 @@ class ChoiceConfig(SelfTaughtConfig):
     )  # fmt: skip
     first_level: int = 2
     distance_weight: float = 20.0
+    way: float = 1.35
     muon_rate: float = 1.2e-3
     adam_rate: float = 6e-4
     seed: int = 4
