@@ -210,8 +210,6 @@ class ChoiceConfig(SelfTaughtConfig):
             clothes, and towards the one in one sentence, in fine structure.
         first_level: the first of the levels at which answers are chosen.
         distance_weight: nats that a mean squared distance of 1 from the plain answer costs.
-        way: see ``SelfTaughtConfig``. What is taught is learned by halves in an hour, and weights
-            a little past the ones learned show more of it.
     """
 
     pushes: tuple[tuple[float, float], ...] = (
@@ -220,7 +218,6 @@ class ChoiceConfig(SelfTaughtConfig):
     )  # fmt: skip
     first_level: int = 2
     distance_weight: float = 20.0
-    way: float = 1.35
     muon_rate: float = 1.2e-3
     adam_rate: float = 6e-4
     seed: int = 4
