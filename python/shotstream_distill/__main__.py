@@ -76,23 +76,18 @@ def _parser() -> argparse.ArgumentParser:
     reader.add_argument("--minutes", type=float, required=True, help="wall time")
     reader.add_argument("--start", type=Path, help="weights to start from (default: none)")
     reader.add_argument("--out", type=Path, required=True, help="file to write")
-    reward = command("reward-nano", "reward a few-step student for what a reader sees in its films")
-    reward.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
-    reward.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
-    reward.add_argument("--minutes", type=float, required=True, help="wall time in total")
-    reward.add_argument("--reader", type=Path, required=True, help="weights of train-reader")
-    reward.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
-    guide = command("guide-nano", "teach a few-step student what guidance makes of its last steps")
-    guide.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
-    guide.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
-    guide.add_argument("--minutes", type=float, required=True, help="wall time in total")
-    guide.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
-    choose = command("choose-nano", "teach a few-step student the best of its own answers")
-    choose.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
-    choose.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
-    choose.add_argument("--minutes", type=float, required=True, help="wall time in total")
-    choose.add_argument("--reader", type=Path, required=True, help="weights of train-reader")
-    choose.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
+    for name, told, read in (
+        ("reward-nano", "reward a few-step student for what a reader sees in its films", True),
+        ("guide-nano", "teach a few-step student what guidance makes of its last steps", False),
+        ("choose-nano", "teach a few-step student the best of its own answers", True),
+    ):
+        stage = command(name, told)
+        stage.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
+        stage.add_argument("--bank", type=Path, default=_BANK, help="folder of shards (--long)")
+        stage.add_argument("--minutes", type=float, required=True, help="wall time in total")
+        if read:
+            stage.add_argument("--reader", type=Path, required=True, help="weights of train-reader")
+        stage.add_argument("--start", default="nano", help="nano, a student folder or a checkpoint")
     carry = command("carry-over", "carry a student over to a codec that was trained further")
     carry.add_argument("--checkpoint", type=Path, required=True, help="of train- or distill-nano")
     carry.add_argument("--old", type=Path, required=True, help="codec it was trained on")

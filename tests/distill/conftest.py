@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shotstream_distill.bank import Batch
+from shotstream_distill.bank import Batch, LatentBank
 from shotstream_distill.make_bank import LABEL_COLUMNS, make_bank
 from shotstream_distill.nano_state import NanoState
 from shotstream_rt.model.nano_codec import NanoCodecNet
@@ -59,6 +59,11 @@ def _tint_shard(stories: int = 40, shots: int = 3) -> dict[str, Tensor]:
         "maps": maps, "tok": torch.ones(rows, 4, 32, dtype=torch.uint8), "lab": lab,
         "tint": tints,
     }  # fmt: skip
+
+
+@pytest.fixture
+def bank(bank_folder: Path) -> LatentBank:
+    return LatentBank(bank_folder)
 
 
 @pytest.fixture

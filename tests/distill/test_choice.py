@@ -26,11 +26,6 @@ TWO = Layout(batch=2, context=6, group_frames=3, groups=2)
 PUSHES = ((0.0, 0.0), (2.0, 0.0), (0.0, 3.0))
 
 
-@pytest.fixture
-def bank(bank_folder: Path) -> LatentBank:
-    return LatentBank(bank_folder)
-
-
 def _trainer(bank: LatentBank, folder: Path, **changes: object) -> ChoiceTrainer:
     state = NanoState(NANO_MODEL, muon_rate=1e-3, adam_rate=1e-3, seed=0)
     start = state.averaged()

@@ -25,11 +25,6 @@ ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
 TWO = Layout(batch=1, context=6, group_frames=3, groups=2, chunks=2)
 
 
-@pytest.fixture
-def bank(bank_folder: Path) -> LatentBank:
-    return LatentBank(bank_folder)
-
-
 def _label(who: int) -> torch.Tensor:
     # Who, framing, action, place; species, colours, worn, their colours; time, shot, shots.
     return torch.tensor([[who, 2, 0, 4, 3, 1, 6, 0, 1, 0, 5, 8, 2, 0, 3]])

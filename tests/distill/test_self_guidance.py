@@ -23,11 +23,6 @@ from shotstream_rt.errors import ConfigError
 ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
 
 
-@pytest.fixture
-def bank(bank_folder: Path) -> LatentBank:
-    return LatentBank(bank_folder)
-
-
 def _trainer(bank: LatentBank, folder: Path, **changes: object) -> SelfGuidanceTrainer:
     state = NanoState(NANO_MODEL, muon_rate=1e-3, adam_rate=1e-3, seed=0)
     start = state.averaged()

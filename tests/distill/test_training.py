@@ -31,11 +31,6 @@ CHUNKS = Layout(batch=1, context=6, group_frames=3, groups=1, chunks=2)
 QUICK = TrainConfig(stages=(Stage(share=1.0, layouts=(FRAMES,)),), warmup_steps=2)
 
 
-@pytest.fixture
-def bank(bank_folder: Path) -> LatentBank:
-    return LatentBank(bank_folder)
-
-
 def test_the_loss_falls_on_one_batch(bank: LatentBank, tmp_path: Path, seeded: int) -> None:
     trainer = FlowTrainer(QUICK, tmp_path, bank)
     batch = bank.sample(FRAMES, random.Random(0))
