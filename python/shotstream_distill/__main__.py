@@ -251,24 +251,23 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             "right": train_reader(options.bank, options.out, options.minutes, start=options.start)
         }
     if options.command == "reward-nano":
-        from . import reward
+        from .nano_stage import PRODUCT
+        from .reward import reward_nano
 
-        reward.reward_nano(
-            options.run, options.bank, options.minutes, options.reader, start=options.start
-        )
-        return {"checkpoint": str(options.run / reward.PRODUCT)}
+        reward_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
+        return {"checkpoint": str(options.run / PRODUCT)}
     if options.command == "guide-nano":
-        from . import self_guidance, self_taught
+        from .nano_stage import PRODUCT
+        from .self_guidance import guide_nano
 
-        self_guidance.guide_nano(options.run, options.bank, options.minutes, start=options.start)
-        return {"checkpoint": str(options.run / self_taught.PRODUCT)}
+        guide_nano(options.run, options.bank, options.minutes, start=options.start)
+        return {"checkpoint": str(options.run / PRODUCT)}
     if options.command == "choose-nano":
-        from . import choice, self_taught
+        from .choice import choose_nano
+        from .nano_stage import PRODUCT
 
-        choice.choose_nano(
-            options.run, options.bank, options.minutes, options.reader, start=options.start
-        )
-        return {"checkpoint": str(options.run / self_taught.PRODUCT)}
+        choose_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
+        return {"checkpoint": str(options.run / PRODUCT)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file
 

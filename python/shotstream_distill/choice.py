@@ -23,11 +23,11 @@ from shotstream_rt.errors import ConfigError
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .fact_reader import FactReader, asked, load_reader, log_likelihood, mentioned
 from .fast_student import Parameters
-from .paper.processes import Processes, join
-from .paper.product import start_weights
+from .nano_stage import run_stage
+from .paper.processes import Processes
 from .recipe import ChoiceConfig
 from .retelling import one_sentence, other_clothes
-from .self_taught import PRODUCT, SelfTaughtTrainer, fine
+from .self_taught import SelfTaughtTrainer, fine
 
 _LEAST_NOISE, _MOST_NOISE = 0.1, 0.4
 """Of what the reader sees."""
@@ -116,13 +116,9 @@ def choose_nano(
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
     """
-    torch.set_num_threads(1)
-    run.mkdir(parents=True, exist_ok=True)
-    config = config or ChoiceConfig()
-    weights = start_weights(start, config.model, text=True, seed=config.seed)
-    with join("cpu") as processes:
-        trainer = ChoiceTrainer(
-            config, run, LatentBank(bank), weights, load_reader(reader), processes
-        )
-        trainer.train(minutes * 60)
-        trainer.write_product(run / PRODUCT)
+    recipe = config or ChoiceConfig()
+    seen_by = load_reader(reader)
+    run_stage(
+        run, minutes, start, recipe, lambda weights, processes:
+        ChoiceTrainer(recipe, run, LatentBank(bank), weights, seen_by, processes),
+    )  # fmt: skip

@@ -12,6 +12,7 @@ Source: classifier guidance (Dhariwal and Nichol 2021) as a reward (ReFL, DRaFT 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ BOTH = 2
 _WIDTH, _DEEP, _HEADS = 80, 144, 4
 _LEAST_AREA, _LEAST_WORN = 2.0, 0.4
 _IGNORED = -100
+_LOOKS = ("coat", "kind", "accessory", "worn_color")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,11 +50,11 @@ class Asked:
     """What the frames of a batch should show; one row a frame, int64.
 
     Attributes:
-        species: ``[N, Q]`` of the characters asked about.
-        color: ``[N, Q]`` of their coats.
-        present: float32 ``[N, Q]``: 1 seen, 0 not, negative: not to be judged.
-        accessory: ``[N, Q]`` nothing, hat, scarf; ``-100``: not to be judged.
-        worn_color: ``[N, Q]`` of the accessory; ``-100``: not to be judged.
+        species: ``[N, 2]`` of a story's characters.
+        color: ``[N, 2]`` of their coats, which differ.
+        present: float32 ``[N, 2]``: 1 seen, 0 not, negative: not to be judged.
+        accessory: ``[N, 2]`` nothing, hat, scarf; ``-100``: not to be judged.
+        worn_color: ``[N, 2]`` of the accessory; ``-100``: not to be judged.
         framing: ``[N]``.
         place: ``[N]``.
         time: ``[N]``; after the last of its kind: none.
@@ -83,9 +85,6 @@ def asked(
     labels: Tensor, maps: Tensor | None, frames: int, mentioned: Tensor | None = None
 ) -> Asked:
     """Turn a shard's label rows into what each frame should show.
-
-    Each character is asked about as it is, and in the other's coat, which nobody wears: a network
-    that knows which kinds and which colours there are, but not whose they are, answers wrong.
 
     Args:
         labels: int64 ``[B, 15]`` of ``make_bank.labels``.
@@ -119,13 +118,12 @@ def asked(
         unseen = hidden | ((accessory > 0) & (on < _LEAST_WORN))
         accessory = torch.where(unseen, _IGNORED, accessory)
         worn = torch.where(unseen, _IGNORED, worn)
-    ignored = torch.full_like(accessory, _IGNORED)
     return Asked(
-        species=spread(torch.cat((species, species), 1)),
-        color=spread(torch.cat((color, color.flip(1)), 1)),
-        present=torch.cat((present, torch.zeros_like(present)), 2),
-        accessory=torch.cat((accessory, ignored), 2),
-        worn_color=torch.cat((worn, ignored), 2),
+        species=spread(species),
+        color=spread(color),
+        present=present,
+        accessory=accessory,
+        worn_color=worn,
         framing=spread(labels[:, 1]),
         place=spread(labels[:, 3]),
         time=spread(labels[:, 12]),
@@ -161,11 +159,15 @@ class _Residual(nn.Module):
 class Reading:
     """Logits of a reader.
 
-    ``[N, Q]`` presence, ``[N, Q, k]`` worn things, ``[N, k]`` the scene; ``dense`` says of every
-    latent cell which species and which coat colour is there, ``[N, 13, h, w]``.
+    Of the characters asked about: ``[N, 2]`` presence, ``[N, 2, 8]`` presence in each coat,
+    ``[N, 2, 4]`` presence as each species, ``[N, 2, k]`` worn things. Of the scene: ``[N, k]``.
+    ``dense`` says of every latent cell which species and which coat colour is there,
+    ``[N, 13, h, w]``.
     """
 
     present: Tensor
+    coat: Tensor
+    kind: Tensor
     accessory: Tensor
     worn_color: Tensor
     framing: Tensor
@@ -178,7 +180,9 @@ class FactReader(nn.Module):
     """Frame by frame: latents ``[N, C, h, w]``, noise level ``[N]``, first of a shot ``[N]``.
 
     A question (species and coat) attends to the cells of the picture; what it finds there answers
-    whether there is such a character, and what it wears.
+    whether there is such a character, and what it wears. Each character is asked about as it is,
+    in every coat and as every species: a network that knows which kinds and which colours there
+    are, but not whose they are, answers wrong.
     """
 
     def __init__(self, channels: int = 16, grid: tuple[int, int] = (6, 10)) -> None:
@@ -204,14 +208,16 @@ class FactReader(nn.Module):
     def forward(
         self, x: Tensor, level: Tensor, first: Tensor, species: Tensor, color: Tensor
     ) -> Reading:
-        """Read frames, and answer questions ``species [N, Q]``, ``color [N, Q]`` about each."""
+        """Read frames, and answer questions about characters ``species, color [N, 2]`` in each."""
         told = torch.stack((level, level.square(), first.float()), 1)
         cells = self.fine(self.stem(x) + self.told(told)[:, :, None, None])
         cells = self.deep(self.down(cells) + self.place_of)
         dense = F.pixel_shuffle(self.dense(cells), 2)
         cells = self.norm(cells.flatten(2).transpose(1, 2))
-        asked_for = self.species(species) + self.color(color)
-        rows = len(x)
+        rows, coats, kinds = len(x), len(COLORS), len(SPECIES)
+        in_coats = self.species(species)[:, :, None] + self.color.weight
+        as_kinds = self.species.weight + self.color(color)[:, :, None]
+        asked_for = torch.cat((in_coats.flatten(1, 2), as_kinds.flatten(1, 2)), 1)
         query = self.query(asked_for).view(rows, -1, _HEADS, _DEEP // _HEADS).transpose(1, 2)
         keys, values = (
             part.view(rows, -1, _HEADS, _DEEP // _HEADS).transpose(1, 2)
@@ -220,56 +226,75 @@ class FactReader(nn.Module):
         found = F.scaled_dot_product_attention(query, keys, values)
         found = found.transpose(1, 2).reshape(rows, -1, _DEEP)
         answer = self.answer(torch.cat((found, asked_for), -1))
-        present, accessory, worn = answer.split((1, 1 + len(ACCESSORIES), len(COLORS)), -1)
+        by_coat, by_kind = (
+            part.unflatten(1, (2, -1)) for part in answer.split((2 * coats, 2 * kinds), 1)
+        )
+        own = by_coat.take_along_dim(color[:, :, None, None], 2)[:, :, 0]
+        present, accessory, worn = own.split((1, 1 + len(ACCESSORIES), coats), -1)
         framing, place, time = self.scene(cells.mean(1)).split(
             (len(FRAMINGS), len(PLACES), len(TIMES) + 1), -1
         )
         return Reading(
-            present=present[..., 0], accessory=accessory, worn_color=worn,
-            framing=framing, place=place, time=time, dense=dense,
+            present=present[..., 0], coat=by_coat[..., 0], kind=by_kind[..., 0],
+            accessory=accessory, worn_color=worn, framing=framing, place=place, time=time,
+            dense=dense,
         )  # fmt: skip
 
 
-def _entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean cross-entropy over what is to be judged; 0 where nothing is."""
-    total = F.cross_entropy(
-        logits.flatten(0, -2), wanted.flatten(), ignore_index=_IGNORED, reduction="sum"
+def answers(reading: Reading, wanted: Asked) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return logits ``[..., k]`` and the right answer ``[...]`` of every fact, ``-100``: unknown.
+
+    Of characters ``[N, 2]``: coat, kind, accessory, worn_color; of the scene ``[N]``: framing,
+    place, time.
+    """
+    species, color = wanted.species, wanted.color
+    # Of two of one kind, the other in its coat is no wrong answer.
+    same = (species == species.flip(1))[..., None]
+    others = same & F.one_hot(color.flip(1), len(COLORS)).bool()
+    seen = wanted.present > 0
+    return {
+        "coat": (reading.coat.masked_fill(others, -math.inf), torch.where(seen, color, _IGNORED)),
+        "kind": (reading.kind, torch.where(seen, species, _IGNORED)),
+        "accessory": (reading.accessory, wanted.accessory),
+        "worn_color": (reading.worn_color, wanted.worn_color),
+        "framing": (reading.framing, wanted.framing),
+        "place": (reading.place, wanted.place),
+        "time": (reading.time, wanted.time),
+    }
+
+
+def _missed(logits: Tensor, right: Tensor) -> Tensor:
+    """Cross-entropy of every answer; 0 where none is to be judged."""
+    return F.cross_entropy(
+        logits.flatten(0, -2), right.flatten(), ignore_index=_IGNORED, reduction="none"
+    ).view(right.shape)
+
+
+def _absent(reading: Reading, wanted: Asked) -> Tensor:
+    """Cross-entropy of presence ``[N, 2]``; 0 where it is not to be judged."""
+    missed = F.binary_cross_entropy_with_logits(
+        reading.present, wanted.present.clamp(min=0), reduction="none"
     )
-    return total / (wanted != _IGNORED).sum().clamp(min=1)
+    return missed * (wanted.present >= 0)
 
 
 def losses(reading: Reading, wanted: Asked) -> dict[str, Tensor]:
-    """Return the mean cross-entropy of each fact, in nats."""
-    judged = (wanted.present >= 0).float()
-    present = F.binary_cross_entropy_with_logits(
-        reading.present, wanted.present.clamp(min=0), reduction="none"
-    )
-    return {
-        "present": (present * judged).sum() / judged.sum().clamp(min=1),
-        "accessory": _entropy(reading.accessory, wanted.accessory),
-        "worn_color": _entropy(reading.worn_color, wanted.worn_color),
-        "framing": _entropy(reading.framing, wanted.framing),
-        "place": _entropy(reading.place, wanted.place),
-        "time": _entropy(reading.time, wanted.time),
+    """Return the mean cross-entropy of each fact over what is to be judged, in nats."""
+    means = {
+        name: _missed(logits, right).sum() / (right != _IGNORED).sum().clamp(min=1)
+        for name, (logits, right) in answers(reading, wanted).items()
     }
+    judged = (wanted.present >= 0).sum().clamp(min=1)
+    return {"present": _absent(reading, wanted).sum() / judged, **means}
 
 
 def log_likelihood(reading: Reading, wanted: Asked) -> Tensor:
     """Return how likely the characters asked for and what they wear are in every frame, in nats."""
-    rows = len(reading.present)
-    judged = wanted.present >= 0
-    absent = F.binary_cross_entropy_with_logits(
-        reading.present, wanted.present.clamp(min=0), reduction="none"
-    )
-    total = -(absent * judged).sum(1)
-    for logits, right in (
-        (reading.accessory, wanted.accessory), (reading.worn_color, wanted.worn_color),
-    ):  # fmt: skip
-        missed = F.cross_entropy(
-            logits.flatten(0, 1), right.flatten(), ignore_index=_IGNORED, reduction="none"
-        )
-        total = total - missed.view(rows, -1).sum(1)
-    return total
+    facts = answers(reading, wanted)
+    total = _absent(reading, wanted)
+    for name in _LOOKS:
+        total = total + _missed(*facts[name])
+    return -total.sum(1)
 
 
 def noised(x: Tensor, level: Tensor) -> Tensor:

@@ -259,8 +259,8 @@ class RewardConfig:
         Layout(batch=3, context=6, group_frames=3, groups=4, chunks=7),
     )
     facts: tuple[tuple[str, float], ...] = (
-        ("present", 1.0), ("accessory", 1.0), ("worn_color", 0.4), ("framing", 0.25),
-        ("place", 0.25), ("time", 0.25),
+        ("present", 0.5), ("coat", 0.5), ("accessory", 1.0), ("worn_color", 0.4),
+        ("framing", 0.25), ("place", 0.25), ("time", 0.25),
     )  # fmt: skip
     reader: float = 0.1
     judge: float = 0.1

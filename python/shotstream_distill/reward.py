@@ -22,17 +22,15 @@ from .discriminator import Discriminator
 from .fact_reader import FactReader, asked, load_reader, losses, mentioned, noised
 from .fast_student import Parameters
 from .flow import coarse_error
+from .nano_stage import run_stage
 from .nano_state import Draws, NanoState
 from .own_film import Filming
-from .paper.processes import Processes, join
-from .paper.product import start_weights, write_whole
+from .paper.processes import Processes
+from .paper.product import write_whole
 from .recipe import RewardConfig
 from .working_dtype import working_dtype
 
 _log = logging.getLogger("shotstream_distill.reward")
-PRODUCT = "student.pt"
-"""File of what ships, in the run's folder."""
-
 _REPORT_S = 30.0
 _LEAST_READ, _LEAST_JUDGED = 0.22, 0.05
 """Least noise: mottled coats that please a reader are gone in it, but not for the discriminator."""
@@ -226,13 +224,9 @@ def reward_nano(
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
     """
-    torch.set_num_threads(1)
-    run.mkdir(parents=True, exist_ok=True)
-    config = config or RewardConfig()
-    weights = start_weights(start, config.model, text=True, seed=config.seed)
-    with join("cpu") as processes:
-        trainer = RewardTrainer(
-            config, run, LatentBank(bank), weights, load_reader(reader), processes
-        )
-        trainer.train(minutes * 60)
-        trainer.write_product(run / PRODUCT)
+    recipe = config or RewardConfig()
+    seen_by = load_reader(reader)
+    run_stage(
+        run, minutes, start, recipe, lambda weights, processes:
+        RewardTrainer(recipe, run, LatentBank(bank), weights, seen_by, processes),
+    )  # fmt: skip

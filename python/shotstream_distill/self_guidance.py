@@ -26,11 +26,11 @@ from shotstream_rt.errors import ConfigError
 
 from .bank import Batch, LatentBank
 from .fast_student import Parameters
-from .paper.processes import Processes, join
-from .paper.product import start_weights
+from .nano_stage import run_stage
+from .paper.processes import Processes
 from .recipe import GuideConfig
 from .retelling import one_sentence
-from .self_taught import PRODUCT, SelfTaughtTrainer, fine
+from .self_taught import SelfTaughtTrainer, fine
 from .trajectory import unconditional
 
 
@@ -82,11 +82,8 @@ def guide_nano(
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
     """
-    torch.set_num_threads(1)
-    run.mkdir(parents=True, exist_ok=True)
-    config = config or GuideConfig()
-    weights = start_weights(start, config.model, text=True, seed=config.seed)
-    with join("cpu") as processes:
-        trainer = SelfGuidanceTrainer(config, run, LatentBank(bank), weights, processes)
-        trainer.train(minutes * 60)
-        trainer.write_product(run / PRODUCT)
+    recipe = config or GuideConfig()
+    run_stage(
+        run, minutes, start, recipe, lambda weights, processes:
+        SelfGuidanceTrainer(recipe, run, LatentBank(bank), weights, processes),
+    )  # fmt: skip

@@ -23,9 +23,6 @@ from .recipe import SelfTaughtConfig
 from .retelling import known_words, retold
 from .trajectory import TrajectoryTrainer
 
-PRODUCT = "student.pt"
-"""File of what ships, in the run's folder."""
-
 _FINE = 5
 """Cells of a side of the square whose mean is not fine structure."""
 

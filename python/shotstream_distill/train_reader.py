@@ -17,7 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .bank import CONTEXT_FRAMES, Batch, LatentBank, Layout
-from .fact_reader import MOST_NOISE, Asked, FactReader, Reading, asked, load_reader, losses, noised
+from .fact_reader import (
+    MOST_NOISE,
+    Asked,
+    FactReader,
+    Reading,
+    answers,
+    asked,
+    load_reader,
+    losses,
+    noised,
+)
 from .flow import auxiliary_loss
 
 _log = logging.getLogger("shotstream_distill.train_reader")
@@ -69,10 +79,9 @@ def accuracy(reader: FactReader, batch: Batch, level: float) -> dict[str, float]
     judged = wanted.present >= 0
     right = (reading.present > 0) == (wanted.present > 0)
     scores = {"present": right[judged].float().mean().item()}
-    for name in ("accessory", "worn_color", "framing", "place", "time"):
-        true = getattr(wanted, name)
+    for name, (logits, true) in answers(reading, wanted).items():
         known = true >= 0
-        same = getattr(reading, name).argmax(-1) == true
+        same = logits.argmax(-1) == true
         scores[name] = same[known].float().mean().item()
     return scores
 

@@ -15,11 +15,11 @@ from shotstream_distill import choice
 from shotstream_distill.__main__ import main
 from shotstream_distill.bank import LatentBank, Layout
 from shotstream_distill.choice import ChoiceTrainer
-from shotstream_distill.fact_reader import FactReader, asked, log_likelihood, losses
+from shotstream_distill.fact_reader import FactReader, answers, asked, log_likelihood, losses
+from shotstream_distill.nano_stage import PRODUCT
 from shotstream_distill.nano_state import NanoState
 from shotstream_distill.paper.product import load_product
 from shotstream_distill.recipe import NANO_MODEL, ChoiceConfig
-from shotstream_distill.self_taught import PRODUCT
 from shotstream_rt.errors import ConfigError
 
 TWO = Layout(batch=2, context=6, group_frames=3, groups=2)
@@ -91,11 +91,10 @@ def test_likelihood_is_of_who_is_there_and_what_they_wear(bank: LatentBank) -> N
             wanted.color,
         )  # fmt: skip
     missed = losses(reading, wanted)
-    judged = {
-        "present": (wanted.present >= 0).sum(),
-        "accessory": (wanted.accessory >= 0).sum(),
-        "worn_color": (wanted.worn_color >= 0).sum(),
-    }
+    facts = answers(reading, wanted)
+    looks = {name: (facts[name][1] >= 0).sum() for name in facts if facts[name][1].dim() == 2}
+    assert set(looks) == {"coat", "kind", "accessory", "worn_color"}
+    judged = {"present": (wanted.present >= 0).sum(), **looks}
     total = -sum(missed[name] * count for name, count in judged.items())
     likely = log_likelihood(reading, wanted)
     torch.testing.assert_close(likely, total[None])

@@ -13,7 +13,7 @@ import torch
 from shotstream_distill.__main__ import main
 from shotstream_distill.bank import LatentBank, Layout
 from shotstream_distill.discriminator import Discriminator
-from shotstream_distill.fact_reader import FactReader, asked, losses, noised
+from shotstream_distill.fact_reader import FactReader, Reading, answers, asked, losses, noised
 from shotstream_distill.nano_state import NanoState
 from shotstream_distill.paper.product import load_product
 from shotstream_distill.recipe import NANO_MODEL, RewardConfig
@@ -37,18 +37,18 @@ def _start() -> dict[str, torch.Tensor]:
     return start
 
 
-def test_a_caption_is_asked_about_and_its_coats_swapped() -> None:
+def test_both_characters_are_asked_about() -> None:
     wanted = asked(_label(0), None, 2)
-    assert wanted.species[0, 1].tolist() == [3, 1, 3, 1]
-    assert wanted.color[0, 1].tolist() == [6, 0, 0, 6]
-    assert wanted.present[0, 0].tolist() == [1, 0, 0, 0]
-    assert wanted.accessory[0, 0].tolist() == [1, -100, -100, -100]
-    assert wanted.worn_color[0, 0].tolist() == [5, -100, -100, -100]
+    assert wanted.species[0, 1].tolist() == [3, 1]
+    assert wanted.color[0, 1].tolist() == [6, 0]
+    assert wanted.present[0, 0].tolist() == [1, 0]
+    assert wanted.accessory[0, 0].tolist() == [1, -100]
+    assert wanted.worn_color[0, 0].tolist() == [5, -100]
     assert (wanted.framing[0, 0], wanted.place[0, 0], wanted.time[0, 0]) == (2, 4, 2)
     both = asked(_label(2), None, 1)
-    assert both.present[0, 0].tolist() == [1, 1, 0, 0]
-    assert both.accessory[0, 0].tolist() == [1, 0, -100, -100]
-    assert both.worn_color[0, 0].tolist() == [5, -100, -100, -100]
+    assert both.present[0, 0].tolist() == [1, 1]
+    assert both.accessory[0, 0].tolist() == [1, 0]
+    assert both.worn_color[0, 0].tolist() == [5, -100]
 
 
 def test_what_is_out_of_the_picture_is_not_judged() -> None:
@@ -66,7 +66,7 @@ def test_what_no_caption_mentions_is_not_judged(bank: LatentBank) -> None:
     silent = asked(_label(2), None, 1, torch.tensor([False]))
     assert set(silent.accessory.flatten().tolist()) == {-100}
     assert set(silent.worn_color.flatten().tolist()) == {-100}
-    assert silent.present[0, 0].tolist() == [1, 1, 0, 0]
+    assert silent.present[0, 0].tolist() == [1, 1]
     batch = bank.sample(ONE, random.Random(0))
     hat, scarf = TOKEN_IDS["hat"], TOKEN_IDS["scarf"]
     facts = torch.cat((_label(0), _label(2)))
@@ -91,13 +91,53 @@ def test_right_answers_cost_less() -> None:
         wanted.color,
     )  # fmt: skip
     told = {"present": 9 * (2 * wanted.present - 1)}
-    for name in ("accessory", "worn_color", "framing", "place", "time"):
-        logits = torch.zeros_like(getattr(blank, name))
-        true = getattr(wanted, name).clamp(min=0)
-        told[name] = logits.scatter(-1, true[..., None], 9.0)
+    for name, (logits, true) in answers(blank, wanted).items():
+        flat = torch.zeros_like(logits)
+        told[name] = flat.scatter(-1, true.clamp(min=0)[..., None], 9.0)
     right = losses(dataclasses.replace(blank, **told), wanted)
     wrong = losses(blank, wanted)
+    assert right.keys() == {"present", *answers(blank, wanted)}
     assert all(right[name] < 0.01 < wrong[name] for name in wrong)
+
+
+def test_who_is_seen_is_asked_about_in_every_coat_and_as_every_species(seeded: int) -> None:
+    reader = FactReader().eval()
+    x, level = torch.randn(1, 16, 12, 20), torch.tensor([0.1])
+
+    def read(species: list[int], color: list[int]) -> Reading:
+        made: Reading = reader(
+            x, level, torch.tensor([True]), torch.tensor([species]), torch.tensor([color])
+        )
+        return made
+
+    made = read([3, 1], [6, 0])
+    assert made.coat.shape == (1, 2, 8)
+    assert made.kind.shape == (1, 2, 4)
+    for who, (species, color) in enumerate(((3, 6), (1, 0))):
+        assert made.coat[0, who, color] == made.kind[0, who, species] == made.present[0, who]
+    # The same question asked outright.
+    torch.testing.assert_close(read([3, 1], [2, 5]).present[0, 0], made.coat[0, 0, 2])
+    torch.testing.assert_close(read([2, 0], [6, 0]).present[0], made.kind[0, (0, 1), (2, 0)])
+
+
+def test_of_two_of_one_kind_the_others_coat_is_no_wrong_answer() -> None:
+    facts = _label(2)
+    wanted = asked(facts, None, 1).flat()
+    blank = FactReader()(
+        torch.randn(1, 16, 12, 20), torch.tensor([0.1]), torch.tensor([True]), wanted.species,
+        wanted.color,
+    )  # fmt: skip
+    assert answers(blank, wanted)["coat"][0].isfinite().all()
+    facts[0, 5] = 3
+    alike = asked(facts, None, 1).flat()
+    logits, right = answers(blank, alike)["coat"]
+    assert right.tolist() == [[6, 0]]
+    out = [(who, coat) for _, who, coat in logits.isinf().nonzero().tolist()]
+    assert out == [(0, 0), (1, 6)]
+    # Of who is not there neither coat nor kind is asked.
+    alone = answers(blank, asked(_label(0), None, 1).flat())
+    assert alone["coat"][1].tolist() == [[6, -100]]
+    assert alone["kind"][1].tolist() == [[3, -100]]
 
 
 def test_noise_hides_everything_at_level_one(seeded: int) -> None:

@@ -12,12 +12,13 @@ import torch
 
 from shotstream_distill.__main__ import main
 from shotstream_distill.bank import LatentBank, Layout
+from shotstream_distill.nano_stage import PRODUCT
 from shotstream_distill.nano_state import NanoState
 from shotstream_distill.paper.product import load_product
 from shotstream_distill.recipe import NANO_MODEL, GuideConfig
 from shotstream_distill.retelling import one_sentence, retold
 from shotstream_distill.self_guidance import SelfGuidanceTrainer
-from shotstream_distill.self_taught import PRODUCT, fine
+from shotstream_distill.self_taught import fine
 from shotstream_rt.errors import ConfigError
 
 ONE = Layout(batch=2, context=6, group_frames=3, groups=1)
