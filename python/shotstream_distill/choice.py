@@ -3,10 +3,11 @@
 Called by ``python -m shotstream_distill choose-nano``. Guidance away from what the caption does not
 say brings hats back, but all of it costs characters: most pictures need none, and some need much.
 So a few answers are tried at every late level of each chunk: pushed by different weights away from
-the answer to the caption with other clothes, and towards the answer to it in one sentence, in fine
-structure alone. The reader of facts (``fact_reader``) sees each through noise, and right is the one
-in which it finds most of what the caption asks; distance from the plain answer counts against it.
-No gradient goes through the reader, so that the student can only learn what it can already draw.
+the answer to the caption with other clothes, towards the answer to it in one sentence, both in fine
+structure alone, and away from the answer to it with other coats. The reader of facts
+(``fact_reader``) sees each through noise, and right is the one in which it finds most of what the
+caption asks; distance from the plain answer counts against it. No gradient goes through the reader,
+so that the student can only learn what it can already draw.
 
 Source: expert iteration (Anthony et al. 2017): a search improves the policy, and is distilled.
 """
@@ -26,7 +27,7 @@ from .fast_student import Parameters
 from .nano_stage import run_stage
 from .paper.processes import Processes
 from .recipe import ChoiceConfig
-from .retelling import one_sentence, other_clothes
+from .retelling import one_sentence, other_clothes, other_coats
 from .self_taught import SelfTaughtTrainer, fine
 
 _LEAST_NOISE, _MOST_NOISE = 0.1, 0.4
@@ -57,23 +58,28 @@ class ChoiceTrainer(SelfTaughtTrainer):
         levels = len(self._filming.levels) - 1
         if not 0 <= config.first_level < levels:
             raise ConfigError(f"first_level: got {config.first_level}, wanted 0 to {levels - 1}")
-        if (0.0, 0.0) not in config.pushes:
-            raise ConfigError(f"pushes: got {config.pushes}, wanted (0, 0), the answer as it is")
+        if (0.0, 0.0, 0.0) not in config.pushes:
+            raise ConfigError(f"pushes: got {config.pushes}, wanted (0, 0, 0), the answer as it is")
 
     @torch.no_grad()
     def _lessons(self, batch: Batch, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return states ``[B, levels, frames, ...]``, their levels and the chosen answers there."""
         config, levels = self.config, self._filming.levels[:-1]
-        states = self._states(batch, shared)
-        told, said, wrong = (
-            self._told(batch, shared, how) for how in (list, one_sentence, other_clothes)
+        states, pushes = self._states(batch, shared), torch.tensor(config.pushes)
+        told, said, clothes, coats = (
+            self._told(batch, shared, how)
+            for how in (list, one_sentence, other_clothes, other_coats)
         )
         ends = []
         for index, (x, level) in enumerate(zip(states, levels, strict=True)):
             end = told.clean(x, level)
             if index >= config.first_level:
-                away, towards = fine(end - wrong.clean(x, level)), fine(said.clean(x, level) - end)
-                tried = torch.stack([end + a * away + b * towards for a, b in config.pushes])
+                ways = (
+                    fine(end - clothes.clean(x, level)),
+                    fine(said.clean(x, level) - end),
+                    end - coats.clean(x, level),
+                )
+                tried = end + torch.einsum("kw,w...->k...", pushes, torch.stack(ways))
                 end = self._best(batch, tried, end)
             ends.append(end)
         return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)

@@ -207,14 +207,16 @@ class ChoiceConfig(SelfTaughtConfig):
 
     Attributes:
         pushes: what is tried: how far from the answer to the caption away from the one with other
-            clothes, and towards the one in one sentence, in fine structure.
+            clothes, towards the one in one sentence, both in fine structure, and away from the one
+            with other coats.
         first_level: the first of the levels at which answers are chosen.
         distance_weight: nats that a mean squared distance of 1 from the plain answer costs.
     """
 
-    pushes: tuple[tuple[float, float], ...] = (
-        (0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (0.0, 2.0), (0.0, 4.0), (2.0, 2.0),
-        (4.0, 4.0),
+    pushes: tuple[tuple[float, float, float], ...] = (
+        (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (2.0, 0.0, 0.0), (4.0, 0.0, 0.0),
+        (0.0, 2.0, 0.0), (0.0, 4.0, 0.0), (2.0, 2.0, 0.0), (0.0, 0.0, 0.5), (0.0, 0.0, 1.0),
+        (0.0, 0.0, 2.0), (2.0, 0.0, 0.5), (2.0, 0.0, 1.0), (0.0, 2.0, 1.0),
     )  # fmt: skip
     first_level: int = 2
     distance_weight: float = 20.0

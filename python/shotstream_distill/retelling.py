@@ -1,4 +1,4 @@
-"""Says captions of the drawn world in other words: in one sentence, or with other clothes.
+"""Says captions of the drawn world in other words: in one sentence, in other clothes or coats.
 
 Called by the stages in which a student learns from its own answers (``self_taught``). Captions are
 the canonical tokens of ``nano_vocabulary``; a story describes its characters before its scene.
@@ -71,28 +71,33 @@ def one_sentence(tokens: Sequence[str]) -> list[str]:
     return scene
 
 
-def _in_clothes(sentence: list[str], wears: Callable[[Named], Sequence[str]]) -> list[str]:
-    """Let every character that a sentence names wear something else."""
+def _changed(sentence: list[str], change: Callable[[Named], Named]) -> list[str]:
+    """Let every character that a sentence names look different."""
     said: list[str] = []
     end = 0
     for one in named(sentence):
-        said += [*sentence[end : one.begin], *one.color, one.species, *wears(one)]
+        said += [*sentence[end : one.begin], *change(one).tokens]
         end = one.end
     return said + sentence[end:]
 
 
-def _exchanged(one: Named) -> Sequence[str]:
+def _joined(sentences: Sequence[list[str]]) -> list[str]:
+    return [token for sentence in sentences for token in (".", *sentence)][1:]
+
+
+def _exchanged(one: Named) -> Named:
     """Return a scarf for a hat and a hat for a scarf, of the same colour."""
     other = dict(zip(ACCESSORIES, reversed(ACCESSORIES), strict=True))
-    return [other.get(token, token) for token in one.worn]
+    return replace(one, worn=tuple(other.get(token, token) for token in one.worn))
 
 
-def _dressed(one: Named) -> Sequence[str]:
+def _dressed(one: Named) -> Named:
     """The same, and something for who wears nothing; always the same for the same character."""
     if one.worn:
         return _exchanged(one)
     number = SPECIES.index(one.species) + sum(COLORS.index(color) for color in one.color)
-    return "with", COLORS[(3 * number + 1) % len(COLORS)], ACCESSORIES[number % len(ACCESSORIES)]
+    color = COLORS[(3 * number + 1) % len(COLORS)]
+    return replace(one, worn=("with", color, ACCESSORIES[number % len(ACCESSORIES)]))
 
 
 def other_clothes(tokens: Sequence[str]) -> list[str]:
@@ -102,9 +107,30 @@ def other_clothes(tokens: Sequence[str]) -> list[str]:
     """
     description, scene = split_story(tokens)
     wears = _exchanged if description else _dressed
-    said = [_in_clothes(sentence, _dressed) for sentence in description]
-    said += [_in_clothes(sentence, wears) for sentence in scene]
-    return [token for sentence in said for token in (".", *sentence)][1:]
+    said = [_changed(sentence, _dressed) for sentence in description]
+    return _joined(said + [_changed(sentence, wears) for sentence in scene])
+
+
+def other_coats(tokens: Sequence[str]) -> list[str]:
+    """Say a caption whose characters have coats that they have not.
+
+    Of two it is the other's; of one alone the colour of what it wears, or else some other colour.
+    These are the coats that pictures come out with by mistake.
+    """
+    description, scene = split_story(tokens)
+    cast: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+    for one in chain(*(named(sentence) for sentence in description or scene)):
+        if one.color:
+            far = COLORS[(COLORS.index(one.color[0]) + 3) % len(COLORS)]
+            worn = tuple(token for token in one.worn if token in COLORS)
+            cast.setdefault((one.species, one.color), worn[-1:] or (far,))
+    if len(cast) > 1:
+        cast = dict(zip(cast, (color for _, color in [*cast][1:] + [*cast][:1]), strict=True))
+
+    def change(one: Named) -> Named:
+        return replace(one, color=cast.get((one.species, one.color), one.color))
+
+    return _joined([_changed(sentence, change) for sentence in (*description, *scene)])
 
 
 def retold(tokens: Tensor, how: Callable[[Sequence[str]], list[str]]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from shotstream_distill.recipe import NANO_MODEL, ChoiceConfig
 from shotstream_rt.errors import ConfigError
 
 TWO = Layout(batch=2, context=6, group_frames=3, groups=2)
-PUSHES = ((0.0, 0.0), (2.0, 0.0), (0.0, 3.0))
+PUSHES = ((0.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.0, 0.0, 2.0))
 
 
 def _trainer(bank: LatentBank, folder: Path, **changes: object) -> ChoiceTrainer:
@@ -48,11 +49,12 @@ def test_the_answer_that_shows_most_is_right_in_every_chunk(
     bank: LatentBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = _ends(_trainer(bank, tmp_path, pushes=PUSHES[:1]), bank)
-    away, towards = (_ends(_trainer(bank, tmp_path, pushes=(push,) * 2 + PUSHES[:1],
+    clothes, said, coats = (_ends(_trainer(bank, tmp_path, pushes=(push,) * 2 + PUSHES[:1],
         distance_weight=-1e6), bank) for push in PUSHES[1:])  # fmt: skip
     # Farthest from the plain answer: each push alone, known by name.
-    assert not torch.equal(away, towards)
-    preferred = torch.tensor([[0, 1], [2, 1]])  # by sample and chunk
+    for one, other in combinations((plain, clothes, said, coats), 2):
+        assert not torch.equal(one[:, 2:], other[:, 2:])
+    preferred = torch.tensor([[0, 1], [2, 3]])  # by sample and chunk
 
     def found(reading: object, wanted: object) -> Tensor:
         likes = torch.zeros(len(PUSHES), 2, 2)
@@ -62,7 +64,7 @@ def test_the_answer_that_shows_most_is_right_in_every_chunk(
     monkeypatch.setattr(choice, "log_likelihood", found)
     made = _ends(_trainer(bank, tmp_path, distance_weight=0.0), bank)
     torch.testing.assert_close(made[:, :2], plain[:, :2])
-    for sample, chunk, right in ((0, 0, plain), (0, 1, away), (1, 0, towards), (1, 1, away)):
+    for sample, chunk, right in ((0, 0, plain), (0, 1, clothes), (1, 0, said), (1, 1, coats)):
         frames = slice(3 * chunk, 3 * chunk + 3)
         torch.testing.assert_close(made[sample, 2:, frames], right[sample, 2:, frames])
 
@@ -107,7 +109,10 @@ def test_likelihood_is_of_who_is_there_and_what_they_wear(bank: LatentBank) -> N
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"first_level": 4}, "first_level: got 4.*0 to 3"), ({"pushes": ((1.0, 0.0),)}, "pushes")],
+    [
+        ({"first_level": 4}, "first_level: got 4.*0 to 3"),
+        ({"pushes": ((1.0, 0.0, 0.0),)}, "pushes"),
+    ],
 )
 def test_a_recipe_that_cannot_be(
     bank: LatentBank, tmp_path: Path, change: dict[str, object], told: str

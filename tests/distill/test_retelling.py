@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shotstream_distill.retelling import known_words, one_sentence, other_clothes, retold
+from shotstream_distill.retelling import (
+    known_words,
+    one_sentence,
+    other_clothes,
+    other_coats,
+    retold,
+)
 from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
 
 
@@ -51,6 +57,30 @@ def test_a_story_is_said_in_one_sentence(story: str, sentence: str) -> None:
 )  # fmt: skip
 def test_characters_wear_what_they_do_not(caption: str, other: str) -> None:
     assert other_clothes(caption.split()) == other.split()
+
+
+@pytest.mark.parametrize(
+    ("caption", "other"),
+    [
+        # Of two it is the other's, wherever they are named.
+        ("red cat with blue hat and bird room . bird and cat walks-left",
+         "blue cat with blue hat and bird room . bird and cat walks-left"),
+        ("red cat with blue hat . green bird . forest . red cat and green bird jumps",
+         "green cat with blue hat . red bird . forest . green cat and red bird jumps"),
+        ("red cat and green cat . cat and green cat jumps",
+         "green cat and red cat . cat and red cat jumps"),
+        # One alone: the colour that it wears, or some other.
+        ("red cat with blue hat beach . close-up red cat jumps",
+         "blue cat with blue hat beach . close-up blue cat jumps"),
+        ("wide-shot red cat with hat jumps", "wide-shot green cat with hat jumps"),
+        # No coat is said.
+        ("wide-shot cat jumps", "wide-shot cat jumps"),
+        ("wide-shot . beach", "wide-shot . beach"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_characters_have_coats_that_they_have_not(caption: str, other: str) -> None:
+    assert other_coats(caption.split()) == other.split()
 
 
 def test_captions_of_tokens_are_retold_row_by_row() -> None:
