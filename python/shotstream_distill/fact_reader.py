@@ -12,7 +12,6 @@ Source: classifier guidance (Dhariwal and Nichol 2021) as a reward (ReFL, DRaFT 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +49,8 @@ class Asked:
     """What the frames of a batch should show; one row a frame, int64.
 
     Attributes:
-        species: ``[N, 2]`` of a story's characters.
-        color: ``[N, 2]`` of their coats, which differ.
+        species: ``[N, 2]`` of a story's characters, who differ in it.
+        color: ``[N, 2]`` of their coats, which differ too.
         present: float32 ``[N, 2]``: 1 seen, 0 not, negative: not to be judged.
         accessory: ``[N, 2]`` nothing, hat, scarf; ``-100``: not to be judged.
         worn_color: ``[N, 2]`` of the accessory; ``-100``: not to be judged.
@@ -247,14 +246,10 @@ def answers(reading: Reading, wanted: Asked) -> dict[str, tuple[Tensor, Tensor]]
     Of characters ``[N, 2]``: coat, kind, accessory, worn_color; of the scene ``[N]``: framing,
     place, time.
     """
-    species, color = wanted.species, wanted.color
-    # Of two of one kind, the other in its coat is no wrong answer.
-    same = (species == species.flip(1))[..., None]
-    others = same & F.one_hot(color.flip(1), len(COLORS)).bool()
     seen = wanted.present > 0
     return {
-        "coat": (reading.coat.masked_fill(others, -math.inf), torch.where(seen, color, _IGNORED)),
-        "kind": (reading.kind, torch.where(seen, species, _IGNORED)),
+        "coat": (reading.coat, torch.where(seen, wanted.color, _IGNORED)),
+        "kind": (reading.kind, torch.where(seen, wanted.species, _IGNORED)),
         "accessory": (reading.accessory, wanted.accessory),
         "worn_color": (reading.worn_color, wanted.worn_color),
         "framing": (reading.framing, wanted.framing),

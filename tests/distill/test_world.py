@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -53,6 +54,7 @@ def test_captions_use_known_words_only() -> None:
             forms = [f"{global_caption}shot{index}:{text}", free_caption(story, index, rng)]
             for form in forms:
                 assert canonical(form)[1] == []
+                assert re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", form) is None
 
 
 def test_the_story_form_names_all_that_is_asked_for() -> None:

@@ -30,10 +30,14 @@ def _words(token: str) -> str:
     return token if token == "close-up" else token.replace("-", " ")
 
 
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def _name(character: Character, dressed: bool) -> str:
     name = f"{character.color} {character.species}"
     if dressed and character.accessory:
-        name += f" with a {character.accessory_color} {character.accessory}"
+        name += f" with {_a(f'{character.accessory_color} {character.accessory}')}"
     return name
 
 
@@ -57,7 +61,8 @@ def story_captions(story: WorldStory) -> tuple[str, list[str]]:
             verb, _, rest = action.partition(" ")
             action = f"{verb[:-1]} {rest}".strip()
         texts.append(f"{_words(shot.framing).capitalize()}: the {names} {action}.")
-    return f"A {_name(first, True)} and a {_name(second, True)} {place}. ", texts
+    cast = f"{_a(_name(first, True))} and {_a(_name(second, True))}"
+    return f"{cast[0].upper()}{cast[1:]} {place}. ", texts
 
 
 def free_caption(story: WorldStory, shot_index: int, rng: random.Random) -> str:
@@ -73,7 +78,7 @@ def free_caption(story: WorldStory, shot_index: int, rng: random.Random) -> str:
     """
     shot = story.shots[shot_index]
     dressed = rng.random() < 0.7
-    subject = " and ".join(f"a {_name(story.characters[i], dressed)}" for i in shot.cast)
+    subject = " and ".join(_a(_name(story.characters[i], dressed)) for i in shot.cast)
     place = _where(story.setting)
     framing, action = _words(shot.framing), _words(shot.action)
     # A later shot may leave out the place: the context shows it.
