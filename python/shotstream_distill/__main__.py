@@ -251,23 +251,24 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             "right": train_reader(options.bank, options.out, options.minutes, start=options.start)
         }
     if options.command == "reward-nano":
-        from .nano_stage import PRODUCT
         from .reward import reward_nano
 
-        reward_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
-        return {"checkpoint": str(options.run / PRODUCT)}
+        made = reward_nano(
+            options.run, options.bank, options.minutes, options.reader, start=options.start
+        )
+        return {"checkpoint": str(made)}
     if options.command == "guide-nano":
-        from .nano_stage import PRODUCT
         from .self_guidance import guide_nano
 
-        guide_nano(options.run, options.bank, options.minutes, start=options.start)
-        return {"checkpoint": str(options.run / PRODUCT)}
+        made = guide_nano(options.run, options.bank, options.minutes, start=options.start)
+        return {"checkpoint": str(made)}
     if options.command == "choose-nano":
         from .choice import choose_nano
-        from .nano_stage import PRODUCT
 
-        choose_nano(options.run, options.bank, options.minutes, options.reader, start=options.start)
-        return {"checkpoint": str(options.run / PRODUCT)}
+        made = choose_nano(
+            options.run, options.bank, options.minutes, options.reader, start=options.start
+        )
+        return {"checkpoint": str(made)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file
 

@@ -111,7 +111,7 @@ class ChoiceTrainer(SelfTaughtTrainer):
 def choose_nano(
     run: Path, bank: Path, minutes: float, reader: Path, *, start: str = "nano",
     config: ChoiceConfig | None = None,
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Run or resume the stage.
 
     Args:
@@ -121,10 +121,13 @@ def choose_nano(
         reader: weights of ``train-reader``.
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
+
+    Returns:
+        The file of what ships.
     """
     recipe = config or ChoiceConfig()
     seen_by = load_reader(reader)
-    run_stage(
+    return run_stage(
         run, minutes, start, recipe, lambda weights, processes:
         ChoiceTrainer(recipe, run, LatentBank(bank), weights, seen_by, processes),
     )  # fmt: skip

@@ -33,7 +33,7 @@ class StageTrainer(Protocol):
 def run_stage(
     run: Path, minutes: float, start: str, config: SelfTaughtConfig | RewardConfig,
     trainer: Callable[[Parameters, Processes], StageTrainer],
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Run or resume a stage and write what ships.
 
     Args:
@@ -42,6 +42,9 @@ def run_stage(
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
         trainer: makes the loop of the student begun with, for the processes that take part.
+
+    Returns:
+        The file of what ships.
     """
     torch.set_num_threads(1)
     run.mkdir(parents=True, exist_ok=True)
@@ -50,3 +53,4 @@ def run_stage(
         stage = trainer(weights, processes)
         stage.train(minutes * 60)
         stage.write_product(run / PRODUCT)
+    return run / PRODUCT

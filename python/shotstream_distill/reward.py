@@ -213,7 +213,7 @@ class RewardTrainer:
 def reward_nano(
     run: Path, bank: Path, minutes: float, reader: Path, *, start: str = "nano",
     config: RewardConfig | None = None,
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Run or resume the stage.
 
     Args:
@@ -223,10 +223,13 @@ def reward_nano(
         reader: weights of ``train-reader``.
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
+
+    Returns:
+        The file of what ships.
     """
     recipe = config or RewardConfig()
     seen_by = load_reader(reader)
-    run_stage(
+    return run_stage(
         run, minutes, start, recipe, lambda weights, processes:
         RewardTrainer(recipe, run, LatentBank(bank), weights, seen_by, processes),
     )  # fmt: skip

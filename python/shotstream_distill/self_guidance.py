@@ -72,7 +72,7 @@ class SelfGuidanceTrainer(SelfTaughtTrainer):
 def guide_nano(
     run: Path, bank: Path, minutes: float, *, start: str = "nano",
     config: GuideConfig | None = None,
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Run or resume the stage.
 
     Args:
@@ -81,9 +81,12 @@ def guide_nano(
         minutes: time of this part in total.
         start: ``nano``, a student folder or a checkpoint to begin with.
         config: the recipe.
+
+    Returns:
+        The file of what ships.
     """
     recipe = config or GuideConfig()
-    run_stage(
+    return run_stage(
         run, minutes, start, recipe, lambda weights, processes:
         SelfGuidanceTrainer(recipe, run, LatentBank(bank), weights, processes),
     )  # fmt: skip
