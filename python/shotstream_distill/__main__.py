@@ -8,6 +8,7 @@
     reward-nano    reward a few-step student for what a reader sees in its films, resumable
     guide-nano     teach a few-step student what guidance makes of its last steps, resumable
     choose-nano    teach a few-step student the best of its own answers, resumable
+    recall-nano    teach a few-step student to recall what captions leave out, resumable
     carry-over     take a student over to a codec that was trained further
     ship-nano      write a checkpoint as a student folder
     train-codec    train the codec on drawn clips, resumable
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         ("reward-nano", "reward a few-step student for what a reader sees in its films", True),
         ("guide-nano", "teach a few-step student what guidance makes of its last steps", False),
         ("choose-nano", "teach a few-step student the best of its own answers", True),
+        ("recall-nano", "teach a few-step student to recall what captions leave out", False),
     ):
         stage = command(name, told)
         stage.add_argument("--run", type=Path, default=_RUN, help="folder of checkpoints")
@@ -127,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     score = command("evaluate", "score a model on held-out stories")
     score.add_argument("--model", default="nano", help="nano or a student folder")
     score.add_argument("--profile", default="exact", help="of the session (default: exact)")
+    score.add_argument("--captions", default="story", choices=("story", "spare"), help="spare: "
+                       "everyone is described once, and later shots must recall it "
+                       "(default: story)")  # fmt: skip
     score.add_argument("--stories", type=int, default=100, help="held-out stories")
     score.add_argument("--shots", type=int, default=5, help="shots of each story")
     score.add_argument("--seed", type=int, default=0, help="which held-out stories")
@@ -204,7 +209,8 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         guidance=options.teacher_guidance,
     )  # fmt: skip
     config = EvaluationConfig(
-        model=options.model, profile=options.profile, stories=options.stories,
+        model=options.model, profile=options.profile, captions=options.captions,
+        stories=options.stories,
         shots=options.shots, seed=options.seed, threads=options.threads, jobs=options.jobs,
         ceilings=options.ceilings, records=options.records, sheet=options.sheet,
         pretrained=options.pretrained, teacher=teacher, against=options.against,
@@ -268,6 +274,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         made = choose_nano(
             options.run, options.bank, options.minutes, options.reader, start=options.start
         )
+        return {"checkpoint": str(made)}
+    if options.command == "recall-nano":
+        from .recall import recall_nano
+
+        made = recall_nano(options.run, options.bank, options.minutes, start=options.start)
         return {"checkpoint": str(made)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file

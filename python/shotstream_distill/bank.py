@@ -45,6 +45,7 @@ class Layout:
         groups: noisy groups of a sample.
         chunks: leading chunks a group may be; more than one brings clean history.
         opening: only first shots, which have no context.
+        later: only other shots.
     """
 
     batch: int
@@ -53,6 +54,7 @@ class Layout:
     groups: int
     chunks: int = 1
     opening: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -157,7 +159,7 @@ class LatentBank:
         rows = []
         for _ in range(layout.batch):
             chosen = self._long if mixed and rng.random() < 0.3 else pool
-            rows.append(self._row(chosen, layout.opening, rng))
+            rows.append(self._row(chosen, layout, rng))
         if layout.group_frames == 1:
             starts = None
             history = 0
@@ -184,13 +186,14 @@ class LatentBank:
         )
 
     def _row(
-        self, pool: list[tuple[int, int]], opening: bool, rng: random.Random
+        self, pool: list[tuple[int, int]], layout: Layout, rng: random.Random
     ) -> tuple[int, int]:
         """Draw (shard, row) of a shot; shards hold whole stories, so first shots are frequent."""
-        shard, row = rng.choice(pool)
-        while opening and self._shards[shard]["lab"][row, -2] > 0:
+        while True:
             shard, row = rng.choice(pool)
-        return shard, row
+            first = self._shards[shard]["lab"][row, -2] == 0
+            if not (layout.later if first else layout.opening):
+                return shard, row
 
     def _one(
         self,

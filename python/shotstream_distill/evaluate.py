@@ -25,7 +25,15 @@ from .detectors import DETECTOR_FILE
 from .metrics.against import compare_records
 from .metrics.context_swap import ContextSwap
 from .metrics.facts import KEY_FRAMES
-from .metrics.film import FilmSource, film_source, floats, held_out_seeds, model_folder
+from .metrics.film import (
+    CAPTIONS,
+    FilmSource,
+    film_source,
+    floats,
+    held_out_seeds,
+    model_folder,
+    told,
+)
 from .metrics.identity import IDENTITY_FILE
 from .metrics.judge import Judge
 from .metrics.pretrained import load_adapters, pretrained_figures
@@ -33,7 +41,6 @@ from .metrics.records import FilmRecord, RecordBook, fingerprint
 from .metrics.report import film_figures, swap_figures
 from .metrics.sheet import StoryRow, story_sheet
 from .metrics.teacher_film import TeacherConfig, stream_fingerprint, teacher_films
-from .world.captions import story_captions
 from .world.story import make_story
 
 _log = logging.getLogger("shotstream_distill.evaluate")
@@ -53,6 +60,8 @@ class EvaluationConfig:
     Attributes:
         model: as for ``Session.open``.
         profile: of the session that makes the films.
+        captions: how the stories are told: ``story``, with everyone described before every shot,
+            or ``spare``, with everyone described once; later shots must recall it.
         stories: held-out stories.
         shots: shots of each.
         seed: which held-out stories; different seeds do not overlap.
@@ -69,6 +78,7 @@ class EvaluationConfig:
 
     model: str = "nano"
     profile: str = "exact"
+    captions: str = "story"
     stories: int = 100
     shots: int = 5
     seed: int = 0
@@ -86,6 +96,8 @@ class EvaluationConfig:
         for name, low in (("stories", 1), ("shots", 1), ("seed", 0), ("threads", 1), ("jobs", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, wanted at least {low}")
+        if self.captions not in CAPTIONS:
+            raise ConfigError(f"captions: got {self.captions!r}, wanted one of {[*CAPTIONS]}")
         if self.teacher is not None and (self.threads != 1 or self.profile != "exact"):
             raise ConfigError(
                 f"teacher: got threads {self.threads} and profile {self.profile!r}, wanted 1 and "
@@ -103,8 +115,9 @@ class EvaluationConfig:
 
 def _films(config: EvaluationConfig, source: str) -> FilmSource:
     if source == "model" and config.teacher is not None:
-        return teacher_films(config.teacher, model_folder(config.model))
-    return film_source(source, config.model, config.threads, config.profile)
+        folder = model_folder(config.model)
+        return teacher_films(config.teacher, folder, captions=config.captions)
+    return film_source(source, config.model, config.threads, config.profile, config.captions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +164,9 @@ class _Worker:
             swap = self._swap.measure(story, task.number)
             record = dataclasses.replace(record, swap=swap)
         if self._networks is not None:
-            figures = pretrained_figures(
-                self._networks, floats(film[:, list(KEY_FRAMES)]), story_captions(story)[1]
-            )
+            texts = told(story, config.captions).shots
+            key_frames = floats(film[:, list(KEY_FRAMES)])
+            figures = pretrained_figures(self._networks, key_frames, texts)
             record = dataclasses.replace(record, pretrained=figures)
         shown = config.sheet is not None and task.source == "model" and task.number < _SHEET_STORIES
         return _Result(task=task, record=record, pictures=_key_frames(film) if shown else None)
@@ -221,6 +234,7 @@ def _identity(config: EvaluationConfig) -> dict[str, Any]:
         **made,
         "detector": fingerprint(DETECTOR_FILE, IDENTITY_FILE),
         "shots": config.shots,
+        "captions": config.captions,
         "pretrained": None if config.pretrained is None else str(config.pretrained),
     }
 
@@ -278,6 +292,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     report: dict[str, Any] = {
         "model": config.name,
         "profile": config.profile,
+        "captions": config.captions,
         "stories": config.stories,
         "shots": config.shots,
         "seed": config.seed,
@@ -325,8 +340,7 @@ def write_sheet(config: EvaluationConfig, pictures: dict[int, Tensor]) -> None:
         shown = pictures.get(number)
         if shown is None:
             shown = _key_frames(_films(config, "model")(story, number))
-        global_caption, texts = story_captions(story)
-        rows.append(
-            StoryRow(title=global_caption.strip(), captions=texts, pictures=list(shown.unbind(0)))
-        )
+        asked = told(story, config.captions)
+        title, shots = asked.global_caption.strip(), list(shown.unbind(0))
+        rows.append(StoryRow(title=title, captions=asked.shots, pictures=shots))
     story_sheet(rows, config.sheet)

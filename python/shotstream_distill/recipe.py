@@ -226,6 +226,28 @@ class ChoiceConfig(SelfTaughtConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecallConfig(SelfTaughtConfig):
+    """Recipe of the stage that teaches a few-step student what captions leave out.
+
+    Attributes:
+        unsaid: share of captions that leave out what the context shows; the others keep what the
+            student makes of captions that say it.
+    """
+
+    layouts: tuple[Layout, ...] = (
+        Layout(batch=3, context=6, group_frames=3, groups=2),
+        Layout(batch=3, context=6, group_frames=3, groups=2, later=True),
+        Layout(batch=3, context=6, group_frames=3, groups=2, chunks=2, later=True),
+        Layout(batch=3, context=6, group_frames=3, groups=2, chunks=4, later=True),
+        Layout(batch=2, context=6, group_frames=3, groups=2, chunks=7, later=True),
+    )
+    unsaid: float = 0.85
+    muon_rate: float = 1.2e-3
+    adam_rate: float = 6e-4
+    seed: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RewardConfig:
     """Recipe of the last stage, which rewards a few-step student for what a reader sees.
 

@@ -1,4 +1,4 @@
-"""Says captions of the drawn world in other words: in one sentence, in other clothes or coats.
+"""Says captions of the drawn world in other words: shorter, in other clothes or coats.
 
 Called by the stages in which a student learns from its own answers (``self_taught``). Captions are
 the canonical tokens of ``nano_vocabulary``; a story describes its characters before its scene.
@@ -26,6 +26,7 @@ from shotstream_rt.model.nano_vocabulary import (
     Named,
     named,
     split_story,
+    without,
 )
 
 _LONGER = 8
@@ -133,12 +134,55 @@ def other_coats(tokens: Sequence[str]) -> list[str]:
     return _joined([_changed(sentence, change) for sentence in (*description, *scene)])
 
 
+def unsaid(
+    tokens: Sequence[str], before: Sequence[Sequence[str]], *, scenery: bool = False
+) -> list[str]:
+    """Say a caption without what earlier pictures show of its characters: coats and clothes.
+
+    Who was in an earlier scene is named by its species alone, and not described before the scene.
+
+    Args:
+        tokens: the caption.
+        before: captions of the earlier shots. Who is only described in them was not seen.
+        scenery: leave out place and time too, where earlier captions say the same.
+    """
+    seen = {
+        (one.species, one.color)
+        for caption in before
+        for sentence in split_story(caption)[1]
+        for one in named(sentence)
+    }
+    shown = set(chain(*before)) & {*PLACES, *TIMES} if scenery else set()
+
+    def known(one: Named) -> bool:
+        return bool(one.color) and (one.species, one.color) in seen
+
+    def bare(one: Named) -> Named:
+        return replace(one, color=(), worn=()) if known(one) else one
+
+    description, scene = split_story(tokens)
+    said = [
+        *(without(sentence, [one for one in named(sentence) if known(one)])
+          if any(map(known, named(sentence))) else sentence for sentence in description),
+        *(_changed(sentence, bare) for sentence in scene),
+    ]  # fmt: skip
+    kept = [[token for token in sentence if token not in shown] for sentence in said]
+    return _joined([sentence for sentence in kept if sentence])
+
+
+def token_names(ids: Tensor) -> list[str]:
+    """Return the canonical tokens of ids ``[L]``, padded with 0."""
+    return [TOKENS[index] for index in ids.tolist() if index]
+
+
+def token_ids(tokens: Sequence[str], length: int) -> Tensor:
+    """Return the ids of canonical tokens, int64 ``[length]``: cut, or padded with 0."""
+    ids = [TOKEN_IDS[token] for token in tokens][:length]
+    return torch.tensor(ids + [0] * (length - len(ids)))
+
+
 def retold(tokens: Tensor, how: Callable[[Sequence[str]], list[str]]) -> Tensor:
     """Say captions of token ids, padded with 0, ``[..., L]``, in other words."""
     length = tokens.shape[-1] + _LONGER
-    rows = []
-    for row in tokens.flatten(0, -2).tolist():
-        said = how([TOKENS[index] for index in row if index])
-        ids = [TOKEN_IDS[token] for token in said][:length]
-        rows.append(ids + [0] * (length - len(ids)))
-    return torch.tensor(rows).view(*tokens.shape[:-1], length)
+    rows = [token_ids(how(token_names(row)), length) for row in tokens.flatten(0, -2)]
+    return torch.stack(rows).view(*tokens.shape[:-1], length)

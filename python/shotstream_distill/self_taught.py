@@ -1,8 +1,8 @@
 """What the stages share in which a student learns from its own answers.
 
 On states of its own films right is an answer of the student begun with, changed in some direction
-(``self_guidance``, ``choice``). That is a function of what the student is given, so that the
-squared error costs no detail.
+(``self_guidance``, ``choice``), or its answer to more words (``recall``). That is no drawn picture,
+which a few steps could only foresee on average: the squared error costs no detail.
 """
 
 from __future__ import annotations

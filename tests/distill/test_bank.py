@@ -62,6 +62,8 @@ def test_openings_have_no_context(bank_folder: Path) -> None:
     batch = bank.sample(layout, random.Random(0))
     assert not batch.shared.any()
     assert (batch.flags[:, :6] == 0).all() and (batch.flags[:, 6:] == 1).all()
+    later = bank.sample(dataclasses.replace(layout, opening=False, later=True), random.Random(0))
+    assert (later.facts[:, -2] > 0).all()
     usual = bank.sample(dataclasses.replace(layout, opening=False), random.Random(0))
     assert usual.shared.flatten(1).any(1).sum() >= 6
     told = {tuple(row) for row in batch.tokens[:, 0].tolist()}

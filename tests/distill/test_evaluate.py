@@ -22,7 +22,7 @@ from shotstream_distill.metrics.context_swap import (
     tint_donor,
     tint_shift,
 )
-from shotstream_distill.metrics.film import drawn_films, held_out_seeds
+from shotstream_distill.metrics.film import drawn_films, held_out_seeds, told
 from shotstream_distill.metrics.identity import IdentitySpace
 from shotstream_distill.metrics.judge import (
     Judge,
@@ -47,7 +47,9 @@ def drawn_model(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A model that draws perfectly, and whose context is not swapped; lists what was made."""
     made: list[str] = []
 
-    def source(name: str, model: str, threads: int = 1, profile: str = "exact") -> Any:
+    def source(
+        name: str, model: str, threads: int = 1, profile: str = "exact", captions: str = "story"
+    ) -> Any:
         draw = drawn_films()
 
         def make(story: Any, number: int) -> torch.Tensor:
@@ -112,6 +114,23 @@ def test_a_folder_without_a_student_is_refused(tmp_path: Path) -> None:
         evaluate(EvaluationConfig(model=str(tmp_path), stories=1))
     with pytest.raises(ConfigError, match="stories"):
         EvaluationConfig(stories=0)
+    with pytest.raises(ConfigError, match="captions: got 'long', wanted one of"):
+        EvaluationConfig(captions="long")
+
+
+def test_films_of_other_captions_are_other_records(drawn_model: list[str], tmp_path: Path) -> None:
+    config = EvaluationConfig(stories=1, shots=1, records=tmp_path / "r.jsonl", captions="spare")
+    assert evaluate(config)["captions"] == "spare"
+    with pytest.raises(ConfigError, match="belongs to"):
+        evaluate(dataclasses.replace(config, captions="story"))
+
+
+def test_a_spare_story_has_all_its_words_in_the_shots() -> None:
+    story = make_story(9, 3)
+    spare, whole = told(story, "spare"), told(story)
+    assert spare.global_caption == ""
+    assert whole.global_caption
+    assert len(spare.shots) == len(whole.shots) == 3
 
 
 def test_records_survive_the_disk(tmp_path: Path) -> None:
@@ -145,11 +164,11 @@ def test_one_character_is_nearer_to_itself_than_to_its_double() -> None:
         double = hue_donor(dataclasses.replace(story, seed=900_000_000 + seed))
         shots = tuple(dataclasses.replace(s, framing="medium-shot") for s in story.shots)
         vectors = []
-        for told, index, who in ((story, 0, 0), (story, 1, 0), (double, 1, 0), (story, 1, 1)):
+        for one, index, who in ((story, 0, 0), (story, 1, 0), (double, 1, 0), (story, 1, 1)):
             alone = tuple(dataclasses.replace(s, who=who) for s in shots)
-            told = dataclasses.replace(told, shots=alone, setting=story.setting)
-            sight = detector.see(render_shot(told, index, [24])[0])
-            vectors.append(space.subject_vector(sight, 0, told.characters[who].species))
+            one = dataclasses.replace(one, shots=alone, setting=story.setting)
+            sight = detector.see(render_shot(one, index, [24])[0])
+            vectors.append(space.subject_vector(sight, 0, one.characters[who].species))
         first = vectors[0]
         assert first is not None
         for kind, other in zip(cosines, vectors[1:], strict=True):

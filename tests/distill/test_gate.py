@@ -21,6 +21,7 @@ from shotstream_distill.metrics.gate import (
 from shotstream_distill.paper.product import save_product, start_weights
 from shotstream_distill.paper.run_config import RunConfig
 from shotstream_distill.paper.shot_batch import ShotBatch
+from shotstream_distill.retelling import token_ids, token_names
 from shotstream_rt.errors import ConfigError
 
 TintShard = Callable[..., dict[str, Tensor]]
@@ -78,6 +79,16 @@ def test_only_characters_seen_before_count_as_subjects(tint_shard: TintShard) ->
     shard["lab"][:, 0] = 1  # only character 1 in every shot: character 0's cells are news
     scenes = GateScenes.from_shard(shard, frames=3)
     assert float(scenes.subjects.sum()) == 0
+
+
+def test_captions_of_the_exam_do_not_say_what_the_context_shows(tint_shard: TintShard) -> None:
+    shard = tint_shard()
+    said = ["red", "cat", "with", "hat", "forest", ".", "wide-shot", "red", "cat", "jumps"]
+    shard["tok"] = token_ids(said, 32).to(torch.uint8).expand(len(shard["lat"]), 4, -1)
+    batch = GateScenes.from_shard(shard, frames=3).batch
+    for words, number in zip(batch.words, batch.shots, strict=True):
+        assert token_names(words[number]) == ["forest", ".", "wide-shot", "cat", "jumps"]
+        assert all(token_names(earlier) == said for earlier in words[:number])
 
 
 def test_too_few_shots_are_refused(tint_shard: TintShard) -> None:

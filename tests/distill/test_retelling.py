@@ -1,4 +1,4 @@
-"""Captions in other words: one sentence, other clothes, fewer words."""
+"""Captions in other words: shorter, in other clothes or coats, of fewer words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from shotstream_distill.retelling import (
     other_clothes,
     other_coats,
     retold,
+    unsaid,
 )
 from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
 
@@ -81,6 +82,34 @@ def test_characters_wear_what_they_do_not(caption: str, other: str) -> None:
 )  # fmt: skip
 def test_characters_have_coats_that_they_have_not(caption: str, other: str) -> None:
     assert other_coats(caption.split()) == other.split()
+
+
+BLUE = "red cat and blue bird with pink hat forest at-night . wide-shot blue bird jumps"
+
+
+@pytest.mark.parametrize(
+    ("caption", "less", "least"),
+    [
+        # Who was seen is not described again; who was only described is.
+        ("blue bird with pink hat forest at-night . wide-shot blue bird jumps",
+         "forest at-night . wide-shot bird jumps", "wide-shot bird jumps"),
+        ("red cat and blue bird with pink hat forest . close-up red cat and blue bird dances",
+         "red cat forest . close-up red cat and bird dances",
+         "red cat . close-up red cat and bird dances"),
+        ("wide-shot blue bird with pink hat . forest dances", "wide-shot bird . forest dances",
+         "wide-shot bird . dances"),
+        # Another bird, another place, nobody.
+        ("red bird beach . red bird jumps", "red bird beach . red bird jumps",
+         "red bird beach . red bird jumps"),
+        ("forest", "forest", ""),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_what_was_seen_is_left_unsaid(caption: str, less: str, least: str) -> None:
+    before = [["wide-shot", "room"], BLUE.split()]
+    assert unsaid(caption.split(), before) == less.split()
+    assert unsaid(caption.split(), before, scenery=True) == least.split()
+    assert unsaid(caption.split(), []) == caption.split()
 
 
 def test_captions_of_tokens_are_retold_row_by_row() -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from shotstream_distill.world.captions import free_caption, story_captions
+from shotstream_distill.world.captions import free_caption, spare_captions, story_captions
 from shotstream_distill.world.characters import MASK_COAT, MASK_HAT, MASK_SCARF
 from shotstream_distill.world.render import HEIGHT, WIDTH, render_shot
 from shotstream_distill.world.story import BOTH, TIMELESS, make_story
@@ -52,9 +52,28 @@ def test_captions_use_known_words_only() -> None:
         global_caption, texts = story_captions(story)
         for index, text in enumerate(texts):
             forms = [f"{global_caption}shot{index}:{text}", free_caption(story, index, rng)]
+            forms.append(spare_captions(story)[1][index])
             for form in forms:
                 assert canonical(form)[1] == []
                 assert re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", form) is None
+
+
+def test_the_spare_form_describes_everyone_once() -> None:
+    for seed in range(40):
+        story = make_story(seed, 5)
+        seen: set[int] = set()
+        texts = spare_captions(story)[1]
+        for index, shot in enumerate(story.shots):
+            tokens, _ = canonical(texts[index])
+            assert (story.setting.place in tokens) == (index == 0)
+            assert shot.framing in tokens
+            assert shot.action in tokens
+            for who, one in zip(shot.cast, named(tokens), strict=True):
+                character = story.characters[who]
+                assert one.species == character.species
+                assert one.color == (() if who in seen else (character.color,))
+                assert bool(one.worn) == (who not in seen and character.accessory is not None)
+            seen.update(shot.cast)
 
 
 def test_the_story_form_names_all_that_is_asked_for() -> None:

@@ -15,12 +15,15 @@ import shotstream_rt
 from shotstream_rt.model.loading import NANO_FOLDER
 from shotstream_rt.story import Story
 
-from ..world.captions import story_captions
+from ..world.captions import spare_captions, story_captions
 from ..world.render import HEIGHT, SHOT_FRAMES, WIDTH, render_shot
 from ..world.story import WorldStory
 
 FilmSource = Callable[[WorldStory, int], Tensor]
 """Makes the film of a story; the number is the noise seed."""
+
+CAPTIONS = {"story": story_captions, "spare": spare_captions}
+"""How an evaluated story is told (``world.captions``)."""
 
 FIRST_HELD_OUT_SEED = 900_000_000
 """Seeds from here on are never trained on."""
@@ -41,6 +44,12 @@ def held_out_seeds(count: int, seed: int) -> list[int]:
 def model_folder(model: str | Path) -> Path:
     """Return the folder of a model's name."""
     return NANO_FOLDER if str(model) == "nano" else Path(model)
+
+
+def told(story: WorldStory, captions: str = "story") -> Story:
+    """Put a drawn story into words, as a key of ``CAPTIONS`` says."""
+    global_caption, texts = CAPTIONS[captions](story)
+    return Story(global_caption=global_caption, shots=tuple(texts))
 
 
 def floats(film: Tensor) -> Tensor:
@@ -81,14 +90,15 @@ def codec_films(codec_file: Path) -> FilmSource:
     return recode
 
 
-def session_films(model: str | Path, threads: int, profile: str = "exact") -> FilmSource:
+def session_films(
+    model: str | Path, threads: int, profile: str = "exact", captions: str = "story"
+) -> FilmSource:
     """Return the source of films that a session makes, driven as a user would."""
 
     def make(story: WorldStory, number: int) -> Tensor:
-        global_caption, texts = story_captions(story)
-        asked = Story(global_caption=global_caption, shots=tuple(texts))
-        made = torch.empty(len(texts), SHOT_FRAMES, 3, HEIGHT, WIDTH, dtype=torch.uint8)
-        counts = [0] * len(texts)
+        asked = told(story, captions)
+        made = torch.empty(len(asked.shots), SHOT_FRAMES, 3, HEIGHT, WIDTH, dtype=torch.uint8)
+        counts = [0] * len(asked.shots)
         with shotstream_rt.Session.open(
             model, seed=number, device="cpu", threads=threads, profile=profile
         ) as film:
@@ -112,15 +122,16 @@ def session_films(model: str | Path, threads: int, profile: str = "exact") -> Fi
 
 
 def film_source(
-    name: str, model: str | Path, threads: int = 1, profile: str = "exact"
-) -> FilmSource:
-    """Return the source of a name: ``model`` (with a profile), ``drawn`` or ``codec``.
+    name: str, model: str | Path, threads: int = 1, profile: str = "exact",
+    captions: str = "story",
+) -> FilmSource:  # fmt: skip
+    """Return the source of a name: ``model`` (with a profile, so told), ``drawn`` or ``codec``.
 
     Raises:
         ConfigError: no such source.
     """
     if name == "model":
-        return session_films(model, threads, profile)
+        return session_films(model, threads, profile, captions)
     if name == "drawn":
         return drawn_films()
     if name == "codec":

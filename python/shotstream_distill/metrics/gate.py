@@ -3,11 +3,12 @@
 Called between training stages and by ``python -m shotstream_distill gate``. Works on latents, in
 one pass of the network, so it fits teachers, ODE-initialised and few-step students alike: held-out
 shots are made noisy, the network predicts the clean latents with their true context and without
-any, and two errors are compared. *Tint*: a linear probe reads the scene's hidden tint off the
-predicted latents. *Subject*: the mean latent of the cells covered by characters that the context
-shows too (a mean does not care which detail is where). The gate is passed if both errors are
-smaller with the context, and the paired differences' 95 % intervals exclude zero; the errors' own
-intervals are reported beside them.
+any, and two errors are compared. Captions say as little as one who directs does: of characters that
+the context shows, neither coats nor clothes (``retelling.unsaid``). *Tint*: a linear probe reads
+the scene's hidden tint off the predicted latents. *Subject*: the mean latent of the cells covered
+by characters that the context shows too (a mean does not care which detail is where). The gate is
+passed if both errors are smaller with the context and the 95 % intervals of the two do not overlap;
+the paired differences are reported beside them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from ..paper.run_config import RunConfig
 from ..paper.shot_batch import ShotBatch, condition, told_target_caption
 from ..paper.text_side import NanoText
 from ..paper.workshop import network_of, text_of
+from ..retelling import token_ids, token_names, unsaid
 from ..ship import stream_config
 from ..world.story import BOTH
 from .intervals import Estimate, resample
@@ -198,6 +200,10 @@ def _batch(shard: dict[str, Tensor], rows: list[int], frames: int) -> ShotBatch:
     for index, (row, number) in enumerate(zip(rows, numbers, strict=True)):
         first = row - number
         words[index, : number + 1] = shard["tok"][first : row + 1, 0].long()
+        before = [token_names(caption) for caption in words[index, :number]]
+        words[index, number] = token_ids(
+            unsaid(token_names(words[index, number]), before), words.shape[-1]
+        )
         chosen = context_frames(number)
         contexts.append(torch.stack([shard["cand"][first + s, c] for s, c in chosen]))
         owners.append([s for s, _ in chosen])
@@ -316,7 +322,9 @@ def examine_context(examinee: Examinee, scenes: GateScenes, *, seed: int = 0) ->
         f"(gain [{gain.low:+.4f}, {gain.high:+.4f}])"
         for name, gain in zip(errors, gains, strict=True)
     )
-    return GateReport(passed=all(g.low > 0 for g in gains), summary=summary, figures=figures)
+    apart = all(figures[name]["apart"] for name in errors)
+    passed = apart and all(gain.low > 0 for gain in gains)
+    return GateReport(passed=passed, summary=summary, figures=figures)
 
 
 def _mean(values: Tensor) -> Estimate:

@@ -30,17 +30,15 @@ from shotstream_rt.model.nano_codec import NanoCodec
 from shotstream_rt.model.nano_text import caption_ids
 from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.schedule import euler_grid
-from shotstream_rt.story import Story
 
 from ..paper.film import Film
 from ..paper.network import TrainNet, joined
 from ..paper.quirks import Quirks
 from ..paper.sampler import sample_states
 from ..paper.shot_batch import Conditioning, ShotBatch, condition
-from ..world.captions import story_captions
 from ..world.render import HEIGHT, SHOT_FRAMES, WIDTH
 from ..world.story import WorldStory
-from .film import FilmSource, to_bytes
+from .film import FilmSource, to_bytes, told
 from .gate import Examinee
 from .records import fingerprint
 
@@ -234,14 +232,16 @@ def stream_fingerprint(folder: Path) -> str:
 
 
 def teacher_films(
-    config: TeacherConfig, folder: Path, *, dtype: torch.dtype = torch.bfloat16
-) -> FilmSource:
+    config: TeacherConfig, folder: Path, *, dtype: torch.dtype = torch.bfloat16,
+    captions: str = "story",
+) -> FilmSource:  # fmt: skip
     """Return the source of a teacher's films.
 
     Args:
         config: the teacher.
         folder: student folder; its codec, shapes and schedule are used.
         dtype: of the network's arithmetic.
+        captions: how stories are told (``film.CAPTIONS``).
 
     Raises:
         WeightsError: the checkpoint is missing, broken or of another shape.
@@ -258,8 +258,6 @@ def teacher_films(
     )  # fmt: skip
 
     def make(story: WorldStory, number: int) -> Tensor:
-        global_caption, texts = story_captions(story)
-        asked = Story(global_caption=global_caption, shots=tuple(texts))
-        return to_bytes(films.make(asked.captions, number) / 2 + 0.5)
+        return to_bytes(films.make(told(story, captions).captions, number) / 2 + 0.5)
 
     return make

@@ -1,14 +1,15 @@
 """Captions of the drawn world: the story form and free forms.
 
 Called by the latent bank and the evaluation. The story form is what a ``Story`` gives the runtime
-(a global caption and one text per shot); free forms are what a user types into ``Session.cut``.
+(a global caption and one text per shot); the spare form describes everyone once; free forms are
+what a user types into ``Session.cut``.
 """
 
 from __future__ import annotations
 
 import random
 
-from .story import BOTH, Character, Setting, WorldStory
+from .story import BOTH, Character, Setting, Shot, WorldStory
 
 _PLACE_PHRASES = {
     "beach": "on a beach",
@@ -41,6 +42,19 @@ def _name(character: Character, dressed: bool) -> str:
     return name
 
 
+def _framing(shot: Shot) -> str:
+    return _words(shot.framing).capitalize()
+
+
+def _action(shot: Shot) -> str:
+    """What the cast does; two do it in the plural."""
+    action = _words(shot.action)
+    if shot.who != BOTH:
+        return action
+    verb, _, rest = action.partition(" ")
+    return f"{verb[:-1]} {rest}".strip()
+
+
 def story_captions(story: WorldStory) -> tuple[str, list[str]]:
     """Return the global caption and one text per shot.
 
@@ -56,13 +70,35 @@ def story_captions(story: WorldStory) -> tuple[str, list[str]]:
     texts = []
     for shot in story.shots:
         names = " and the ".join(_name(story.characters[i], False) for i in shot.cast)
-        action = _words(shot.action)
-        if shot.who == BOTH:
-            verb, _, rest = action.partition(" ")
-            action = f"{verb[:-1]} {rest}".strip()
-        texts.append(f"{_words(shot.framing).capitalize()}: the {names} {action}.")
+        texts.append(f"{_framing(shot)}: the {names} {_action(shot)}.")
     cast = f"{_a(_name(first, True))} and {_a(_name(second, True))}"
     return f"{cast[0].upper()}{cast[1:]} {place}. ", texts
+
+
+def spare_captions(story: WorldStory) -> tuple[str, list[str]]:
+    """Return an empty global caption and one text per shot, as one who directs says it.
+
+    Who and where are described once; a character that was seen is named by its species alone.
+
+    Args:
+        story: the story.
+
+    Returns:
+        For example ``("", ["Wide shot: a red cat with a blue hat jumps on a beach.",
+        "Close-up: the cat dances."])``.
+    """
+    seen: set[int] = set()
+    texts = []
+    for shot in story.shots:
+        who = [
+            f"the {story.characters[i].species}" if i in seen
+            else _a(_name(story.characters[i], True))
+            for i in shot.cast
+        ]  # fmt: skip
+        where = "" if seen else f" {_where(story.setting)}"
+        seen.update(shot.cast)
+        texts.append(f"{_framing(shot)}: {' and '.join(who)} {_action(shot)}{where}.")
+    return "", texts
 
 
 def free_caption(story: WorldStory, shot_index: int, rng: random.Random) -> str:

@@ -160,7 +160,7 @@ def split_story(tokens: Sequence[str]) -> tuple[list[list[str]], list[list[str]]
     return [], sentences
 
 
-def _without(sentence: list[str], absent: Sequence[Named]) -> list[str]:
+def without(sentence: list[str], absent: Sequence[Named]) -> list[str]:
     """Leave out some of a sentence's characters; where none remains, all but place and time."""
     if len(absent) == len(named(sentence)):
         return [token for token in sentence if token in PLACES + TIMES]
@@ -186,7 +186,7 @@ def _of_the_cast(tokens: list[str]) -> list[str]:
     told = []
     for sentence in description:
         absent = [one for one in named(sentence) if not any(one.may_be(who) for who in cast)]
-        told.append(_without(sentence, absent) if absent else sentence)
+        told.append(without(sentence, absent) if absent else sentence)
     said = [sentence for sentence in told + scene if sentence]
     return [token for sentence in said for token in (".", *sentence)][1:]
 

@@ -1,0 +1,121 @@
+"""Teaches a few-step student to recall from its context what a caption leaves out.
+
+Called by ``python -m shotstream_distill recall-nano``. Whoever directs a film says "the cat jumps"
+once the cat was seen; captions of the drawn world name its coat every time, and a student of theirs
+hardly looks for it in the context. Here it is told less, on its own films: the coats and clothes of
+characters that its context shows are left out, and right is what the student begun with answers to
+the whole caption. Both see the same context, so that nothing else changes.
+
+Source: context distillation (Askell et al. 2021), here of a context in pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shotstream_rt.errors import ConfigError
+
+from .bank import CONTEXT_FRAMES, Batch, LatentBank
+from .fast_student import Parameters
+from .nano_stage import run_stage
+from .paper.processes import Processes
+from .recipe import RecallConfig
+from .retelling import token_ids, token_names, unsaid
+from .self_taught import SelfTaughtTrainer
+
+_SCENERY = 0.5
+"""Share of the shorter captions that leave out place and time as well."""
+
+
+def with_less_said(batch: Batch, shorter: Tensor, scenery: Tensor) -> Batch:
+    """Leave out of captions what the context shows.
+
+    Args:
+        batch: whose last frames are of one shot.
+        shorter: bool ``[B]``: of which samples.
+        scenery: bool ``[B]``: where place and time are left out too.
+
+    Returns:
+        The batch with one more caption, the whole one, behind the others (``wholly_told``).
+    """
+    rows = torch.arange(len(batch.tokens))
+    target = batch.caption_index[:, -1]
+    whole = batch.tokens[rows, target]
+    told = whole.clone()
+    for row in rows[shorter].tolist():
+        if not batch.shared[row, : batch.context].any():
+            continue  # a first shot, or a dropped context
+        shown = batch.caption_index[row, : batch.context].unique()
+        before = [token_names(batch.tokens[row, index]) for index in shown]
+        less = unsaid(token_names(whole[row]), before, scenery=bool(scenery[row]))
+        told[row] = token_ids(less, whole.shape[1])
+    tokens = batch.tokens.clone()
+    tokens[rows, target] = told
+    tokens = torch.cat((tokens, whole[:, None]), 1)
+    return replace(batch, tokens=tokens, lengths=(tokens > 0).sum(-1))
+
+
+def wholly_told(batch: Batch) -> Batch:
+    """Return a batch of ``with_less_said`` whose shots read the whole captions."""
+    index = batch.caption_index.clone()
+    index[:, batch.context :] = batch.tokens.shape[1] - 1
+    return replace(batch, caption_index=index)
+
+
+class RecallTrainer(SelfTaughtTrainer):
+    """The loop; arguments as those of ``SelfTaughtTrainer``."""
+
+    CHECKPOINT = "recalled.pt"
+    config: RecallConfig
+
+    def __init__(
+        self, config: RecallConfig, run: Path, bank: LatentBank, start: Parameters,
+        processes: Processes | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(config, run, bank, start, processes)
+        if not 0 <= config.unsaid <= 1:
+            raise ConfigError(f"unsaid: got {config.unsaid}, wanted a share of 0 to 1")
+        if few := [x for x in config.layouts if x.context != CONTEXT_FRAMES]:
+            raise ConfigError(f"layouts: got {few}, wanted all {CONTEXT_FRAMES} context frames")
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean squared error of the answers to captions that say less."""
+        size = len(batch.tokens)
+        shorter = torch.rand(size) < self.config.unsaid
+        return super().loss(with_less_said(batch, shorter, torch.rand(size) < _SCENERY))
+
+    @torch.no_grad()
+    def _lessons(self, batch: Batch, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states ``[B, levels, frames, ...]``, their levels and the fuller answers there."""
+        levels = self._filming.levels[:-1]
+        states = self._states(batch, shared)
+        told = self._filming.walker(self._teacher, wholly_told(batch), shared)
+        ends = [told.clean(x, level) for x, level in zip(states, levels, strict=True)]
+        return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
+
+
+def recall_nano(
+    run: Path, bank: Path, minutes: float, *, start: str = "nano",
+    config: RecallConfig | None = None,
+) -> Path:  # fmt: skip
+    """Run or resume the stage.
+
+    Args:
+        run: folder of checkpoints, made if missing.
+        bank: folder of latent shards.
+        minutes: time of this part in total.
+        start: ``nano``, a student folder or a checkpoint to begin with.
+        config: the recipe.
+
+    Returns:
+        The file of what ships.
+    """
+    recipe = config or RecallConfig()
+    return run_stage(
+        run, minutes, start, recipe, lambda weights, processes:
+        RecallTrainer(recipe, run, LatentBank(bank), weights, processes),
+    )  # fmt: skip
