@@ -24,7 +24,7 @@ from .fast_student import Parameters
 from .nano_stage import run_stage
 from .paper.processes import Processes
 from .recipe import RecallConfig
-from .retelling import token_ids, token_names, unsaid
+from .retelling import in_full, token_ids, token_names, unsaid
 from .self_taught import SelfTaughtTrainer
 
 _SCENERY = 0.5
@@ -32,7 +32,7 @@ _SCENERY = 0.5
 
 
 def with_less_said(batch: Batch, shorter: Tensor, scenery: Tensor) -> Batch:
-    """Leave out of captions what the context shows.
+    """Leave out of captions what the context shows; the whole ones say all of it.
 
     Args:
         batch: whose last frames are of one shot.
@@ -44,18 +44,17 @@ def with_less_said(batch: Batch, shorter: Tensor, scenery: Tensor) -> Batch:
     """
     rows = torch.arange(len(batch.tokens))
     target = batch.caption_index[:, -1]
-    whole = batch.tokens[rows, target]
-    told = whole.clone()
-    for row in rows[shorter].tolist():
+    tokens = torch.cat((batch.tokens, batch.tokens[rows, target][:, None]), 1)
+    for row, index in enumerate(target.tolist()):
         if not batch.shared[row, : batch.context].any():
             continue  # a first shot, or a dropped context
         shown = batch.caption_index[row, : batch.context].unique()
-        before = [token_names(batch.tokens[row, index]) for index in shown]
-        less = unsaid(token_names(whole[row]), before, scenery=bool(scenery[row]))
-        told[row] = token_ids(less, whole.shape[1])
-    tokens = batch.tokens.clone()
-    tokens[rows, target] = told
-    tokens = torch.cat((tokens, whole[:, None]), 1)
+        before = [token_names(batch.tokens[row, earlier]) for earlier in shown]
+        whole = in_full(token_names(tokens[row, -1]), before)
+        tokens[row, -1] = token_ids(whole, tokens.shape[2])
+        if shorter[row]:
+            less = unsaid(whole, before, scenery=bool(scenery[row]))
+            tokens[row, index] = token_ids(less, tokens.shape[2])
     return replace(batch, tokens=tokens, lengths=(tokens > 0).sum(-1))
 
 

@@ -235,8 +235,9 @@ class RecallConfig(SelfTaughtConfig):
     """
 
     layouts: tuple[Layout, ...] = (
-        Layout(batch=3, context=6, group_frames=3, groups=2),
+        Layout(batch=3, context=6, group_frames=3, groups=2, opening=True),
         Layout(batch=3, context=6, group_frames=3, groups=2, later=True),
+        Layout(batch=3, context=6, group_frames=3, groups=2, chunks=2),
         Layout(batch=3, context=6, group_frames=3, groups=2, chunks=2, later=True),
         Layout(batch=3, context=6, group_frames=3, groups=2, chunks=4, later=True),
         Layout(batch=2, context=6, group_frames=3, groups=2, chunks=7, later=True),

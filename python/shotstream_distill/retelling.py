@@ -170,6 +170,30 @@ def unsaid(
     return _joined([sentence for sentence in kept if sentence])
 
 
+def in_full(tokens: Sequence[str], before: Sequence[Sequence[str]]) -> list[str]:
+    """Say a caption with what earlier captions say of its characters, where that is clear.
+
+    Args:
+        tokens: the caption.
+        before: captions of the earlier shots.
+    """
+    named_before = [one for caption in before for one in named(list(caption)) if one.color]
+
+    def full(one: Named) -> Named:
+        if one.color:
+            return one
+        said = [other for other in named_before if other.species == one.species]
+        if len({other.color for other in said}) != 1:
+            return one
+        worn = max((other.worn for other in said), key=len)
+        return replace(one, color=said[0].color, worn=one.worn or worn)
+
+    description, scene = split_story(tokens)
+    if description:
+        return list(tokens)
+    return _joined([_changed(sentence, full) for sentence in scene])
+
+
 def token_names(ids: Tensor) -> list[str]:
     """Return the canonical tokens of ids ``[L]``, padded with 0."""
     return [TOKENS[index] for index in ids.tolist() if index]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shotstream_distill.retelling import (
+    in_full,
     known_words,
     one_sentence,
     other_clothes,
@@ -110,6 +111,24 @@ def test_what_was_seen_is_left_unsaid(caption: str, less: str, least: str) -> No
     assert unsaid(caption.split(), before) == less.split()
     assert unsaid(caption.split(), before, scenery=True) == least.split()
     assert unsaid(caption.split(), []) == caption.split()
+
+
+@pytest.mark.parametrize(
+    ("caption", "whole"),
+    [
+        ("wide-shot bird and cat jumps forest",
+         "wide-shot blue bird with pink hat and red cat jumps forest"),
+        ("bird . wide-shot", "blue bird with pink hat . wide-shot"),
+        # It says so itself; two that may be meant; nobody knows.
+        ("green bird and bunny jumps", "green bird and bunny jumps"),
+        ("robot jumps", "robot jumps"),
+        ("red cat forest . cat jumps", "red cat forest . cat jumps"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_what_was_said_before_is_said_again(caption: str, whole: str) -> None:
+    before = [BLUE, "blue bird jumps", "white robot and red robot", "cat and bunny"]
+    assert in_full(caption.split(), [said.split() for said in before]) == whole.split()
 
 
 def test_captions_of_tokens_are_retold_row_by_row() -> None:

@@ -58,6 +58,21 @@ def test_captions_use_known_words_only() -> None:
                 assert re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", form) is None
 
 
+def test_free_captions_leave_out_coats_that_were_seen_only() -> None:
+    rng, bare = random.Random(0), 0
+    for seed in range(60):
+        story = make_story(seed, 4)
+        for index, shot in enumerate(story.shots):
+            seen = {who for earlier in story.shots[:index] for who in earlier.cast}
+            cast = named(canonical(free_caption(story, index, rng))[0])
+            for who, one in zip(shot.cast, cast, strict=True):
+                assert one.color in ((), (story.characters[who].color,))
+                assert one.color or who in seen
+                assert one.color or not one.worn
+                bare += not one.color
+    assert 20 < bare < 120
+
+
 def test_the_spare_form_describes_everyone_once() -> None:
     for seed in range(40):
         story = make_story(seed, 5)

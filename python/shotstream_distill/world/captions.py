@@ -55,6 +55,10 @@ def _action(shot: Shot) -> str:
     return f"{verb[:-1]} {rest}".strip()
 
 
+def _mention(character: Character, known: bool, dressed: bool) -> str:
+    return f"the {character.species}" if known else _a(_name(character, dressed))
+
+
 def story_captions(story: WorldStory) -> tuple[str, list[str]]:
     """Return the global caption and one text per shot.
 
@@ -90,11 +94,7 @@ def spare_captions(story: WorldStory) -> tuple[str, list[str]]:
     seen: set[int] = set()
     texts = []
     for shot in story.shots:
-        who = [
-            f"the {story.characters[i].species}" if i in seen
-            else _a(_name(story.characters[i], True))
-            for i in shot.cast
-        ]  # fmt: skip
+        who = [_mention(story.characters[i], i in seen, True) for i in shot.cast]
         where = "" if seen else f" {_where(story.setting)}"
         seen.update(shot.cast)
         texts.append(f"{_framing(shot)}: {' and '.join(who)} {_action(shot)}{where}.")
@@ -103,6 +103,8 @@ def spare_captions(story: WorldStory) -> tuple[str, list[str]]:
 
 def free_caption(story: WorldStory, shot_index: int, rng: random.Random) -> str:
     """Describe one shot the way a user might, parts in any order, some left out.
+
+    Place, coats and clothes are left out only where an earlier shot shows them.
 
     Args:
         story: the story.
@@ -114,10 +116,12 @@ def free_caption(story: WorldStory, shot_index: int, rng: random.Random) -> str:
     """
     shot = story.shots[shot_index]
     dressed = rng.random() < 0.7
-    subject = " and ".join(_a(_name(story.characters[i], dressed)) for i in shot.cast)
+    seen = {who for earlier in story.shots[:shot_index] for who in earlier.cast}
+    bare = seen if rng.random() < 0.3 else set()
+    cast = [_mention(story.characters[i], i in bare, dressed) for i in shot.cast]
+    subject = " and ".join(cast)
     place = _where(story.setting)
     framing, action = _words(shot.framing), _words(shot.action)
-    # A later shot may leave out the place: the context shows it.
     keep_place = shot_index == 0 or rng.random() < 0.85
     keep_framing = rng.random() < 0.85
     keep_action = rng.random() < 0.7
