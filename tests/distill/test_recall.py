@@ -65,7 +65,7 @@ def test_only_what_the_context_shows_is_left_out(bank: LatentBank) -> None:
     assert _said(wholly_told(less)) == [WHOLE] * 3
     assert torch.equal(less.tokens[:2, 0], batch.tokens[:2, 0])
     little = batch.tokens.clone()
-    little[:2, 1] = token_ids("close-up cat dances".split(), 32)
+    little[:2, 1] = token_ids(["close-up", "cat", "dances"], 32)
     again = with_less_said(dataclasses.replace(batch, tokens=little), NONE, NONE)
     assert _said(wholly_told(again))[:2] == ["close-up red cat with blue hat dances"] * 2
     assert _said(again)[:2] == ["close-up cat dances"] * 2
