@@ -232,6 +232,7 @@ class RecallConfig(SelfTaughtConfig):
     Attributes:
         unsaid: share of captions that leave out what the context shows; the others keep what the
             student makes of captions that say it.
+        way: see ``SelfTaughtConfig``.
     """
 
     layouts: tuple[Layout, ...] = (
@@ -243,6 +244,7 @@ class RecallConfig(SelfTaughtConfig):
         Layout(batch=2, context=6, group_frames=3, groups=2, chunks=7, later=True),
     )
     unsaid: float = 0.85
+    way: float = 0.65
     muon_rate: float = 1.2e-3
     adam_rate: float = 6e-4
     seed: int = 7

@@ -47,7 +47,7 @@ FIRST_SEED = 540_000_000
 """Stories from here on are the gate's: never trained on."""
 
 _STORIES = 160
-_EXAM_SCENES = 64
+_EXAM_SCENES = 128
 _BATCH = 16
 _RIDGE = 1e-3
 _PROBE_SHARDS = 12
@@ -346,7 +346,7 @@ def context_gate(
         bank: training shards of the same codec, for a better probe.
 
     Cost:
-        About 10 s on one CPU core; the first time 40 s more, to draw the scenes.
+        About 25 s on one CPU core; the first time 40 s more, to draw the scenes.
     """
     from ..recipe import NANO_MODEL
 
