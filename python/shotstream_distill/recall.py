@@ -1,7 +1,7 @@
 """Teaches a few-step student to recall from its context what a caption leaves out.
 
 Called by ``python -m shotstream_distill recall-nano``. Whoever directs a film says "the cat jumps"
-once the cat was seen; captions of the drawn world name its coat every time, and a student of theirs
+once the cat was seen; the drawn world's stories name its coat every time, and a student of theirs
 hardly looks for it in the context. Here it is told less, on its own films: the coats and clothes of
 characters that its context shows are left out, and right is what the student begun with answers to
 the whole caption. Both see the same context, so that nothing else changes.
