@@ -308,23 +308,21 @@ def examine_context(examinee: Examinee, scenes: GateScenes, *, seed: int = 0) ->
         wrong = ((made - scenes.batch.target) * scenes.subjects).sum((1, 3, 4))[seen] / area[seen]
         errors["subject"][name] = wrong.square().mean(1)
     figures: dict[str, Any] = {"probe_r": round(scenes.probe_r, 4), "scenes": len(noise)}
-    gains: list[Estimate] = []
+    passed, said = True, []
     for name, found in errors.items():
         given, absent = _mean(found["given"]), _mean(found["absent"])
-        gains.append(_mean(found["absent"] - found["given"]))
+        gain = _mean(found["absent"] - found["given"])
+        passed = passed and given.high < absent.low
         figures[name] = {
-            "given": given.as_dict(), "absent": absent.as_dict(), "gain": gains[-1].as_dict(),
+            "given": given.as_dict(), "absent": absent.as_dict(), "gain": gain.as_dict(),
             "apart": given.apart_from(absent),
         }  # fmt: skip
-    summary = ", ".join(
-        f"{name} error {figures[name]['given']['value']:.4f} with context, "
-        f"{figures[name]['absent']['value']:.4f} without "
-        f"(gain [{gain.low:+.4f}, {gain.high:+.4f}])"
-        for name, gain in zip(errors, gains, strict=True)
-    )
-    apart = all(figures[name]["apart"] for name in errors)
-    passed = apart and all(gain.low > 0 for gain in gains)
-    return GateReport(passed=passed, summary=summary, figures=figures)
+        said.append(f"{name} error {_text(given)} with context, {_text(absent)} without")
+    return GateReport(passed=passed, summary="; ".join(said), figures=figures)
+
+
+def _text(estimate: Estimate) -> str:
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 def _mean(values: Tensor) -> Estimate:
