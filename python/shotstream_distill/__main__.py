@@ -171,6 +171,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _teach_itself(options: argparse.Namespace) -> dict[str, Any]:
+    from .recall import RecallTrainer
+    from .recipe import GuideConfig, RecallConfig, SelfTaughtConfig
+    from .self_guidance import SelfGuidanceTrainer
+    from .self_taught import SelfTaughtTrainer, teach_itself
+
+    stages: dict[str, tuple[type[SelfTaughtTrainer], SelfTaughtConfig]] = {
+        "guide-nano": (SelfGuidanceTrainer, GuideConfig()),
+        "recall-nano": (RecallTrainer, RecallConfig()),
+    }
+    trainer, recipe = stages[options.command]
+    made = teach_itself(
+        trainer, recipe, options.run, options.bank, options.minutes, start=options.start
+    )
+    return {"checkpoint": str(made)}
+
+
 def _gate(options: argparse.Namespace) -> dict[str, Any]:
     from .metrics.gate import context_gate
 
@@ -263,22 +280,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             options.run, options.bank, options.minutes, options.reader, start=options.start
         )
         return {"checkpoint": str(made)}
-    if options.command == "guide-nano":
-        from .self_guidance import guide_nano
-
-        made = guide_nano(options.run, options.bank, options.minutes, start=options.start)
-        return {"checkpoint": str(made)}
+    if options.command in ("guide-nano", "recall-nano"):
+        return _teach_itself(options)
     if options.command == "choose-nano":
         from .choice import choose_nano
 
         made = choose_nano(
             options.run, options.bank, options.minutes, options.reader, start=options.start
         )
-        return {"checkpoint": str(made)}
-    if options.command == "recall-nano":
-        from .recall import recall_nano
-
-        made = recall_nano(options.run, options.bank, options.minutes, start=options.start)
         return {"checkpoint": str(made)}
     if options.command == "carry-over":
         from .carry_over import carry_over_file

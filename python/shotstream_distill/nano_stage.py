@@ -1,6 +1,6 @@
 """Runs a stage of nano's training that begins with a finished student and leaves another.
 
-Called by the stages ``reward``, ``self_guidance`` and ``choice``.
+Called by the stages ``reward``, ``choice`` and those of ``self_taught``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from shotstream_rt.errors import ConfigError
 
 from .bank import CONTEXT_FRAMES, Batch, LatentBank
 from .fast_student import Parameters
-from .nano_stage import run_stage
 from .paper.processes import Processes
 from .recipe import RecallConfig
 from .retelling import in_full, token_ids, token_names, unsaid
@@ -95,26 +94,3 @@ class RecallTrainer(SelfTaughtTrainer):
         told = self._filming.walker(self._teacher, wholly_told(batch), shared)
         ends = [told.clean(x, level) for x, level in zip(states, levels, strict=True)]
         return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
-
-
-def recall_nano(
-    run: Path, bank: Path, minutes: float, *, start: str = "nano",
-    config: RecallConfig | None = None,
-) -> Path:  # fmt: skip
-    """Run or resume the stage.
-
-    Args:
-        run: folder of checkpoints, made if missing.
-        bank: folder of latent shards.
-        minutes: time of this part in total.
-        start: ``nano``, a student folder or a checkpoint to begin with.
-        config: the recipe.
-
-    Returns:
-        The file of what ships.
-    """
-    recipe = config or RecallConfig()
-    return run_stage(
-        run, minutes, start, recipe, lambda weights, processes:
-        RecallTrainer(recipe, run, LatentBank(bank), weights, processes),
-    )  # fmt: skip

@@ -26,7 +26,6 @@ from shotstream_rt.errors import ConfigError
 
 from .bank import Batch, LatentBank
 from .fast_student import Parameters
-from .nano_stage import run_stage
 from .paper.processes import Processes
 from .recipe import GuideConfig
 from .retelling import one_sentence
@@ -67,26 +66,3 @@ class SelfGuidanceTrainer(SelfTaughtTrainer):
                 end = end + wording * fine(said.clean(x, level) - answer)
             ends.append(end)
         return torch.stack(states, 1), torch.tensor(levels), torch.stack(ends, 1)
-
-
-def guide_nano(
-    run: Path, bank: Path, minutes: float, *, start: str = "nano",
-    config: GuideConfig | None = None,
-) -> Path:  # fmt: skip
-    """Run or resume the stage.
-
-    Args:
-        run: folder of checkpoints, made if missing.
-        bank: folder of latent shards.
-        minutes: time of this part in total.
-        start: ``nano``, a student folder or a checkpoint to begin with.
-        config: the recipe.
-
-    Returns:
-        The file of what ships.
-    """
-    recipe = config or GuideConfig()
-    return run_stage(
-        run, minutes, start, recipe, lambda weights, processes:
-        SelfGuidanceTrainer(recipe, run, LatentBank(bank), weights, processes),
-    )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .bank import Batch, LatentBank
 from .fast_student import Parameters
+from .nano_stage import run_stage
 from .own_film import Walker
 from .paper.processes import Processes
 from .recipe import SelfTaughtConfig
@@ -76,3 +77,26 @@ class SelfTaughtTrainer(TrajectoryTrainer):
         """Return the states ``[B, frames, C, h, w]`` at each level of a film of the student's."""
         student = self._filming.walker(self.state.working, batch, shared)
         return self._filming.answer(student, torch.randn_like(batch.target))[1]
+
+
+def teach_itself(
+    trainer: type[SelfTaughtTrainer], recipe: SelfTaughtConfig, run: Path, bank: Path,
+    minutes: float, *, start: str = "nano",
+) -> Path:  # fmt: skip
+    """Run or resume a stage whose trainer needs nothing but the student.
+
+    Args:
+        trainer: of the stage.
+        recipe: the trainer's.
+        run: folder of checkpoints, made if missing.
+        bank: folder of latent shards.
+        minutes: time of this part in total.
+        start: ``nano``, a student folder or a checkpoint to begin with.
+
+    Returns:
+        The file of what ships.
+    """
+    return run_stage(
+        run, minutes, start, recipe, lambda weights, processes:
+        trainer(recipe, run, LatentBank(bank), weights, processes),
+    )  # fmt: skip
