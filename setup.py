@@ -1,7 +1,4 @@
-"""Builds ``shotstream_rt._native`` through CMake; everything else is in ``pyproject.toml``.
-
-The environment variable ``SHOTSTREAM_CUDA`` (AUTO, ON or OFF; default OFF) is handed to CMake.
-"""
+"""Builds ``shotstream_rt._native`` through CMake; everything else is in ``pyproject.toml``."""
 
 from __future__ import annotations
 
@@ -56,7 +53,6 @@ class CMakeBuild(build_ext):
             "-DSHOTSTREAM_BINDINGS=ON",
             "-DSHOTSTREAM_TESTS=OFF",
             f"-DSHOTSTREAM_VERSION={self.distribution.get_version()}",
-            f"-DSHOTSTREAM_CUDA={os.environ.get('SHOTSTREAM_CUDA', 'OFF')}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dnanobind_DIR={nanobind.cmake_dir()}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target_folder}",

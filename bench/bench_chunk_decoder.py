@@ -17,11 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shotstream_rt.backends.cuda_graph import GraphCapture
 from shotstream_rt.bench.kernel_case import KernelCase
-from shotstream_rt.kernels.decoder_set import decoder_kernels
+from shotstream_rt.kernels.sets.decoder_set import decoder_kernels
 from shotstream_rt.model.chunk_decoder import ChunkDecoder, ChunkShape
 from shotstream_rt.model.codec import StreamDecoder
-from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
-from shotstream_rt.model.vae import WanCodec, WanVAE
+from shotstream_rt.model.tiny.codec import TinyCodec
+from shotstream_rt.model.tiny.network import TinyDecoder
+from shotstream_rt.model.wan_vae.codec import WanCodec
+from shotstream_rt.model.wan_vae.network import WanVAE
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """For a hundred layers; float32 may take tf32 products on a GPU."""

@@ -9,6 +9,7 @@ import pytest
 
 from shotstream_rt.bench.kernel_case import KernelCase
 from shotstream_rt.kernels.reference import history_attention as reference
+from shotstream_rt.kernels.sets.kernel_set import HistoryAttention, gluon_unavailable_reason
 
 CONTEXT_FRAMES, RECENT_FRAMES = 6, 3
 
@@ -17,6 +18,27 @@ CONTEXT_FRAMES, RECENT_FRAMES = 6, 3
 def bench_history_attention(
     case: KernelCase, load_kernel: Callable[[str], ModuleType], pruned: int
 ) -> None:
+    measure(case, load_kernel("history_attention").history_attention, pruned)
+
+
+@pytest.mark.parametrize("pruned", [0, 50, 75, 100], ids=lambda share: f"{share}%")
+def bench_hopper_history_attention(case: KernelCase, pruned: int) -> None:
+    reason = gluon_unavailable_reason(case.device, case.dtype, case.shapes.head_dim)
+    if reason is not None:
+        pytest.skip(reason)
+    from shotstream_rt.kernels.gpu.history_attention_hopper import history_attention
+
+    measure(case, history_attention, pruned)
+
+
+def measure(case: KernelCase, attend: HistoryAttention, pruned: int) -> None:
+    """Measure one form.
+
+    Args:
+        case: what a bench needs.
+        attend: the form.
+        pruned: per cent of the heads that do not read everything.
+    """
     shapes = case.shapes
     context = min(CONTEXT_FRAMES, shapes.cached_frames - shapes.frames) * shapes.frame_tokens
     recent = shapes.cached_tokens - (RECENT_FRAMES + shapes.frames) * shapes.frame_tokens
@@ -28,7 +50,6 @@ def bench_history_attention(
     k, v = arena.prefix(shapes.cached_tokens)
     scale = shapes.head_dim**-0.5
     read = sum(end - begin for own in spans for begin, end in own)
-    attend = load_kernel("history_attention").history_attention
     case.measure(
         lambda: attend(q, k, v, scale, spans),
         reference.history_attention(q.float(), k.float(), v.float(), scale, spans),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from shotstream_rt.bench.kernel_case import KernelCase
-from shotstream_rt.kernels.kernel_set import REFERENCE, KernelSet
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, KernelSet
 
 
 def bench_qkv(case: KernelCase, kernels: KernelSet) -> None:

@@ -1,18 +1,17 @@
 """Micro-benchmarks of the native core (``make bench-native``).
 
-What they bound: a plan is made once per chunk, one noise draw once per denoising step, and the
-queue is passed once per frame, so each must vanish beside a chunk's milliseconds of compute.
+What they bound: a plan is made once per chunk and one noise draw once per denoising step, so each
+must vanish beside a chunk's milliseconds of compute.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shotstream_rt._native import FrameQueue, Planner, philox_normal, sample_context
+from shotstream_rt._native import Planner, philox_normal, sample_context
 
 
 def bench_chunk_plan(benchmark: Any) -> None:
@@ -32,34 +31,3 @@ def bench_noise_of_a_chunk(benchmark: Any, shape: tuple[int, ...]) -> None:
     benchmark(philox_normal, out, 7, 1, 2, 3)
     benchmark.extra_info["elements"] = out.size
     assert abs(float(out.mean())) < 0.2
-
-
-def bench_queue_round_trip(benchmark: Any) -> None:
-    queue = FrameQueue(4)
-
-    def round_trip() -> object:
-        queue.put("frame")
-        return queue.get()
-
-    assert benchmark(round_trip) == "frame"
-
-
-def bench_queue_between_threads(benchmark: Any) -> None:
-    requests, replies = FrameQueue(1), FrameQueue(1)
-
-    def answer() -> None:
-        while (item := requests.get()) is not None:
-            replies.put(item)
-
-    worker = threading.Thread(target=answer)
-    worker.start()
-
-    def there_and_back() -> object:
-        requests.put("frame")
-        return replies.get()
-
-    try:
-        assert benchmark(there_and_back) == "frame"
-    finally:
-        requests.put(None)
-        worker.join()

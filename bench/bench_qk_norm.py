@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shotstream_rt.bench.kernel_case import KernelCase
-from shotstream_rt.kernels.kernel_set import REFERENCE, KernelSet
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, KernelSet
 
 
 def bench_rms_norm(case: KernelCase, kernels: KernelSet) -> None:

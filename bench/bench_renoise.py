@@ -8,8 +8,8 @@ from types import ModuleType
 import torch
 
 from shotstream_rt.bench.kernel_case import KernelCase
-from shotstream_rt.kernels.kernel_set import REFERENCE, KernelSet
 from shotstream_rt.kernels.reference.renoise import renoise
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, KernelSet
 
 SIGMAS = (1.0, 0.7375886)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shotstream_rt.bench.kernel_case import KernelCase
-from shotstream_rt.kernels.kernel_set import REFERENCE, KernelSet
 from shotstream_rt.kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, KernelSet
 
 
 def bench_rotate(case: KernelCase, kernels: KernelSet) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from shotstream_rt.bench.kernel_case import KernelCase
-from shotstream_rt.kernels.kernel_set import REFERENCE, gluon_unavailable_reason
 from shotstream_rt.kernels.reference import dual_attention_fp8 as formats
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, gluon_unavailable_reason
 
 LAUNCHES = {
     "bf16": {},
@@ -38,8 +38,8 @@ def bench_hopper_attention(case: KernelCase, launch: str, frames: int) -> None:
         reason = f"the workload's cache holds {shapes.cached_frames} frames"
     if reason is not None:
         pytest.skip(reason)
-    from shotstream_rt.kernels.hopper_launch import TILE, HopperLaunch, launch_attention
-    from shotstream_rt.kernels.key_split import KeySplit
+    from shotstream_rt.kernels.gpu.hopper_launch import TILE, HopperLaunch, launch_attention
+    from shotstream_rt.kernels.gpu.key_split import KeySplit
 
     precision = launch.partition("-")[0]
     keys, scale = frames * shapes.frame_tokens, shapes.head_dim**-0.5

@@ -32,7 +32,7 @@ from shotstream_rt.bench.metric import Metric
 from shotstream_rt.bench.record import BenchRecord, write_record
 from shotstream_rt.bench.workloads import Workload, find_workload
 from shotstream_rt.config import ModelConfig
-from shotstream_rt.kernels.kernel_set import (
+from shotstream_rt.kernels.sets.kernel_set import (
     REFERENCE,
     TORCH_OPS,
     KernelSet,
@@ -123,7 +123,7 @@ def load_kernel(
     """``load_kernel(name)`` gives each form of a kernel that no kernel set names, in turn."""
     if request.param == "triton":
         _require_set("triton", device)
-    package = "kernels.reference" if request.param == "reference" else "kernels"
+    package = "kernels.reference" if request.param == "reference" else "kernels.gpu"
     return lambda name: importlib.import_module(f"shotstream_rt.{package}.{name}")
 
 

@@ -1,4 +1,4 @@
-"""Compute kernels of the runtime: torch twins now and always, compiled kernels beside them.
+"""Compute kernels of the runtime: every one in plain torch, and compiled forms of it.
 
 Imports torch (and, inside the files that need it, triton), nothing else of the project. Reach it as
 ``shotstream_rt.kernels``.

@@ -15,12 +15,19 @@ from .. import env
 
 
 class Launcher(Protocol):
-    """What runs kernels instead of Triton's own compiler."""
+    """Runs kernels in place of Triton's own launcher."""
 
     def launch(
         self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> None:
-        """Run ``kernel`` over ``grid``; ``named`` holds compile-time constants and options."""
+        """Run a kernel on the current stream.
+
+        Args:
+            kernel: a ``triton.jit`` function.
+            grid: programs along one to three axes.
+            arguments: its arguments that are not compile-time constants, in order.
+            named: compile-time constants by name, and options such as ``num_warps``.
+        """
 
 
 _chosen: Launcher | None = None
@@ -47,10 +54,10 @@ def run_kernel(kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any
 
 
 def use_launcher(launcher: Launcher | None) -> None:
-    """Run all further kernels of this process through ``launcher``; ``None`` takes it back.
+    """Run all further kernels of this process through ``launcher``; ``None`` for Triton's own.
 
-    Which launcher is in use is a matter of the process, as loaded machine code is: choose before
-    a session is opened.
+    The launcher is one per process, as loaded machine code is: choose it before a session is
+    opened.
     """
     global _chosen
     _chosen = launcher

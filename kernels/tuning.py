@@ -1,7 +1,7 @@
 """How kernels are launched: block sizes, warps and stages as data, and the few helpers around them.
 
 The tables are what an architecture can hold (registers, shared memory) at the product's shapes;
-``compile_check`` proves it without a GPU. Imports torch alone; the Triton files read it.
+``compile_check`` checks it without a GPU. Imports torch only; read by the Triton files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class AttentionLaunch:
 
     Attributes:
         block_q: queries of one program.
-        block_k: keys of one loop turn.
+        block_k: keys of one loop iteration.
         num_warps: warps of one program.
-        num_stages: key blocks in flight.
+        num_stages: key blocks being loaded at a time.
         tma: load through tensor descriptors where shapes and strides allow it.
     """
 
@@ -105,12 +105,12 @@ def capability_of(tensor: Tensor) -> int:
 def on_device(
     numbers: Sequence[int] | float | Tensor, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Put a launch's host numbers where a kernel can read them.
+    """Put a launch's numbers on the device, where a kernel can read them.
 
     Numbers sent once are kept: a pass that ran before can be captured, for nothing is sent again.
 
     Args:
-        numbers: a tensor that is on the device already costs nothing.
+        numbers: integers, or a tensor; one that is on the device already is returned as it is.
         dtype: of the result.
         device: of the result.
     """
@@ -121,8 +121,8 @@ def on_device(
 
 @cache
 def _sent(numbers: tuple[int, ...] | float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Kept for good, for captured graphs hold the address: a few bytes per plan that ever ran. Made
-    # outside of inference mode, or calls outside of it could not take it.
+    # Never freed: captured graphs hold its address. It is a few bytes per plan that ever ran.
+    # Made outside inference mode, since an inference tensor cannot be used outside it.
     with torch.inference_mode(False):
         return torch.tensor(numbers, dtype=dtype, device=device)
 

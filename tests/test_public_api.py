@@ -8,12 +8,13 @@ import inspect
 import pytest
 
 import shotstream_rt
-from shotstream_rt.types import FRAME_RATE_HZ
+from shotstream_rt.types import DEFAULT_FRAME_RATE_HZ
 
 NAMES = {
-    "BackendUnavailableError", "Chunk", "ConfigError", "DeviceError", "Frame",
-    "FrameTimeoutError", "ManifestError", "OutputError", "Session", "SessionClosedError",
-    "ShotStreamError", "Story", "WeightsError", "__version__", "build_info",
+    "BackendUnavailableError", "Chunk", "ConfigError", "DeviceError", "Event", "FetchError",
+    "Frame", "FrameTimeoutError", "KernelUnavailableError", "ManifestError", "MemoryFrame",
+    "Model", "ModelClosedError", "OutputError", "Place", "Receipt", "Session", "SessionClosedError",
+    "SessionState", "ShotStreamError", "Story", "WeightsError", "__version__", "build_info",
 }  # fmt: skip
 
 
@@ -34,8 +35,11 @@ def test_session_methods() -> None:
         name for name, _ in inspect.getmembers(shotstream_rt.Session) if not name.startswith("_")
     }
     assert methods == {
-        "astream", "check", "chunks", "close", "closed", "cut", "open", "prompt", "restore",
-        "retake", "shot_frames", "size", "snapshot", "stats", "story", "stream",
+        "achunks", "aclose", "aopen", "astream", "branch", "cancel", "check", "chunks", "clear",
+        "close", "closed", "context_frames", "cut", "directions", "failed", "forget",
+        "frame_rate_hz", "memory", "on_event", "open", "pause", "pin", "prompt", "replay",
+        "restore", "resume", "retake", "shot_frames", "size", "snapshot", "start_lengths", "state",
+        "stats", "story", "stream", "undo", "unpin",
     }  # fmt: skip
 
 
@@ -43,12 +47,17 @@ def test_session_methods() -> None:
     "method,arguments",
     [
         ("open", ["model", "seed", "device", "backend", "kernels", "profile", "size", "dtype",
-                  "at_end", "queue_chunks", "queue_policy", "threads", "keep_on_device"]),
-        ("cut", ["self", "text", "global_caption", "seed", "take", "now"]),
-        ("prompt", ["self", "text"]),
+                  "lora", "ema", "engines", "at_end", "queue_chunks", "queue_policy", "threads",
+                  "keep_on_device", "choose", "stats_path", "student", "progress"]),
+        ("cut", ["self", "text", "global_caption", "seed", "take", "now", "chunks", "flush",
+                 "start", "strength", "images"]),
+        ("prompt", ["self", "text", "shot", "flush", "reread"]),
         ("stream", ["self", "follow", "timeout_s"]),
         ("chunks", ["self", "follow", "timeout_s"]),
-        ("retake", ["self", "shot"]),
+        ("astream", ["self", "follow", "timeout_s"]),
+        ("achunks", ["self", "follow", "timeout_s"]),
+        ("retake", ["self", "shot", "flush", "keep_following"]),
+        ("undo", ["self", "chunks", "frame", "shot"]),
         ("snapshot", ["self"]),
         ("restore", ["self", "data"]),
     ],
@@ -58,17 +67,17 @@ def test_session_arguments(method: str, arguments: list[str]) -> None:
 
 
 def test_frame_and_chunk_fields() -> None:
-    fields = ["pixels", "index", "shot", "chunk", "pts_s"]
+    fields = ["pixels", "index", "shot", "chunk", "pts_s", "take", "caption", "made_s"]
     for kind in (shotstream_rt.Frame, shotstream_rt.Chunk):
         assert [field.name for field in dataclasses.fields(kind)] == fields
     with pytest.raises(dataclasses.FrozenInstanceError):
         shotstream_rt.Frame(None, 0, 0, 0, 0.0).index = 1  # type: ignore[misc, arg-type]
-    assert FRAME_RATE_HZ == 16
+    assert DEFAULT_FRAME_RATE_HZ == 16
 
 
 def test_every_error_is_one_of_ours() -> None:
     errors = [getattr(shotstream_rt, name) for name in NAMES if name.endswith("Error")]
-    assert len(errors) == 9
+    assert len(errors) == 12
     for error in errors:
         assert issubclass(error, shotstream_rt.ShotStreamError)
     assert issubclass(shotstream_rt.ConfigError, ValueError)

@@ -14,7 +14,7 @@ from time import perf_counter
 import triton
 
 from ...errors import ShotStreamError
-from ..compile_cases import compile_cases
+from ..check.compile_cases import compile_cases
 from ..tuning import ARCHITECTURES
 from .build import Built, build, cases_of
 from .check import check_bundle

@@ -1,7 +1,7 @@
 """Compiles every kernel for every architecture into a bundle; needs no GPU.
 
-Machine code is compiled, held against its budgets (``compile_check``) and against the parameter
-layout that the launcher will use, and written; the manifest follows when all is well.
+Machine code is compiled, compared with its budgets (``compile_check``) and with the parameter
+layout that the launcher will use, and written. The manifest is written last.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from triton.backends.nvidia.driver import TMA_DTYPE_DEVICE_TO_HOST
 
 from ...errors import ManifestError
 from ...outputs import atomic_file, output_error
-from ..compile_cases import CompileCase, compile_cases
-from ..compile_check import compile_case, inspect_case, specialise
+from ..check.case import CompileCase
+from ..check.compile_cases import compile_cases
+from ..check.compile_check import compile_case, inspect_case, specialise
 from .cubin import CubinError, read_cubin
 from .manifest import FILE, BundleManifest, Descriptor, KernelEntry
 from .packing import ParameterLayout
@@ -87,7 +88,7 @@ def build_entry(name: str, capability: int, line_info: bool = False) -> Built:
 
 
 def arguments_of(case: CompileCase) -> tuple[Argument, ...]:
-    """Types and promises under which a case is compiled."""
+    """Types and divisibility for which a case is compiled."""
     signature, constants, attributes = specialise(case)
     arguments = []
     for index, parameter in enumerate(parameters_of(case.kernel)):
@@ -119,7 +120,7 @@ def _descriptors(metadata: Any) -> tuple[Descriptor, ...]:
 
 
 def _mismatches(entry: KernelEntry, cubin: bytes) -> list[str]:
-    """Say where the machine code is not what the launcher will take it for."""
+    """Say where the machine code differs from what the launcher will assume."""
     descriptors = sum(argument.type.startswith("tensordesc") for argument in entry.arguments)
     if descriptors != len(entry.descriptors):
         # Below sm_90 Triton takes descriptors apart; kernels here use pointers there.
@@ -199,7 +200,7 @@ def _compile(work: Sequence[tuple[str, int]], jobs: int, line_info: bool) -> Ite
     if jobs == 1 or len(work) == 1:
         yield from (build_entry(name, capability, line_info) for name, capability in work)
         return
-    # Compilers keep threads of their own, which a forked process would inherit half-alive.
+    # Compilers have threads, which do not run in a forked process: spawn it instead.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
         tasks = [pool.submit(build_entry, name, sm, line_info) for name, sm in work]
@@ -208,7 +209,7 @@ def _compile(work: Sequence[tuple[str, int]], jobs: int, line_info: bool) -> Ite
 
 
 def _foreign(folder: Path) -> bool:
-    """Whether a folder holds files of someone else."""
+    """Whether a folder holds files that are not a bundle's."""
     return not (folder / FILE).is_file() and any(folder.iterdir())
 
 

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import KernelUnavailableError, ManifestError
+from ...inputs import read_bytes
+from ...printable import printable
 from .cubin import CubinError, read_cubin
-from .manifest import BundleManifest, KernelEntry
+from .manifest import FILE, BundleManifest, KernelEntry
 from .packing import ParameterLayout
 from .signature import NONE, ONE, Argument
+
+_MOST_BYTES = 256 << 20
+"""Of one kernel's machine code; those of today have some hundred kilobytes."""
 
 
 class Bundle:
@@ -35,12 +40,12 @@ class Bundle:
         constants: str,
         options: str,
     ) -> KernelEntry:
-        """Find the entry with the most promises of those that hold.
+        """Find the entry with the most promises, among those whose promises all hold.
 
         Args:
             name: of the kernel.
             capability: of the device.
-            described: its arguments as they are.
+            described: types and divisibility of its arguments.
             constants: compile-time constants as text.
             options: options as text.
 
@@ -51,7 +56,7 @@ class Bundle:
         if not entries:
             raise KernelUnavailableError(
                 f"{self.folder}: {name} is not in the bundle; add a case to "
-                f"kernels/compile_cases.py and build it again, or do not open a bundle"
+                f"kernels/check/compile_cases.py and build it again, or do not open a bundle"
             )
         local = [e for e in entries if e.capability == capability]
         if not local:
@@ -69,14 +74,15 @@ class Bundle:
             nearest = min(local, key=lambda e: len(words[e.name]))
             raise KernelUnavailableError(
                 f"{self.folder}: {name} on sm_{capability} has no machine code for this launch; "
-                f"nearest is {nearest.name}: {'; '.join(words[nearest.name])}. Add a case "
-                f"to kernels/compile_cases.py and build it again, or do not open a bundle"
+                f"nearest is {printable(nearest.name, 80)}: "
+                f"{printable('; '.join(words[nearest.name]))}. Add a case "
+                f"to kernels/check/compile_cases.py and build it again, or do not open a bundle"
             )
         return max(fitting, key=lambda e: sum(_promises(a) for a in e.arguments))
 
 
 def read_machine_code(folder: Path, entry: KernelEntry) -> bytes:
-    """Read an entry's machine code and hold it against the manifest.
+    """Read an entry's machine code and compare it with the manifest.
 
     Raises:
         ManifestError: missing, changed since it was built, or not what the entry says.
@@ -84,14 +90,14 @@ def read_machine_code(folder: Path, entry: KernelEntry) -> bytes:
     path = folder / entry.file
     again = f"build it again: python -m shotstream_rt.kernels.aot build --out {folder}"
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_bytes(path, limit_bytes=_MOST_BYTES, what="machine code", error=ManifestError)
+    except ManifestError as error:
         raise ManifestError(f"{path}: cannot be read ({error}); {again}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != entry.cubin_sha256:
         raise ManifestError(
-            f"{path}: got sha256 {found[:16]}, wanted {entry.cubin_sha256[:16]}: changed since it "
-            f"was built; {again}"
+            f"{path}: got sha256 {found[:16]}, wanted {printable(entry.cubin_sha256[:16])}: "
+            f"changed since it was built; {again}"
         )
     try:
         cubin = read_cubin(data)
@@ -104,8 +110,13 @@ def read_machine_code(folder: Path, entry: KernelEntry) -> bytes:
         )
     table = cubin.parameters.get(entry.symbol)
     if table is None:
-        raise ManifestError(f"{path}: has no kernel {entry.symbol}; {again}")
-    sizes = ParameterLayout.of(entry.arguments).sizes
+        raise ManifestError(f"{path}: has no kernel {printable(entry.symbol)}; {again}")
+    try:
+        sizes = ParameterLayout.of(entry.arguments).sizes
+    except KeyError as error:
+        raise ManifestError(
+            f"{folder / FILE}: {printable(entry.name)}: {error.args[0]}; {again}"
+        ) from error
     if table != sizes:
         raise ManifestError(
             f"{path}: {entry.symbol} takes parameters of {table} bytes, wanted {sizes}; {again}"
@@ -125,10 +136,19 @@ def differences(
     got_constants: str,
     got_options: str,
 ) -> list[str]:
-    """Say in words why what was compiled for one launch cannot serve another; empty if it can."""
+    """Say in words why what was compiled for one launch cannot serve another; empty if it can.
+
+    Args:
+        arguments: of the launch that was compiled.
+        constants: its compile-time constants, from ``constants_text``.
+        options: its options, from ``options_text``.
+        got_arguments: of the launch at hand.
+        got_constants: like ``constants``.
+        got_options: like ``options``.
+    """
     words = []
     for wanted, got in zip(arguments, got_arguments, strict=True):
-        # The integer 1 is also an integer of no promise.
+        # The integer 1 also fits an entry for any integer.
         same = got.type == wanted.type or (got.type == ONE and wanted.type == "i32")
         if not same:
             words.append(f"{got.name}: got {got.type}, wanted {wanted.type}")

@@ -1,11 +1,11 @@
-"""Holds a bundle against itself and against the kernels as they are now; compiles nothing."""
+"""Compares a bundle with its own hashes and with the kernels as they are now; compiles nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ...errors import ManifestError
-from ..compile_cases import compile_cases
+from ..check.compile_cases import compile_cases
 from .build import arguments_of, constants_of
 from .bundle import read_machine_code
 from .manifest import BundleManifest, KernelEntry

@@ -46,7 +46,7 @@ def read_cubin(data: bytes) -> Cubin:
     """
     try:
         return _read(data)
-    except struct.error as error:
+    except (struct.error, IndexError) as error:
         raise CubinError(f"cut off after {len(data)} bytes ({error})") from error
 
 
@@ -61,11 +61,13 @@ def _read(data: bytes) -> Cubin:
     segments_end = header[5] + header[9] * header[10]
     if max(sections_at + count * _SECTION.size, segments_end) > len(data):
         raise CubinError(f"cut off after {len(data)} bytes, before its tables end")
+    if names_at >= count:
+        raise CubinError(f"got names in section {names_at} of {count}")
     sections = [_SECTION.unpack_from(data, sections_at + i * _SECTION.size) for i in range(count)]
     names = sections[names_at][4]
     parameters = {}
     for name_at, kind, _, _, start, size, *_ in sections:
-        name = data[names + name_at : data.index(b"\0", names + name_at)].decode()
+        name = _name(data, names + name_at)
         # Kind 8 occupies no bytes of the file.
         if kind != 8 and start + size > len(data):
             raise CubinError(f"cut off after {len(data)} bytes, inside section {name}")
@@ -76,8 +78,18 @@ def _read(data: bytes) -> Cubin:
     return Cubin(capability=capability, parameters=parameters)
 
 
+def _name(data: bytes, start: int) -> str:
+    end = data.find(b"\0", start)
+    if start >= len(data) or end < 0:
+        raise CubinError(f"cut off after {len(data)} bytes, inside a name")
+    try:
+        return data[start:end].decode()
+    except UnicodeDecodeError as error:
+        raise CubinError(f"got {data[start:end][:40]!r} as a name ({error.reason})") from error
+
+
 def _parameters(attributes: bytes) -> Iterator[tuple[int, int]]:
-    """Give (number, bytes) of each parameter that a kernel's attributes tell."""
+    """Yield (number, bytes) of each parameter that a kernel's attributes list."""
     place = 0
     while place + 4 <= len(attributes):
         form, code, value = struct.unpack_from("<BBH", attributes, place)

@@ -69,7 +69,14 @@ class Driver(Protocol):
         """Compute capability: 90 for sm_90."""
 
     def load(self, cubin: bytes, symbol: str, shared_bytes: int, device: torch.device) -> Any:
-        """Load machine code onto a device; the result is for ``launch``."""
+        """Load machine code onto a device; the result is for ``launch``.
+
+        Args:
+            cubin: the machine code file.
+            symbol: name of the function in it.
+            shared_bytes: dynamic shared memory of a block, in bytes.
+            device: the GPU it will run on.
+        """
 
     def tensor_map(self, request: TensorMapRequest) -> bytes:
         """Encode a tensor map, 128 bytes."""
@@ -104,6 +111,12 @@ class CudaDriver:
 
     def load(self, cubin: bytes, symbol: str, shared_bytes: int, device: torch.device) -> Any:
         """Like ``Driver.load``; the machine code stays loaded as long as the process lives.
+
+        Args:
+            cubin: the machine code file.
+            symbol: name of the function in it.
+            shared_bytes: dynamic shared memory of a block, in bytes.
+            device: the GPU it will run on.
 
         Raises:
             DeviceError: the driver refuses it.
@@ -156,6 +169,12 @@ class CudaDriver:
 
     def launch(self, function: Any, shape: Launch, parameters: int, device: torch.device) -> None:
         """Like ``Driver.launch``.
+
+        Args:
+            function: what ``load`` gave.
+            shape: of the launch.
+            parameters: address of an array with the addresses of the parameters.
+            device: where it was loaded.
 
         Raises:
             DeviceError: the launch is refused, or an earlier kernel failed.

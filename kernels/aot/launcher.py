@@ -49,10 +49,10 @@ class _Loaded:
         entry: what was built.
         function: what the driver gave for it.
         layout: of its parameters.
-        passed: place among the launch's values, and how to pass it, of each argument that the
+        passed: index among the launch's values, and how to pass it, of each argument that the
             machine code has a parameter for.
-        parameters: declarations, where a launch has to be sorted first; empty where its
-            positional arguments are the values.
+        parameters: declarations, needed where a launch's arguments have to be sorted first; empty
+            where its positional arguments are the values.
     """
 
     entry: KernelEntry
@@ -84,9 +84,16 @@ class BundleLauncher:
     def launch(
         self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> None:
-        """Like ``kernels.launch.run_kernel``."""
+        """Like ``kernels.launch.run_kernel``.
+
+        Args:
+            kernel: a ``triton.jit`` function.
+            grid: programs along one to three axes.
+            arguments: its arguments that are not compile-time constants, in order.
+            named: compile-time constants by name, and options such as ``num_warps``.
+        """
         device = _device_of(kernel, (*arguments, *named.values()))
-        # At least as fine as what entries differ in, and quick to make.
+        # Differs wherever entries differ, perhaps more often; quick to compute.
         key = (
             kernel.fn,
             device,
@@ -211,7 +218,7 @@ def _passed(entry: KernelEntry) -> tuple[tuple[int, str | Descriptor], ...]:
 
 
 def _token(value: Any) -> Any:
-    """All that specialisation may look at in one value."""
+    """Everything about one value that specialisation may depend on."""
     if isinstance(value, Tensor):
         return value.dtype, value.data_ptr() % DIVISOR == 0
     if isinstance(value, int):

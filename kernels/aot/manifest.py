@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...errors import ManifestError
+from ...inputs import parse_json, read_text
 from ...outputs import atomic_file
+from ...printable import printable, shown
 from .signature import Argument
 
 FILE = "manifest.json"
 FORMAT = "shotstream-kernels"
 SCHEMA_VERSION = 1
+_MOST_BYTES, _MOST_NAME, _MOST = 64 << 20, 1024, 2**31 - 1
 
 _REBUILD = "build it again: python -m shotstream_rt.kernels.aot build --out"
 
@@ -119,17 +122,20 @@ class BundleManifest:
         """
         path = folder / FILE
         try:
-            data = json.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            text = read_text(
+                path, limit_bytes=_MOST_BYTES, what="bundle manifest", error=ManifestError
+            )
+            data = parse_json(text, path, ManifestError)
+        except ManifestError as error:
             raise ManifestError(
                 f"{path}: cannot be read as JSON ({error}); {_REBUILD} {folder}"
             ) from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise ManifestError(f'{path}: got no "format": "{FORMAT}"; not a bundle of kernels')
         version = data.pop("schema_version", None)
-        if version != SCHEMA_VERSION:
+        if type(version) is not int or version != SCHEMA_VERSION:
             raise ManifestError(
-                f"{path}: got schema_version {version!r}, wanted {SCHEMA_VERSION}; "
+                f"{path}: got schema_version {shown(version)}, wanted {SCHEMA_VERSION}; "
                 f"{_REBUILD} {folder}"
             )
         manifest = _decode(cls, data, str(path))
@@ -137,11 +143,15 @@ class BundleManifest:
         for entry in manifest.kernels:
             key = (entry.capability, entry.name)
             if key in seen:
-                raise ManifestError(f"{path}: sm_{entry.capability} {entry.name} occurs twice")
-            seen.add(key)
-            if Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
                 raise ManifestError(
-                    f"{path}: {entry.name}: file: got {entry.file!r}, wanted one inside the folder"
+                    f"{path}: sm_{entry.capability} {printable(entry.name, 80)} occurs twice"
+                )
+            seen.add(key)
+            inside = 0 < len(entry.file) <= _MOST_NAME and entry.file.isprintable()
+            if not inside or Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
+                raise ManifestError(
+                    f"{path}: {printable(entry.name, 80)}: file: got {shown(entry.file)}, wanted "
+                    "one inside the folder"
                 )
         return manifest
 
@@ -181,8 +191,8 @@ def _decode(cls: type[_T], data: Any, where: str) -> _T:
     fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if set(fields) != set(data):
         raise ManifestError(
-            f"{where}: missing {sorted(set(fields) - set(data))}, unknown "
-            f"{sorted(set(data) - set(fields))}"
+            f"{where}: missing {shown(sorted(set(fields) - set(data)))}, unknown "
+            f"{shown(sorted(set(data) - set(fields)))}"
         )
     values = {name: _value(name, kind, data[name], where) for name, kind in fields.items()}
     return cls(**values)
@@ -191,7 +201,7 @@ def _decode(cls: type[_T], data: Any, where: str) -> _T:
 def _value(name: str, kind: str, value: Any, where: str) -> Any:
     if kind.startswith("tuple"):
         if not isinstance(value, list):
-            raise ManifestError(f"{where}: {name}: got {value!r}, wanted a list")
+            raise ManifestError(f"{where}: {name}: got {shown(value)}, wanted a list")
         part = _PARTS[name]
         if part is int:
             return tuple(_value(name, "int", item, where) for item in value)
@@ -200,5 +210,7 @@ def _value(name: str, kind: str, value: Any, where: str) -> Any:
         )
     wanted = {"str": str, "int": int, "bool": bool}.get(kind, dict)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ManifestError(f"{where}: {name}: got {value!r}, wanted {wanted.__name__}")
+        raise ManifestError(f"{where}: {name}: got {shown(value)}, wanted {wanted.__name__}")
+    if isinstance(value, int) and not 0 <= value <= _MOST:
+        raise ManifestError(f"{where}: {name}: got {shown(value)}, wanted 0 to {_MOST}")
     return value

@@ -1,7 +1,7 @@
 """The parameters of a launch as the driver takes them: values in memory, and where each begins.
 
-Triton's order: the arguments that are not constants, each descriptor as a tensor map by value with
-its shape (int32) and strides (int64) behind it, then two pointers to scratch memory. The driver
+Triton's order: the arguments that are not constants, each descriptor as a tensor map by value
+followed by its shape (int32) and strides (int64), then two pointers to scratch memory. The driver
 copies each parameter to where the machine code's own table has it; number and sizes must agree.
 """
 
@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...printable import printable, shown
 from .signature import NONE, ONE, Argument
 
 TENSOR_MAP_BYTES = 128
 _TENSOR_MAP_ALIGNMENT = 64
+_MOST_AXES = 5
 _FORMATS = {
     "u1": "B", "i8": "b", "u8": "B", "i16": "h", "u16": "H", "i32": "i", "u32": "I", "i64": "q",
     "u64": "Q", "fp16": "e", "fp32": "f", "fp64": "d",
@@ -77,8 +79,16 @@ class PackedParameters:
 
 
 def rank_of(descriptor_type: str) -> int:
-    """Axes of a ``tensordesc<bf16[128, 64]>``."""
-    return descriptor_type[descriptor_type.index("[") : descriptor_type.index("]")].count(",") + 1
+    """Axes of a ``tensordesc<bf16[128, 64]>``.
+
+    Raises:
+        KeyError: it is none, or has more axes than a tensor map.
+    """
+    _, opened, rest = descriptor_type.partition("[")
+    block, closed, _ = rest.partition("]")
+    if not opened or not closed or block.count(",") >= _MOST_AXES:
+        raise KeyError(f"got {shown(descriptor_type)}, wanted tensordesc<TYPE[SIZE, ...]>")
+    return block.count(",") + 1
 
 
 def _codes(arguments: Sequence[Argument]) -> list[str]:
@@ -91,6 +101,10 @@ def _codes(arguments: Sequence[Argument]) -> list[str]:
         elif argument.type.startswith("tensordesc"):
             rank = rank_of(argument.type)
             codes += [f"{TENSOR_MAP_BYTES}s", *"i" * rank, *"q" * rank]
-        else:
+        elif argument.type in _FORMATS:
             codes.append(_FORMATS[argument.type])
+        else:
+            name = printable(argument.name, 200)
+            raise KeyError(f"{name}: got type {shown(argument.type)}, wanted one of "
+                           f"{', '.join(_FORMATS)}, a pointer or a tensordesc")  # fmt: skip
     return [*codes, "Q", "Q"]

@@ -1,7 +1,7 @@
 """What a launch promises: types, divisibility and compile-time constants of its arguments.
 
-The same rules as Triton's own specialisation (``tests/kernels/test_aot_signature.py`` holds them
-against it), in Python that needs neither a driver nor a compiler.
+The same rules as Triton's own specialisation (``tests/kernels/aot/test_aot_signature.py``
+compares the two), in Python that needs neither a driver nor a compiler.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPTIONS = {
     "num_warps": 4, "num_ctas": 1, "num_stages": 3, "maxnreg": None, "enable_fp_fusion": True,
     "launch_cooperative_grid": False, "launch_pdl": False,
 }  # fmt: skip
-"""Options with what Triton takes where a launch does not say."""
+"""Options of a launch and Triton's defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,11 @@ def bind(
 ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Sort a launch's arguments into values, compile-time constants and options.
 
+    Args:
+        parameters: the kernel's declarations, in order.
+        arguments: positional arguments of the launch.
+        named: compile-time constants and options of the launch, by name.
+
     Raises:
         TypeError: an argument is missing.
     """
@@ -106,7 +111,7 @@ def bind(
 
 
 def describe(parameter: Parameter, value: Any) -> Argument:
-    """Type and promise of one value.
+    """Return the type and divisibility of one value.
 
     Raises:
         TypeError: a value that no kernel takes.
@@ -148,7 +153,7 @@ def constants_text(constants: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Say a constant in JSON; a type or a layout by its name, a function by its source."""
+    """Return a constant for JSON; a type or a layout by its name, a function by its source."""
     if type(value).__name__ == "constexpr":
         value = value.value
     if value is None or isinstance(value, bool | int | float | str):
@@ -161,7 +166,7 @@ def _plain(value: Any) -> Any:
 
 
 def options_text(options: Mapping[str, Any]) -> str:
-    """Options as one comparable text; what equals Triton's default is not said."""
+    """Options as one comparable text; those that equal Triton's default are left out."""
     return json.dumps(
         {
             name: _plain(value)

@@ -33,7 +33,13 @@ def layer_norm(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Tensor:
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """Return ``x + y * gate``; shapes as in ``layer_norm``, the gate like a factor."""
+    """Return ``x + y * gate``.
+
+    Args:
+        x: ``[B, T, dim]``, tokens ordered by latent frame.
+        y: like ``x``.
+        gate: ``[B or 1, F or 1, dim]``; each row serves one frame's tokens.
+    """
     branch: Tensor = y.unflatten(1, (gate.shape[1], -1)) * gate.unsqueeze(2)
     return x + branch.flatten(1, 2)
 

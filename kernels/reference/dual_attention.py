@@ -2,8 +2,9 @@
 
     out = softmax(scale * q k^T + key_bias) v
 
-Keys are order-free, so ``[context | sink | window | own chunk]`` is one dense call without a mask.
-The same function serves cross-attention, where ``key_bias`` counts folded padding keys.
+The order of keys does not matter, so ``[context | sink | window | own chunk]`` is one dense call
+without a mask. The same function serves cross-attention, where ``key_bias`` is the log of how many
+equal padding keys one key stands for.
 """
 
 from __future__ import annotations

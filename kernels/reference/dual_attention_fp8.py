@@ -4,23 +4,27 @@
 
 One scale per head for keys and one for values: e4m3 is a floating type, so a scale has to keep the
 largest number below 448 and nothing more; numbers down to 2^-15 of it lose no relative precision.
-Keys come from a norm, ``|k| <= sqrt(dim) max|weight|``, so theirs can be fixed when weights are
-loaded. Queries get a scale per row, in the kernel, from their own largest number.
+Scales are fixed when weights are loaded, from bounds (``key_scales``, ``value_scales``): keys come
+from a norm, values from a product of one. Queries get a scale per row, in the kernel, from their
+own largest number.
 
 ``dual_attention_qk8`` keeps values in bfloat16. ``dual_attention_fp8`` keeps all of it in 8 bits,
 as matrix units want it: values transposed, ``[N, D, tokens]``, and the key of token ``j`` in row
-``key_rows(j)``, an exchange within groups of sixteen under which the weights that a thread computes
-are those it multiplies.
+``key_rows(j)``. That order, an exchange within groups of sixteen, makes each thread compute the
+very weights that it needs for the second product.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .dual_attention import dual_attention
 
 E4M3_MAX = 448.0
+_HEADROOM = 2.0**8
 KEY_GROUP = 16
 """Tokens within which rows of keys are exchanged."""
 
@@ -36,6 +40,58 @@ def head_scales(x: Tensor) -> Tensor:
     """
     largest = x.float().abs().amax(-1).reshape(-1, x.shape[-2]).amax(0)
     return largest.clamp(min=1e-12) / E4M3_MAX
+
+
+def key_scales(weight: Tensor, heads: int) -> Tensor:
+    """Scale per head that no key of an RMS norm can overflow, rotated or not.
+
+    A normalised row of ``dim`` numbers has the norm ``sqrt(dim)`` at most, so a key's numbers are
+    within ``sqrt(dim) * max|weight|`` of its head; a rotation turns pairs and makes none longer.
+
+    Args:
+        weight: ``[dim]``, factors of the keys' norm over all heads.
+        heads: how many share the row.
+
+    Returns:
+        float32 ``[N]``.
+    """
+    factors = weight.detach().float().abs().view(heads, -1).amax(-1)
+    return (factors * math.sqrt(weight.numel())).clamp(min=1e-12) / E4M3_MAX
+
+
+def value_reach(layer: nn.Linear, heads: int) -> Tensor:
+    """Say how far a layer that makes values carries its input.
+
+    Args:
+        layer: of ``dim`` outputs, all heads side by side.
+        heads: how many.
+
+    Returns:
+        float32 ``[2, N]``: the largest norm of a head's weight rows, and its largest bias.
+    """
+    norms: Tensor = layer.weight.detach().float().norm(dim=-1)
+    rows = torch.stack([norms, layer.bias.detach().float().abs()])
+    return rows.view(2, heads, -1).amax(-1)
+
+
+def value_scales(reach: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+    """Scale per head that no value can overflow, up to rounding.
+
+    Values are products of ``h = LN(x) * factor + offset`` with weight rows, and ``LN(x)`` has the
+    norm ``sqrt(dim)`` at most: ``|v| <= |row| (sqrt(dim) max|factor| + |offset|) + |bias|``. A
+    bound some hundred times above the values would cost nothing; see the module.
+
+    Args:
+        reach: of ``value_reach``.
+        factor: ``[..., dim]``, all that the norm is ever multiplied with.
+        offset: likewise, what is added.
+
+    Returns:
+        float32 ``[N]``.
+    """
+    largest: Tensor = factor.float().abs().amax() * math.sqrt(factor.shape[-1])
+    longest: Tensor = largest + offset.float().norm(dim=-1).amax()
+    return (reach[0] * longest + reach[1]).clamp(min=1e-12) / E4M3_MAX
 
 
 def quantise(x: Tensor, scales: Tensor) -> Tensor:
@@ -95,7 +151,10 @@ def dual_attention_qk8(q: Tensor, k: Tensor, v: Tensor, scale: float, k_scales: 
 def dual_attention_fp8(
     q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor, v_scales: Tensor
 ) -> Tensor:
-    """Attend in 8 bits throughout; weights are not rounded here, which is what tolerances are for.
+    """Attend in 8 bits throughout: weights are rounded to e4m3 as well, their sum is not.
+
+    Weights are kept times 2^8, so that those down to 2^-17 of the largest are not lost. Kernels
+    measure from the largest logit so far, this from the largest of all, so the last bits differ.
 
     Args:
         q: ``[1, Tq, N, D]``.
@@ -111,8 +170,12 @@ def dual_attention_fp8(
         ``[1, Tq, N, D]`` in the type of ``q``.
     """
     wide_k = k[:, key_rows(keys, k.device)].float() * k_scales[:, None]
-    wide_v = v[None, :, :, :keys].permute(0, 3, 1, 2).float() * v_scales[:, None]
-    return dual_attention(rounded_queries(q), wide_k, wide_v, scale).to(q.dtype)
+    logits = torch.einsum("bqnd,bknd->bnqk", rounded_queries(q), wide_k) * scale
+    weights = (logits - logits.amax(-1, keepdim=True)).exp()
+    rounded = (weights * _HEADROOM).to(torch.float8_e4m3fn).float() / _HEADROOM
+    summed = torch.einsum("bnqk,ndk->bqnd", rounded, v[:, :, :keys].float())
+    total = weights.sum(-1).transpose(1, 2)
+    return (summed * v_scales[:, None] / total[..., None]).to(q.dtype)
 
 
 def rounded_queries(q: Tensor) -> Tensor:

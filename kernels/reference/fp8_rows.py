@@ -60,7 +60,14 @@ def gelu_quantise(x: Tensor) -> Fp8Rows:
 
 
 def layer_norm_quantise(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Fp8Rows:
-    """Quantise ``reference.adaln.layer_norm`` of the same arguments."""
+    """Quantise ``reference.adaln.layer_norm`` of the same arguments.
+
+    Args:
+        x: ``[B, T, dim]``, tokens ordered by latent frame.
+        factor: ``[B or 1, F or 1, dim]``; each row serves one frame's tokens.
+        offset: like ``factor``.
+        eps: added to the variance.
+    """
     return quantise_rows(adaln.layer_norm(x.float(), factor.float(), offset.float(), eps))
 
 
@@ -68,6 +75,14 @@ def gated_residual_norm_quantise(
     x: Tensor, y: Tensor, gate: Tensor | None, factor: Tensor, offset: Tensor, eps: float
 ) -> tuple[Tensor, Fp8Rows]:
     """Like ``reference.adaln.gated_residual_norm`` with its second result quantised.
+
+    Args:
+        x: ``[B, T, dim]``, tokens ordered by latent frame.
+        y: like ``x``.
+        gate: ``[B or 1, F or 1, dim]``, or ``None`` for one.
+        factor: like ``gate``; the norm's factor.
+        offset: like ``factor``; the norm's offset.
+        eps: added to the variance.
 
     Returns:
         ``z`` in the type of ``x``, and the rows of its norm; the norm reads the rounded ``z``.

@@ -2,8 +2,9 @@
 
     out[h] = softmax(scale * q[h] k[spans of h]^T) v[spans of h]
 
-A head that looks at nothing but the context and the last frames is not shown the rest: with the
-spans of a ``HistoryPolicy`` this is pruned history, with one whole span it is ``dual_attention``.
+Some heads attend to the context and the last frames only, and need not read the rest. With the
+spans of a ``HistoryPolicy`` this is pruned history; with one span over all keys it is
+``dual_attention``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from .dual_attention import dual_attention
 
 Spans: TypeAlias = Sequence[tuple[int, int]]
-"""Half-open ranges of keys, rising and apart; at least one key in all."""
+"""Half-open ranges of keys, in rising order, not touching; at least one key in all."""
 
 
 def history_attention(
@@ -46,7 +47,17 @@ def attend_by_spans(
     scale: float,
     spans: Sequence[Spans],
 ) -> Tensor:
-    """Do the same with a dense attention, one call for all heads with equal spans."""
+    """Do the same with a dense attention, called once for all heads with equal spans.
+
+    Args:
+        attention: a dense attention of ``q``, ``k``, ``v``, scale and bias, such as
+            ``reference.dual_attention``.
+        q: ``[B, Tq, N, D]``.
+        k: ``[B, Tk, N, D]``, the valid prefix.
+        v: like ``k``.
+        scale: factor on the logits.
+        spans: per head, the keys it reads.
+    """
     groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for head, own in enumerate(spans):
         groups.setdefault(tuple(own), []).append(head)

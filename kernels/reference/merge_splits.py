@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def merge_splits(parts: Tensor, log_sums: Tensor, out: Tensor, first_tile: int) -> None:
-    """Write ``sum_s 2^log_sums_s parts_s / sum_s 2^log_sums_s`` to the tiles' places.
+    """Write ``sum_s 2^log_sums_s parts_s / sum_s 2^log_sums_s`` to the tiles' rows of ``out``.
 
     Args:
         parts: float32 ``[tiles, S, R, D]``, each softmax-weighted over its own keys, ``R`` queries

@@ -1,7 +1,7 @@
 """Addressed noise as tensor operations: the numbers of ``shotstream/philox.h`` on any device.
 
-Every operation rounds once and none is fused with the next, which is all that the definition asks
-for: the bits are the native core's.
+Every operation rounds once and none is fused with the next, so the bits equal those of the native
+core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ _COSINE = (0.23132879, -1.3350445, 4.058707, -4.934802, 1.0)
 
 
 def noise_address(seed: int, shot: int, chunk: int, device: torch.device | str) -> Tensor:
-    """Pack what addresses a chunk's noise: int64 ``[3]``, the seed's 64 bits first."""
+    """Pack what addresses a chunk's noise: int64 ``[3]``, the seed's 64 bits first.
+
+    Args:
+        seed: of the film, in [0, 2**64).
+        shot: shot number.
+        chunk: chunk within the shot.
+        device: where the address is put.
+    """
     signed = seed - (1 << 64) if seed >= 1 << 63 else seed
     return torch.tensor([signed, shot, chunk], dtype=torch.int64, device=device)
 

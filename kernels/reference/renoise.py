@@ -11,21 +11,39 @@ from torch import Tensor
 
 
 def to_x0(x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
-    """Clean estimate of a noisy latent; any shape, the type of ``flow``."""
+    """Clean estimate of a noisy latent; any shape, the type of ``flow``.
+
+    Args:
+        x_t: noisy latents, any shape.
+        flow: predicted flow, like ``x_t``.
+        sigma: noise level in [0, 1], broadcastable to ``flow``.
+    """
     if isinstance(sigma, Tensor):
         sigma = sigma.double()
     return (x_t.double() - sigma * flow.double()).to(flow.dtype)
 
 
 def to_flow(x_t: Tensor, x0: Tensor, sigma: Tensor | float) -> Tensor:
-    """Inverse of ``to_x0``: ``(x_t - x0) / sigma`` in float64."""
+    """Inverse of ``to_x0``: ``(x_t - x0) / sigma`` in float64.
+
+    Args:
+        x_t: noisy latents, any shape.
+        x0: clean latents, like ``x_t``.
+        sigma: noise level above 0, broadcastable to ``x_t``.
+    """
     if isinstance(sigma, Tensor):
         sigma = sigma.double()
     return ((x_t.double() - x0.double()) / sigma).to(x_t.dtype)
 
 
 def renoise(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
-    """Mix noise into a clean latent; any shape, the type of ``noise``."""
+    """Mix noise into a clean latent; any shape, the type of ``noise``.
+
+    Args:
+        x0: clean latents, any shape.
+        noise: standard normal, like ``x0``.
+        sigma: noise level in [0, 1], broadcastable to ``x0``.
+    """
     sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x0.device)
     return ((1 - sigma) * x0.float() + sigma * noise.float()).to(noise.dtype)
 

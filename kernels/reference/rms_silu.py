@@ -1,7 +1,7 @@
-"""What stands between two convolutions of a decoder.
+"""What is computed between two convolutions of a decoder.
 
     x = h + bias + residual
-    rms_silu: y = silu(gamma sqrt(C) x / |x|), |x| over channels, behind the frames remembered
+    rms_silu: y = silu(gamma sqrt(C) x / |x|), |x| over channels, after the frames remembered
     add_bias: y = x, or relu(x)
 
 Frames ``[F, H, W, C]`` dense, channels last. Float32 inside, one rounding at each store.
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORTEST = 1e-12
-"""Length below which a position is not made longer."""
+"""Least length that a position is divided by."""
 
 
 def rms_silu(
@@ -61,7 +61,7 @@ def add_bias(
         bias: ``[C]``.
         residual: like ``h``.
         out: receives the result; may be ``h``.
-        relu: drop what is negative.
+        relu: replace negative results by zero.
     """
     x = _sum(h, bias, residual)
     out.copy_(x.relu() if relu else x)

@@ -2,10 +2,10 @@
 
 The ``c = D / 2`` feature pairs ``(2j, 2j + 1)`` of a head are split over time, height and width:
 ``c - 2 * (c // 3)``, ``c // 3`` and ``c // 3`` of them. Pair ``i`` of an axis with ``n`` pairs
-turns by ``position * 10000^(-i / n)``; every time pair turns by the shot phase on top, whatever
-its frequency.
+is rotated by ``position * 10000^(-i / n)``; the shot phase is added to the angle of every time
+pair, whatever its frequency.
 
-Source: ShotStream ``wan/modules/causal_model.py`` (``causal_rope_apply_dynamic``), spec 1.5.
+Source: ShotStream ``wan/modules/causal_model.py`` (``causal_rope_apply_dynamic``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ SHOT_PHASE_RAD = 1 / 6
 
 
 def axis_pairs(head_dim: int) -> tuple[int, int, int]:
-    """Return how many of the ``head_dim / 2`` pairs turn with time, height and width."""
+    """Return how many of the ``head_dim / 2`` pairs rotate with time, height and width."""
     pairs = head_dim // 2
     return pairs - 2 * (pairs // 3), pairs // 3, pairs // 3
+
+
+def axis_frequencies(head_dim: int) -> list[Tensor]:
+    """Return by how much each pair of an axis turns per position, float64 ``[pairs]`` per axis."""
+    return [10000.0 ** (-torch.arange(n, dtype=torch.float64) / n) for n in axis_pairs(head_dim)]
 
 
 def rope_angles(
@@ -42,9 +47,7 @@ def rope_angles(
     Returns:
         float64 ``[F * rows * columns, head_dim / 2]``; columns are time | height | width.
     """
-    frequencies = [
-        10000.0 ** (-torch.arange(n, dtype=torch.float64) / n) for n in axis_pairs(head_dim)
-    ]
+    frequencies = axis_frequencies(head_dim)
     rows, columns = grid
     time = torch.as_tensor(positions, dtype=torch.float64)[:, None] * frequencies[0]
     time = time + torch.as_tensor(phases_rad, dtype=torch.float64)[:, None]
@@ -68,7 +71,7 @@ def rotation(angles: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn every feature pair: ``(a, b) -> (a cos - b sin, a sin + b cos)``.
+    """Rotate every feature pair: ``(a, b) -> (a cos - b sin, a sin + b cos)``.
 
     Args:
         x: ``[..., T, N, D]``.

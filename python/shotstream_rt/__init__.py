@@ -16,26 +16,31 @@ if TYPE_CHECKING:
         BackendUnavailableError,
         ConfigError,
         DeviceError,
+        FetchError,
         FrameTimeoutError,
+        KernelUnavailableError,
         ManifestError,
+        ModelClosedError,
         OutputError,
         SessionClosedError,
         ShotStreamError,
         WeightsError,
     )
+    from .loading.load_model import Model
     from .session import Session
     from .story import Story
-    from .types import Chunk, Frame
+    from .types import Chunk, Event, Frame, MemoryFrame, Place, Receipt, SessionState
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Session": "session", "Story": "story", "Frame": "types", "Chunk": "types",
-    "build_info": "_native",
+    "Model": "loading.load_model", "Session": "session", "Story": "story", "Frame": "types",
+    "Chunk": "types", "Event": "types", "MemoryFrame": "types", "Place": "types",
+    "Receipt": "types", "SessionState": "types", "build_info": "_native",
     "ShotStreamError": "errors", "ConfigError": "errors", "WeightsError": "errors",
-    "ManifestError": "errors", "BackendUnavailableError": "errors",
+    "ManifestError": "errors", "ModelClosedError": "errors", "BackendUnavailableError": "errors",
     "SessionClosedError": "errors", "FrameTimeoutError": "errors", "OutputError": "errors",
-    "DeviceError": "errors",
+    "DeviceError": "errors", "KernelUnavailableError": "errors", "FetchError": "errors",
 }  # fmt: skip
 
 __all__ = [
@@ -43,12 +48,21 @@ __all__ = [
     "Chunk",
     "ConfigError",
     "DeviceError",
+    "Event",
+    "FetchError",
     "Frame",
     "FrameTimeoutError",
+    "KernelUnavailableError",
     "ManifestError",
+    "MemoryFrame",
+    "Model",
+    "ModelClosedError",
     "OutputError",
+    "Place",
+    "Receipt",
     "Session",
     "SessionClosedError",
+    "SessionState",
     "ShotStreamError",
     "Story",
     "WeightsError",

@@ -3,7 +3,7 @@
 Slots, positions and lengths are in latent frames; a caller multiplies by tokens per frame.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,6 @@ class BuildInfo(TypedDict):
     version: str
     compiler: str
     flags: str
-    cuda: bool
-    nvtx_ranges: tuple[str, ...]
 
 class ContextPlan:
     """Integers of the context pass."""
@@ -29,9 +27,6 @@ class ContextPlan:
     @property
     def flags(self) -> list[int]:
         """Shot number of each context frame, as given."""
-    @property
-    def phases_rad(self) -> list[float]:
-        """Shot phase of each context frame in radians; zeros when the phase is off."""
     @property
     def valid_frames(self) -> int:
         """Length of the valid arena prefix."""
@@ -48,9 +43,6 @@ class ChunkPlan:
     @property
     def flag(self) -> int:
         """Shot flag of the chunk's frames, as given."""
-    @property
-    def phase_rad(self) -> float:
-        """Shot phase in radians; zero when the phase is off."""
     @property
     def first_frame(self) -> int:
         """First latent frame of the chunk within its shot."""
@@ -80,7 +72,8 @@ class Planner:
         sink_frames: first frames of a shot that are never evicted.
         window_frames: capacity of the local cache, sink included; 0 keeps the whole shot.
         rotate_on_read: keys are stored before rotation and numbered anew at every pass.
-        shot_phase: whether the shot flag turns the temporal rotary angles.
+        number_by_slot: queries are numbered as the keys of their own slots are; needs
+            ``rotate_on_read``.
 
     Raises:
         ConfigError: a value out of range, or a chunk that would overwrite itself.
@@ -94,7 +87,7 @@ class Planner:
         sink_frames: int = 0,
         window_frames: int = 0,
         rotate_on_read: bool = False,
-        shot_phase: bool = True,
+        number_by_slot: bool = False,
     ) -> None: ...
     @property
     def context_frames(self) -> int:
@@ -112,8 +105,8 @@ class Planner:
     def rotate_on_read(self) -> bool:
         """Whether keys are rotated at every pass."""
     @property
-    def shot_phase(self) -> bool:
-        """Whether flags turn the temporal angles."""
+    def number_by_slot(self) -> bool:
+        """Whether queries are numbered as the keys of their own slots."""
     @property
     def local_frames(self) -> int:
         """Capacity of the local cache, sink included."""
@@ -123,6 +116,13 @@ class Planner:
     @property
     def chunks(self) -> int:
         """Chunks of a shot of the trained length."""
+    @property
+    def longest_shot_chunks(self) -> int | None:
+        """Chunks of the longest shot that can be planned; ``None`` where there is no limit.
+
+        Keys rotated as they are written keep their position in the shot, and positions end. Keys
+        rotated as they are read are numbered anew in every pass.
+        """
     def context(self, flags: list[int]) -> ContextPlan:
         """Plan the context pass.
 
@@ -137,6 +137,27 @@ class Planner:
 
         Raises:
             ConfigError: a negative argument, or a chunk past the last rotary position (1023).
+        """
+    def frames(
+        self,
+        first: int,
+        count: int,
+        flag: int = 0,
+        origin: int = 0,
+        own_position: int | None = None,
+    ) -> ChunkPlan:
+        """Plan every pass over some neighbouring frames; ``chunk`` is one case of it.
+
+        Args:
+            first: number of the first frame.
+            count: how many; the valid prefix ends with the last of them.
+            flag: shot number of the frames, for the phase.
+            origin: the frame that the sink begins with.
+            own_position: rotary position of the first frame, with ``number_by_slot``; the other
+                keys keep theirs. Default: as the slots say.
+
+        Raises:
+            ConfigError: a value out of range, or frames that would overwrite each other.
         """
 
 def sample_context(frame_counts: list[int], budget: int) -> list[tuple[int, int]]:
@@ -184,60 +205,9 @@ def philox_normal(
     """
 
 def philox_uint32(
-    seed: int, shot: int, chunk: int, step: int, first_element: int, count: int
-) -> NDArray[np.uint32]:
-    """Return the raw generator words behind ``philox_normal``; arguments as there."""
-
-class FrameQueue:
-    """Bounded queue between threads; waits do not hold the GIL and heed Ctrl-C.
-
-    Args:
-        capacity: items held, 1 or more; ``latest`` always holds one.
-        policy: when full, ``block`` waits, ``drop_oldest`` discards the oldest item, ``latest``
-            keeps only the newest.
-
-    Raises:
-        ConfigError: a capacity below 1 or an unknown policy.
-    """
-
-    def __init__(
-        self, capacity: int, policy: Literal["block", "drop_oldest", "latest"] | str = "block"
-    ) -> None: ...
-    def put(self, item: Any, timeout_s: float | None = None) -> bool:
-        """Add an item; False if there was no room within ``timeout_s`` (None waits forever).
-
-        Raises:
-            SessionClosedError: the queue is closed.
-            ConfigError: a negative or non-finite time.
-        """
-    def get(self, timeout_s: float | None = None) -> Any:
-        """Take the oldest item; after ``close`` or ``fail`` what is left comes out first.
-
-        Raises:
-            FrameTimeoutError: nothing came within ``timeout_s`` (None waits forever).
-            SessionClosedError: closed and empty.
-            BaseException: the one given to ``fail``, once the queue is empty.
-        """
-    def fail(self, exception: BaseException) -> None:
-        """Close, and make ``get`` raise ``exception`` once empty; the first one counts."""
-    def close(self) -> None:
-        """Refuse new items and wake every waiter; idempotent."""
-    def clear(self) -> int:
-        """Discard what is queued, not counted as dropped; return how many."""
-    def __len__(self) -> int:
-        """Items waiting."""
-    @property
-    def capacity(self) -> int:
-        """Items held at most."""
-    @property
-    def policy(self) -> str:
-        """What ``put`` does when full."""
-    @property
-    def dropped(self) -> int:
-        """Items discarded by the policy so far."""
-    @property
-    def closed(self) -> bool:
-        """Whether new items are refused."""
+    out: NDArray[np.uint32], seed: int, shot: int, chunk: int, step: int, offset: int = 0
+) -> None:
+    """Fill ``out``, a uint32 array, with the raw words behind ``philox_normal``; else as there."""
 
 def build_info() -> BuildInfo:
     """Tell what was compiled."""

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 import math
+import operator
+import re
 from collections.abc import Sequence
+from numbers import Real
 
 from .errors import ConfigError
+from .printable import shown
+
+MAX_PROMPT_CHARACTERS = 10_000
+"""Longest prompt or global caption. The longest one that a text encoder reads has 512 tokens, some
+2,500 characters of English; longer ones are cut by the model, with a note."""
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A surrogate, which no encoding of text has."""
+
+
+def as_integer(value: object) -> int | None:
+    """Return a whole number of any kind (NumPy's too) as an int; None for all else.
+
+    Booleans are no numbers here: ``seed=True`` is a mistake of the caller.
+    """
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def check_seed(seed: object, name: str = "seed") -> int:
@@ -14,40 +38,104 @@ def check_seed(seed: object, name: str = "seed") -> int:
     Raises:
         ConfigError: not an integer in [0, 2**63) (a NaN, a float and a bool are not).
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    number = as_integer(seed)
+    if number is None or not 0 <= number < 2**63:
         hint = "" if isinstance(seed, float) and math.isnan(seed) else "; drop fractions and signs"
-        raise ConfigError(f"{name}: got {seed!r}, wanted an integer from 0 to 2**63 - 1{hint}")
-    return seed
+        raise ConfigError(f"{name}: got {shown(seed)}, wanted an integer from 0 to 2**63 - 1{hint}")
+    return number
 
 
-def check_text(text: object, name: str = "prompt") -> str:
+def check_text(text: object, name: str = "prompt", *, blank: bool = False) -> str:
     """Return a usable prompt.
 
+    Args:
+        text: what was given.
+        name: of the argument, for the message.
+        blank: accept a text without a word.
+
     Raises:
-        ConfigError: not a text, or nothing but blanks.
+        ConfigError: not a text, nothing but blanks, more than ``MAX_PROMPT_CHARACTERS``, or not
+            valid Unicode.
     """
     if not isinstance(text, str):
         raise ConfigError(f"{name}: got {type(text).__name__}, wanted a text")
-    if not text.strip():
-        raise ConfigError(f"{name}: got {text!r}, wanted at least one word")
+    half = _HALF_CHARACTER.search(text)
+    if half or len(text) > MAX_PROMPT_CHARACTERS or not (blank or text.strip()):
+        raise ConfigError(f"{name}: {_why_unusable(text, half)}")
     return text
+
+
+def _why_unusable(text: str, half: re.Match[str] | None) -> str:
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        return (
+            f"got {len(text)} characters, wanted at most {MAX_PROMPT_CHARACTERS}; models read some "
+            "hundred words"
+        )
+    if half is None:
+        return f"got {shown(text)}, wanted at least one word"
+    return (
+        f"character {half.start() + 1} is {half.group()!a}, half of a character; wanted text "
+        "encoded as UTF-8"
+    )
 
 
 def check_one_of(name: str, value: object, known: Sequence[str]) -> None:
     """Require one of some names.
 
+    Args:
+        name: of the setting, for the message.
+        value: what was given.
+        known: the names it may be.
+
     Raises:
         ConfigError: it is none of them.
     """
-    if value not in known:
-        raise ConfigError(f"{name}: got {value!r}, wanted one of {', '.join(known)}")
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"{name}: got {shown(value)}, wanted one of {', '.join(known)}")
 
 
-def check_range(name: str, value: object, low: int, high: int) -> None:
-    """Require an integer within inclusive bounds.
+def check_range(name: str, value: object, low: int, high: int) -> int:
+    """Return an integer within inclusive bounds.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given; NumPy's integers are taken too.
+        low: smallest usable value.
+        high: largest usable value.
 
     Raises:
         ConfigError: it is not an integer, or outside.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name}: got {value!r}, wanted an integer from {low} to {high}")
+    number = as_integer(value)
+    if number is None or not low <= number <= high:
+        raise ConfigError(f"{name}: got {shown(value)}, wanted an integer from {low} to {high}")
+    return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return True or False.
+
+    Raises:
+        ConfigError: it is neither; a text such as ``"no"`` would count as true.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}: got {shown(value)}, wanted True or False")
+    return value
+
+
+def check_timeout(value: object, name: str = "timeout_s") -> float | None:
+    """Return seconds to wait, None for no limit.
+
+    Raises:
+        ConfigError: not a number, negative, or a NaN.
+    """
+    if value is None:
+        return None
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+    if not number >= 0:
+        raise ConfigError(
+            f"{name}: got {shown(value)}, wanted seconds from 0 on, or None for no limit"
+        )
+    return None if math.isinf(number) else number

@@ -13,15 +13,26 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from .errors import ConfigError
 from .history import HistoryPolicy
+from .printable import listed, shown
 
 KeyRotation = Literal["on_write", "on_read"]
+Numbering = Literal["original", "slot"]
+Policy = Literal["chunks", "rolling"]
 ContextChoice = Literal["dynamic", "first", "first_last"]
 T = TypeVar("T", bound="_Config")
+
+_MOST_CACHED = 1 << 38
+"""Keys and values of one film, 512 GB in bfloat16; the released model has 2**32 at its own size."""
 
 
 def _require(ok: bool, name: str, got: object, wanted: str) -> None:
     if not ok:
-        raise ConfigError(f"{name}: got {got!r}, wanted {wanted}")
+        raise ConfigError(f"{name}: got {shown(got)}, wanted {wanted}")
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    """Tell whether it is a number in ``[low, high]``; a NaN is in no range."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _is_int(value: object, low: int, high: int = 2**31 - 1) -> bool:
@@ -29,9 +40,15 @@ def _is_int(value: object, low: int, high: int = 2**31 - 1) -> bool:
 
 
 class _Config:
-    """JSON in and out, unknown keys rejected."""
+    """JSON in and out, unknown keys rejected.
+
+    Attributes:
+        UNLESS_DEFAULT: fields that are written only where they differ from their default, so that
+            files and fingerprints from before they existed stay as they are.
+    """
 
     __slots__ = ()
+    UNLESS_DEFAULT: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
@@ -40,11 +57,12 @@ class _Config:
         Raises:
             ConfigError: an unknown or missing key, or a value out of range.
         """
+        _require(isinstance(data, Mapping), cls.__name__, data, "a JSON object")
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(data) - set(fields))
+        unknown = sorted(map(str, set(data) - set(fields)))
         if unknown:
             raise ConfigError(
-                f"{cls.__name__}: unknown key(s) {', '.join(unknown)}; known: {', '.join(fields)}"
+                f"{cls.__name__}: unknown key(s) {listed(unknown)}; known: {', '.join(fields)}"
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         try:
@@ -55,6 +73,9 @@ class _Config:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         data = dataclasses.asdict(self)  # type: ignore[call-overload]
+        for entry in dataclasses.fields(self):  # type: ignore[arg-type]
+            if entry.name in self.UNLESS_DEFAULT and data[entry.name] == entry.default:
+                del data[entry.name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
 
@@ -69,6 +90,12 @@ class ModelConfig(_Config):
     """
 
     PATCH: ClassVar[tuple[int, int, int]] = (1, 2, 2)
+    MOST: ClassVar[dict[str, int]] = {
+        "dim": 16384, "ffn_dim": 65536, "num_heads": 512, "num_layers": 256, "text_dim": 16384,
+        "text_len": 4096, "freq_dim": 4096, "in_dim": 256, "out_dim": 256,
+    }  # fmt: skip
+    """Largest values: several times those of Wan2.1's 14B model, and far from what would take hours
+    or fill the memory before a file could be found to be wrong."""
 
     dim: int = 1536
     ffn_dim: int = 8960
@@ -87,10 +114,12 @@ class ModelConfig(_Config):
     def __post_init__(self) -> None:
         _require(isinstance(self.cache_indicator, bool), "ModelConfig.cache_indicator",
                  self.cache_indicator, "true or false")  # fmt: skip
-        for name in ("dim", "ffn_dim", "num_heads", "num_layers", "text_dim", "text_len",
-                     "freq_dim", "in_dim", "out_dim"):  # fmt: skip
+        for name, most in self.MOST.items():
             value = getattr(self, name)
-            _require(_is_int(value, 1, 1 << 20), f"ModelConfig.{name}", value, "an integer >= 1")
+            _require(_is_int(value, 1, most), f"ModelConfig.{name}", value,
+                     f"an integer from 1 to {most}")  # fmt: skip
+        _require(_is_number(self.eps, 1e-12, 0.1), "ModelConfig.eps", self.eps,
+                 "a number from 1e-12 to 0.1")  # fmt: skip
         _require(self.dim % self.num_heads == 0 and (self.dim // self.num_heads) % 2 == 0,
                  "ModelConfig.num_heads", self.num_heads,
                  f"a divisor of dim {self.dim} that leaves an even head size")  # fmt: skip
@@ -125,16 +154,21 @@ class CacheConfig(_Config):
     Without context frames (0) every shot forgets the ones before it, as a single-shot model does.
     ``window_frames`` is the capacity of the local cache including its sink; ``None`` keeps the
     whole shot. With ``key_rotation="on_read"`` local keys are stored before rotation and numbered
-    anew at every pass (the original's ``use_wo_rope_cache``). ``context_choice`` says which frames
-    of past shots are context: ``dynamic`` as the original, or only the ``first`` of each shot, or
-    the ``first_last`` ones, repeated until the context is full.
+    anew at every pass (the original's ``use_wo_rope_cache``); with ``numbering="slot"`` queries are
+    numbered as the keys of their own slots are, so that a chunk always stands right behind what it
+    reads, while ``original`` stops counting queries where the original does. ``context_choice``
+    says which frames of past shots are context: ``dynamic`` as the original, or only the ``first``
+    of each shot, or the ``first_last`` ones, repeated until the context is full.
     """
+
+    UNLESS_DEFAULT: ClassVar[tuple[str, ...]] = ("numbering",)
 
     context_frames: int = 6
     sink_frames: int = 0
     window_frames: int | None = None
     key_rotation: KeyRotation = "on_write"
     context_choice: ContextChoice = "dynamic"
+    numbering: Numbering = "original"
 
     def __post_init__(self) -> None:
         _require(_is_int(self.context_frames, 0, 512), "CacheConfig.context_frames",
@@ -148,6 +182,11 @@ class CacheConfig(_Config):
         _require(self.context_choice in ("dynamic", "first", "first_last"),
                  "CacheConfig.context_choice", self.context_choice,
                  "'dynamic', 'first' or 'first_last'")  # fmt: skip
+        _require(self.numbering in ("original", "slot"), "CacheConfig.numbering", self.numbering,
+                 "'original' or 'slot'")  # fmt: skip
+        _require(self.numbering == "original" or self.key_rotation == "on_read",
+                 "CacheConfig.numbering", self.numbering,
+                 "'original' where keys are rotated on_write")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,27 +227,33 @@ class ScheduleConfig(_Config):
             frame before it went back with. Every chunk's noise is as independent as ever, but
             what it leaves in the picture no longer changes all at once where a chunk begins. The
             original draws all noise anew.
+        first_steps: the steps of a shot's first chunk, where it has its own; empty: it has none.
     """
+
+    UNLESS_DEFAULT: ClassVar[tuple[str, ...]] = ("first_steps",)
 
     denoising_steps: tuple[float, ...] = (1000, 740, 500, 260)
     shift: float = 8.0
     warp: bool = True
     context_noise: float = 0.0
     carry_renoise: bool = False
+    first_steps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        steps = self.denoising_steps
-        _require(isinstance(steps, tuple) and 1 <= len(steps) <= 1000
-                 and all(isinstance(s, int | float) and 0 < s <= 1000 for s in steps)
-                 and list(steps) == sorted(set(steps), reverse=True),
-                 "ScheduleConfig.denoising_steps", steps,
-                 "1 to 1000 falling numbers in (0, 1000]")  # fmt: skip
-        _require(isinstance(self.shift, int | float) and 0 < self.shift <= 100,
-                 "ScheduleConfig.shift", self.shift, "a number in (0, 100]")  # fmt: skip
-        _require(not self.warp or all(float(s).is_integer() for s in steps),
-                 "ScheduleConfig.denoising_steps", steps,
-                 "integers: with warp they index the 1000-entry grid")  # fmt: skip
-        _require(isinstance(self.context_noise, int | float) and 0 <= self.context_noise <= 1000,
+        _require(isinstance(self.warp, bool), "ScheduleConfig.warp", self.warp, "true or false")
+        for name, least in (("denoising_steps", 1), ("first_steps", 0)):
+            steps = getattr(self, name)
+            _require(isinstance(steps, tuple) and least <= len(steps) <= 1000
+                     and all(_is_number(s, 0.01, 1000) for s in steps)
+                     and list(steps) == sorted(set(steps), reverse=True),
+                     f"ScheduleConfig.{name}", steps,
+                     f"{least} to 1000 falling numbers from 0.01 to 1000")  # fmt: skip
+            _require(not self.warp or all(float(s).is_integer() for s in steps),
+                     f"ScheduleConfig.{name}", steps,
+                     "integers: with warp they index the 1000-entry grid")  # fmt: skip
+        _require(_is_number(self.shift, 0.01, 100), "ScheduleConfig.shift", self.shift,
+                 "a number from 0.01 to 100")  # fmt: skip
+        _require(_is_number(self.context_noise, 0, 1000),
                  "ScheduleConfig.context_noise", self.context_noise,
                  "a timestep in [0, 1000]")  # fmt: skip
         _require(isinstance(self.carry_renoise, bool), "ScheduleConfig.carry_renoise",
@@ -219,10 +264,76 @@ class ScheduleConfig(_Config):
         """Denoising steps per chunk."""
         return len(self.denoising_steps)
 
+    def shortened(self) -> ScheduleConfig:
+        """Return the same steps for a shot's first chunk, and two of them for the others.
+
+        Raises:
+            ConfigError: there are two steps or fewer, or the first chunk has its own already.
+        """
+        steps = self.denoising_steps
+        _require(len(steps) > 2 and not self.first_steps, "ScheduleConfig.denoising_steps", steps,
+                 "three or more, for the first chunk too: only those can be shortened")  # fmt: skip
+        later = (steps[0], steps[len(steps) // 2])
+        return dataclasses.replace(self, denoising_steps=later, first_steps=steps)
+
+    @property
+    def most_steps(self) -> int:
+        """Denoising steps of the chunk that has the most."""
+        return max(len(self.denoising_steps), len(self.first_steps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig(_Config):
+    """Which frames are denoised together, and what directions do to the caches.
+
+    Attributes:
+        policy: ``chunks``: one chunk after the other, each through all steps. ``rolling``: as many
+            chunks as there are steps at once, each a step ahead of the next; every pass ends one.
+        first_frames: latent frames of a shot's first chunk; ``None``: as many as of any other.
+        cut: ``renew``: a cut begins with empty caches (and the context, if there is one). ``keep``:
+            caches are kept, and the first chunk after the cut is placed at ``cut_position``.
+        cut_position: rotary position of that chunk's first frame.
+        prompt: ``captions``: a changed prompt replaces the captions, and keys are kept.
+            ``recache``: it also computes the keys of all held frames anew. ``refused``: a running
+            shot keeps its prompt.
+        renew_sink: a recache makes the oldest frames that are held the sink, instead of keeping the
+            shot's first ones.
+        start: ``frames``: a shot may begin with frames that are given. ``refused``: it may not.
+            One with context frames never does: it sees given pictures there.
+    """
+
+    UNLESS_DEFAULT: ClassVar[tuple[str, ...]] = ("start",)
+
+    policy: Policy = "chunks"
+    first_frames: int | None = None
+    cut: Literal["renew", "keep"] = "renew"
+    cut_position: int = 45
+    prompt: Literal["captions", "recache", "refused"] = "captions"
+    renew_sink: bool = False
+    start: Literal["frames", "refused"] = "frames"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "policy": ("chunks", "rolling"),
+            "cut": ("renew", "keep"),
+            "prompt": ("captions", "recache", "refused"),
+            "renew_sink": (False, True),
+            "start": ("frames", "refused"),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            _require(any(value is k or (isinstance(k, str) and value == k) for k in known),
+                     f"RolloutConfig.{name}", value,
+                     " or ".join(repr(k) for k in known))  # fmt: skip
+        _require(self.first_frames is None or _is_int(self.first_frames, 1, 512),
+                 "RolloutConfig.first_frames", self.first_frames, "None or 1 to 512")  # fmt: skip
+        _require(_is_int(self.cut_position, 0, 1023), "RolloutConfig.cut_position",
+                 self.cut_position, "an integer from 0 to 1023")  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig(_Config):
-    """All that decides the numbers: model, cache, shot and schedule.
+    """All that decides the numbers: model, cache, shot, schedule and rollout.
 
     ``history`` is there in a profile that prunes it; without, every head reads everything.
     """
@@ -231,17 +342,52 @@ class StreamConfig(_Config):
     cache: CacheConfig = field(default_factory=CacheConfig)
     shot: ShotConfig = field(default_factory=ShotConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     history: HistoryPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.history is not None:
             self.history.check(self.model.num_layers, self.model.num_heads)
+        model = self.model
+        values = 2 * model.num_layers * self.arena_frames * model.tokens_per_frame * model.dim
+        _require(values <= _MOST_CACHED, "StreamConfig", f"a cache of {values} values",
+                 f"at most {_MOST_CACHED}: fewer latents, context or window frames")  # fmt: skip
         capacity, chunk = self.local_frames, self.shot.chunk_frames
         _require(capacity - self.cache.sink_frames >= chunk, "CacheConfig.window_frames",
                  self.cache.window_frames,
                  f">= sink_frames {self.cache.sink_frames} + chunk_frames {chunk}")  # fmt: skip
         _require(not self.schedule.carry_renoise or chunk > 1, "ScheduleConfig.carry_renoise",
                  True, f"false where ShotConfig.chunk_frames is {chunk}")  # fmt: skip
+        first = self.rollout.first_frames
+        _require(not self.schedule.carry_renoise or first is None, "ScheduleConfig.carry_renoise",
+                 True, f"false where RolloutConfig.first_frames is {first}")  # fmt: skip
+        _require(first is None or first <= chunk, "RolloutConfig.first_frames", first,
+                 f"None or at most ShotConfig.chunk_frames {chunk}")  # fmt: skip
+        _require(self.rollout.cut == "renew" or self.cache.numbering == "slot",
+                 "RolloutConfig.cut", self.rollout.cut,
+                 "'renew', or CacheConfig.numbering 'slot'")  # fmt: skip
+        if self.rollout.policy == "rolling":
+            self._check_rolling()
+
+    def _check_rolling(self) -> None:
+        """Refuse settings for which the rolling window is not defined."""
+        cache, rollout, chunk = self.cache, self.rollout, self.shot.chunk_frames
+        least = (self.schedule.num_steps + 1) * chunk
+        for name, got, wanted in (
+            ("CacheConfig.context_frames", cache.context_frames, 0),
+            ("CacheConfig.sink_frames", cache.sink_frames, chunk),
+            ("CacheConfig.key_rotation", cache.key_rotation, "on_read"),
+            ("RolloutConfig.first_frames", rollout.first_frames, None),
+            ("RolloutConfig.cut", rollout.cut, "renew"),
+            ("RolloutConfig.prompt", rollout.prompt, "refused"),
+            ("ScheduleConfig.first_steps", self.schedule.first_steps, ()),
+            ("ScheduleConfig.carry_renoise", self.schedule.carry_renoise, False),
+            ("StreamConfig.history", self.history, None),
+        ):
+            _require(got == wanted, name, got, f"{wanted!r} with policy 'rolling'")
+        _require(self.local_frames % chunk == 0 and self.local_frames >= least,
+                 "CacheConfig.window_frames", cache.window_frames,
+                 f"a multiple of chunk_frames {chunk} from {least}: policy 'rolling'")  # fmt: skip
 
     @property
     def local_frames(self) -> int:
@@ -250,21 +396,31 @@ class StreamConfig(_Config):
 
     @property
     def arena_frames(self) -> int:
-        """Slots of one layer's arena in latent frames: context, then local."""
-        return self.cache.context_frames + self.local_frames
+        """Slots of one layer's arena in latent frames: context, then local.
+
+        A rolling window has its anchor and the chunks that are still noisy beside what it keeps.
+        """
+        frames = self.cache.context_frames + self.local_frames
+        if self.rollout.policy == "rolling":
+            frames += self.schedule.num_steps * self.shot.chunk_frames
+        return frames
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StreamConfig:
         """Build from nested JSON objects; see ``_Config.from_dict``."""
         parts: dict[str, type[_Config] | type[HistoryPolicy]] = {
             "model": ModelConfig, "cache": CacheConfig, "shot": ShotConfig,
-            "schedule": ScheduleConfig, "history": HistoryPolicy}  # fmt: skip
-        unknown = sorted(set(data) - set(parts))
+            "schedule": ScheduleConfig, "rollout": RolloutConfig,
+            "history": HistoryPolicy}  # fmt: skip
+        _require(isinstance(data, Mapping), "StreamConfig", data, "a JSON object")
+        unknown = sorted(map(str, set(data) - set(parts)))
         if unknown:
-            raise ConfigError(f"StreamConfig: unknown key(s) {', '.join(unknown)}")
+            raise ConfigError(f"StreamConfig: unknown key(s) {listed(unknown)}")
         return cls(**{k: parts[k].from_dict(v) for k, v in data.items()})  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain JSON types."""
         data = {k: getattr(self, k).to_dict() for k in ("model", "cache", "shot", "schedule")}
+        if self.rollout != RolloutConfig():
+            data["rollout"] = self.rollout.to_dict()
         return data if self.history is None else {**data, "history": self.history.to_dict()}

@@ -25,8 +25,16 @@ class BackendUnavailableError(ShotStreamError):
     """A backend was asked for by name and cannot run here; lists the ones that can."""
 
 
+class ExportError(ShotStreamError):
+    """A graph cannot be exported, or is not what it was meant to be; says what is wrong with it."""
+
+
 class KernelUnavailableError(ShotStreamError):
     """An opened bundle has no machine code for a launch; names the kernel and what there is."""
+
+
+class ModelClosedError(ShotStreamError):
+    """A closed model was asked for a session, or a freed one was used."""
 
 
 class SessionClosedError(ShotStreamError):
@@ -39,6 +47,10 @@ class FrameTimeoutError(ShotStreamError, TimeoutError):
 
 class OutputError(ShotStreamError, OSError):
     """An output file could not be written; nothing half-written is left behind."""
+
+
+class FetchError(ShotStreamError):
+    """Files could not be fetched; what is whole is kept, and the next fetch goes on from there."""
 
 
 class DeviceError(ShotStreamError):

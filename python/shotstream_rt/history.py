@@ -2,7 +2,8 @@
 
 A pruned head reads the context, the sink, the last frames before the chunk and the chunk itself;
 every other head reads everything. Which heads are pruned is data, calibrated per model and kept
-beside its weights (``calibration.py`` makes it). Read by the configuration; holds integers only.
+beside its weights (``python -m shotstream_rt calibrate`` writes it). Read by the configuration;
+holds integers only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigError
+from .printable import listed, shown
+
+_MOST = 1 << 16
+"""Largest frame count and head number; a file must not ask for more than any model has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +32,15 @@ class HistoryPolicy:
     pruned_heads: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.recent_frames, int) or self.recent_frames < 0:
+        if not _is_count(self.recent_frames):
             raise ConfigError(
-                f"HistoryPolicy.recent_frames: got {self.recent_frames!r}, wanted an integer >= 0"
+                f"HistoryPolicy.recent_frames: got {shown(self.recent_frames)}, wanted an integer "
+                f"from 0 to {_MOST}"
             )
         for heads in self.pruned_heads:
-            if not all(isinstance(h, int) and h >= 0 for h in heads) or sorted(set(heads)) != [
-                *heads
-            ]:
+            if not all(map(_is_count, heads)) or sorted(set(heads)) != [*heads]:
                 raise ConfigError(
-                    f"HistoryPolicy.pruned_heads: got {heads!r}, wanted rising head numbers"
+                    f"HistoryPolicy.pruned_heads: got {shown(heads)}, wanted rising head numbers"
                 )
 
     def check(self, layers: int, heads: int) -> None:
@@ -90,24 +94,19 @@ class HistoryPolicy:
         Raises:
             ConfigError: a key that is missing, unknown or of a wrong kind.
         """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"HistoryPolicy: got {shown(data)}, wanted a JSON object")
         if set(data) != {"recent_frames", "pruned_heads"}:
             raise ConfigError(
-                f"HistoryPolicy: got keys {', '.join(sorted(data))}, wanted recent_frames and "
-                "pruned_heads"
+                f"HistoryPolicy: got keys {listed(data)}, wanted recent_frames and pruned_heads"
             )
         rows = data["pruned_heads"]
         if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-            raise ConfigError(f"HistoryPolicy.pruned_heads: got {rows!r}, wanted a list of lists")
+            raise ConfigError(
+                f"HistoryPolicy.pruned_heads: got {shown(rows)}, wanted a list of lists"
+            )
         return cls(recent_frames=data["recent_frames"], pruned_heads=tuple(map(tuple, rows)))
 
 
-def spans_of(slots: Sequence[int], frame_tokens: int) -> list[tuple[int, int]]:
-    """Return half-open token ranges of rising slots, neighbours joined."""
-    spans: list[tuple[int, int]] = []
-    for slot in slots:
-        begin, end = slot * frame_tokens, (slot + 1) * frame_tokens
-        if spans and spans[-1][1] == begin:
-            spans[-1] = (spans[-1][0], end)
-        else:
-            spans.append((begin, end))
-    return spans
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST

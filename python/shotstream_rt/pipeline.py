@@ -1,62 +1,86 @@
 """THE HOT PATH: one shot, chunk by chunk.
 
     begin_shot: captions -> caption K/V;  context latents -> context slots
-    run_chunk:  noise -> [denoise -> x0 -> next noise level] x steps -> x0
+    run_chunk:  noise -> [denoise -> x0 -> next noise level] x passes -> x0
     commit:     x0 at time 0 -> local slots
 
-Read top to bottom; nothing here allocates caches, looks at pixels or knows a device. The session
-calls it from one thread.
+Which frames a pass is over, what it reads and when a chunk is final is the policy's; the loop is
+the same for all. Read top to bottom; nothing here allocates caches, looks at pixels or knows a
+device. The session calls it from one thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from .backends.base import StudentBackend
-from .config import StreamConfig
+from .backends.base import ChunkAbandonedError, FilmState, never
+from .config import RolloutConfig, StreamConfig
+from .device.transfer import send
 from .errors import ConfigError
+from .kernels.reference.renoise import renoise
 from .model.captions import CaptionSet
-from .noise import NoiseSource
 from .nvtx import annotate
-from .plans import planner_of
-from .transfer import send
+from .plan.noise import NoiseSource
+from .plan.policy import PassPlan, Roll, RolloutPolicy, policy_of
+from .plan.schedule import COMMIT, Schedule
 
-if TYPE_CHECKING:
-    from ._native import ChunkPlan
+__all__ = ["ChunkAbandonedError", "Pipeline"]
+
+_SPARE_CHUNKS = 8
+"""Chunks by which a changed prompt can go back at once: more than wait for a reader by default."""
 
 
 class Pipeline:
-    """Denoises the chunks of a film's shots with one backend.
+    """Denoises the chunks of one film's shots.
 
     Args:
         config: everything that decides the numbers.
-        backend: executes the planned passes.
+        film: executes the planned passes; closed together with the pipeline.
+        policy: plans them; default: the configuration's. The film's backend has the same one.
+
+    Attributes:
+        latent_shape: of one chunk's latents, ``(1, F, C, h, w)``; a shot's first chunk may have
+            fewer frames.
     """
 
-    def __init__(self, config: StreamConfig, backend: StudentBackend) -> None:
-        self.config, self.backend = config, backend
-        self.planner = planner_of(config)
+    def __init__(
+        self, config: StreamConfig, film: FilmState, policy: RolloutPolicy | None = None
+    ) -> None:
+        self.config, self.film = config, film
+        self.policy = policy or policy_of(config)
+        model, chunk_frames = config.model, config.shot.chunk_frames
+        self.latent_shape = (
+            1, chunk_frames, model.in_dim, model.latent_height, model.latent_width
+        )  # fmt: skip
+        self._levels = Schedule.from_config(config.schedule).levels
+        shape = (config.schedule.most_steps, 1, self.policy.noisy_frames, *self.latent_shape[2:])
+        self._noise = torch.zeros(shape, dtype=film.dtype, device=film.device)
         self._shot = -1
         self._flag = 0
-        self._row = 0
-        self._context_shots: tuple[int, ...] = ()
-        self._done: tuple[ChunkPlan, Tensor] | None = None
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int, int]:
-        """Shape of one chunk's latents, ``(1, F, C, h, w)``."""
-        model = self.config.model
-        return (
-            1,
-            self.config.shot.chunk_frames,
-            model.in_dim,
-            model.latent_height,
-            model.latent_width,
-        )
+        self._captions = 0
+        self._roll = Roll()
+        # The shot's first chunks that are given, as they are; or what its first chunks are made of.
+        self._given: list[Tensor] = []
+        self._source: list[Tensor] = []
+        self._strength = 1.0
+        # Frames the cache has counted, and whether the last of them still need their clean pass.
+        self._end, self._pending = 0, False
+        # What a changed prompt computes anew: the newest clean latents, each with its last frame.
+        self._held: deque[tuple[int, Tensor]] = deque()
+        # Whether a chunk is all that there is to it: prompts and cuts leave the caches alone.
+        self._by_chunk = config.rollout == RolloutConfig()
+        # What a re-read computes anew: the newest chunks, by number, as they were planned and made.
+        self._made: dict[int, tuple[PassPlan, Tensor]] = {}
+        self._kept_chunks = config.local_frames // self.latent_shape[1]
+        self._recached = 0  # frames that the cache had counted when that was last done
+        # How the running shot began, where a cut keeps the caches: what puts them back.
+        self._kept: tuple[Callable[[], None], Roll] | None = None
 
     def begin_shot(
         self,
@@ -65,8 +89,17 @@ class Pipeline:
         flags: Sequence[int],
         captions: CaptionSet,
         target_flag: int,
+        *,
+        given: Tensor | None = None,
+        strength: float | None = None,
+        chunks: int | None = None,
+        abandoned: Callable[[], bool] = never,
     ) -> None:
-        """Start a shot: caption keys and values, then the context pass.
+        """Start a shot: caption keys and values, then the passes over frames that are known.
+
+        Where a cut keeps the caches, the shot with the next number goes on behind the one before,
+        and the same number once more begins where it began; otherwise a shot begins with the
+        context alone, or with a given start.
 
         Args:
             shot: shot number; addresses the noise.
@@ -75,82 +108,293 @@ class Pipeline:
             captions: one caption for all frames, or one per shot among ``flags`` in rising order
                 followed by the running shot's.
             target_flag: phase number of the running shot.
+            given: ``[1, F, C, h, w]``, clean latents of the shot's first chunks.
+            strength: without one, these chunks are as they are given, and the caches hold them as
+                they would hold chunks that were made. With one, above 0 and up to 1, they are made
+                from what is given: it takes the place of the clean estimate, and only this share of
+                the denoising steps, rounded down, but at least one, follows.
+            chunks: length of the shot, if it is known that it will not be longer.
+            abandoned: asked between the layers of a pass.
 
         Raises:
             ConfigError: shapes that do not fit the configuration or each other.
+            ChunkAbandonedError: the caller no longer wants the shot.
         """
+        shots = sorted(set(flags))
         wanted = (1, self.config.cache.context_frames, *self.latent_shape[2:])
         if tuple(context.shape) != wanted or len(flags) != wanted[1]:
             raise ConfigError(
                 f"context: got latents {tuple(context.shape)} with {len(flags)} flag(s), wanted "
                 f"{wanted} and one flag per frame"
             )
-        self._shot, self._flag, self._done = shot, target_flag, None
-        self._context_shots = tuple(sorted(set(flags)))
-        self.set_captions(captions)
-        if not flags:
-            return
-        rows = [self._context_shots.index(flag) if self._row else 0 for flag in flags]
-        plan = self.planner.context(list(flags))
-        latents = send(context, self.backend.device).to(self.backend.dtype)
-        with annotate("context.pass", shot):
-            self.backend.encode_context(plan, rows, latents)
-
-    def set_captions(self, captions: CaptionSet) -> None:
-        """Replace the captions of the running shot, from the next pass on; caches are kept.
-
-        Args:
-            captions: as for ``begin_shot``.
-
-        Raises:
-            ConfigError: neither one caption nor one per shot.
-        """
-        shots = len(self._context_shots)
-        if len(captions) not in (1, shots + 1):
+        if len(captions) not in (1, len(shots) + 1):
             raise ConfigError(
-                f"captions: got {len(captions)}, wanted 1 or {shots + 1} (one per shot in the "
+                f"captions: got {len(captions)}, wanted 1 or {len(shots) + 1} (one per shot in the "
                 "context and the running shot's)"
             )
-        self._row = len(captions) - 1
-        self.backend.set_captions(captions)
+        self.film.abandoned = abandoned
+        self._split(given, strength, target_flag)
+        self._continue(shot, chunks)
+        self._shot, self._flag, self._captions = shot, target_flag, len(captions)
+        self._made.clear()
+        self.film.begin_shot(captions)
+        if flags:
+            rows = [shots.index(flag) if self._captions > 1 else 0 for flag in flags]
+            if context.device != self.film.device:
+                context = send(context, self.film.device)
+            latents, plan = context.to(self.film.dtype), self.policy.context(flags)
+            with annotate("context.pass", shot):
+                self.film.encode_context(plan, rows, latents)
+        self._encode_given()
 
-    def run_chunk(self, chunk: int, noise: NoiseSource) -> Tensor:
+    def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
+        """Replace the captions of the running shot, from the next pass on.
+
+        What is in the caches is kept, or computed anew with the new captions, as the configuration
+        says.
+
+        Args:
+            captions: as many as the shot began with.
+            abandoned: asked between the layers of a pass.
+
+        Raises:
+            ConfigError: another number of captions, or a student whose shots keep theirs.
+            ChunkAbandonedError: the caller no longer wants the shot.
+        """
+        prompt = self.config.rollout.prompt
+        if prompt == "refused":
+            raise ConfigError(
+                "prompt: got a new one, but this student's shots keep theirs: the chunks in flight "
+                "carry the text they began with; cut instead"
+            )
+        if len(captions) != self._captions:
+            raise ConfigError(
+                f"captions: got {len(captions)}, wanted {self._captions} as at the shot's beginning"
+            )
+        self.film.change_captions(captions)
+        if prompt == "recache" and self._end:
+            self.film.abandoned, self._recached = abandoned, self._end
+            plan, self._roll = self.policy.recache(self._end, self._flag, self._roll)
+            latents = torch.cat([latents for _, latents in self._held], 1)[:, -len(plan.writes) :]
+            with annotate("context.pass", self._shot):
+                self._encode(plan, latents)
+            self._pending = False
+
+    def reread(self, chunks: range, abandoned: Callable[[], bool] = never) -> None:
+        """Compute keys and values of chunks anew, with the captions of now, in order.
+
+        What each one's clean pass did is done once more: a chunk reads the context, what stands in
+        the cache of the chunks before it, and itself. Given chunks keep what they have.
+
+        Args:
+            chunks: numbers within the shot; ``can_remake`` is true of each of them.
+            abandoned: asked between the layers of a pass.
+
+        Raises:
+            ChunkAbandonedError: the caller no longer wants the shot.
+        """
+        self.film.abandoned = abandoned
+        for chunk in chunks:
+            if chunk in self._made:
+                plan, latents = self._made[chunk]
+                with annotate("commit", chunk):
+                    self._encode(replace(plan, levels=((COMMIT,) * plan.frames,)), latents)
+
+    def run_chunk(
+        self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = never
+    ) -> Tensor:
         """Denoise one chunk.
 
         Args:
-            chunk: number within the shot, from 0; chunks run in order.
+            chunk: number within the shot, from 0, given ones counted; chunks run in order.
             noise: where noise comes from.
+            abandoned: asked before each denoising step, and between the layers of a pass.
 
         Returns:
-            Clean latents ``[1, F, C, h, w]`` on the backend's device, valid until the next call.
+            Clean latents ``[1, F, C, h, w]`` on the film's device, valid until the next call.
+
+        Raises:
+            ChunkAbandonedError: the caller no longer wants the chunk.
         """
-        plan = self.planner.chunk(self._shot, chunk, self._flag)
-        for step, entry in enumerate(self.backend.noise):
-            entry.copy_(self._draw(noise, chunk, step))
-        for step in range(self.config.schedule.num_steps):
-            with annotate("step", step):
-                x0 = self.backend.denoise(step, plan, self._row)
-        self._done = plan, x0
+        if chunk < len(self._given):
+            return self._given[chunk]
+        last = self.policy.chunk(self._shot, chunk - len(self._given), self._flag, self._roll)
+        self.film.abandoned = abandoned
+        for plan in (*last.lead_in, last):
+            self._draw_noise(plan, noise)
+            if chunk < len(self._source):
+                plan = self._enter_late(plan, self._source[chunk])
+            self.film.begin_chunk(plan, self._captions - 1, self._noise[:, :, : len(plan.writes)])
+            for step in range(len(plan.levels)):
+                if abandoned():
+                    raise ChunkAbandonedError
+                with annotate("step", step):
+                    x0 = self.film.denoise(step)
+        x0 = x0[:, : last.chunks.count(last.chunk)]
+        self._end, self._pending = last.end, True
+        if self.config.rollout.prompt == "recache":
+            self._hold(x0)
+        elif self._by_chunk:
+            self._made[chunk] = last, x0.clone()
+            self._made.pop(chunk - self._kept_chunks, None)
         return x0
 
-    def _draw(self, noise: NoiseSource, chunk: int, step: int) -> Tensor:
-        """Noise that enters a step's input; its first frame may be that of the frame before."""
-        shape, device = self.latent_shape, self.backend.device
-        drawn = noise.draw(self._shot, chunk, step, shape, device)
-        if step == 0 or chunk == 0 or not self.config.schedule.carry_renoise:
-            return drawn
-        before = noise.draw(self._shot, chunk - 1, step, shape, device)
-        return torch.cat((before[:, -1:], drawn[:, 1:]), dim=1)
+    def commit(self, abandoned: Callable[[], bool] = never) -> None:
+        """Run the clean pass of the chunk just denoised, once; a shot's last chunk needs none.
 
-    def commit(self) -> None:
-        """Run the clean pass of the chunk just denoised; its keys serve the chunks after it.
-
-        A shot's last chunk needs none.
+        ``abandoned`` is asked between its layers; if it raises ``ChunkAbandonedError``, the pass
+        may be run again.
         """
-        assert self._done is not None, "commit before run_chunk"
-        plan, x0 = self._done
-        self.backend.commit(plan, self._row, x0)
+        if self._pending:
+            self.film.abandoned = abandoned
+            self.film.commit()
+            self._pending = False
+
+    def can_remake(self, chunk: int, last: int) -> bool:
+        """Tell whether a chunk can be run again although those up to ``last`` have begun since.
+
+        It can while nothing that it reads has been overwritten by them. Where prompts or cuts work
+        on the caches, the shot is made again.
+        """
+        if not self._by_chunk:
+            return False
+        made, last = max(0, chunk - len(self._given)), last - len(self._given)
+        plan = self.policy.chunk(self._shot, made, self._flag, self._roll)
+        read = {slot for first, end in plan.reads[0] for slot in range(first, end)}
+        later = (
+            self.policy.chunk(self._shot, n, self._flag, self._roll)
+            for n in range(made + 1, last + 1)
+        )
+        return (read - {*plan.writes}).isdisjoint(slot for p in later for slot in p.writes)
+
+    def go_back(self, chunks: int) -> bool:
+        """Take what is behind the first chunks of the running shot for not made, if that can be.
+
+        It can where a changed prompt computes all keys anew that the next chunk reads, from frames
+        that are still held; then ``change_captions`` is due before anything else.
+
+        Args:
+            chunks: how many stay.
+
+        Returns:
+            Whether it was done; if not, the shot has to be made again.
+        """
+        made = chunks - len(self._given)
+        if self.config.rollout.prompt != "recache" or made < 1:
+            return False
+        end = self.policy.chunk(self._shot, made - 1, self._flag, self._roll).end
+        plan, _ = self.policy.recache(end, self._flag, self._roll)
+        held = sum(latents.shape[1] for until, latents in self._held if until <= end)
+        renewed = self._recached > end and (
+            self.config.rollout.renew_sink or self._recached <= self.config.local_frames
+        )
+        if end > self._end or held < plan.frames or renewed:
+            return False
+        while self._held[-1][0] > end:
+            self._held.pop()
+        self._end, self._pending = end, False
+        return True
 
     def close(self) -> None:
-        """Release the backend."""
-        self.backend.close()
+        """Release the film's memory."""
+        self._held.clear()
+        self._made.clear()
+        self._given, self._source, self._kept = [], [], None
+        self.film.close()
+
+    def _split(self, given: Tensor | None, strength: float | None, flag: int) -> None:
+        """Take a given start apart into the chunks that it stands for."""
+        self._given, self._source = [], []
+        if given is None:
+            return
+        wanted = (1, given.shape[1], *self.latent_shape[2:])
+        if tuple(given.shape) != wanted:
+            raise ConfigError(f"given start: got {tuple(given.shape)}, wanted {wanted}")
+        latents = send(given, self.film.device).to(self.film.dtype)
+        lengths = [plan.frames for plan in self.policy.given(given.shape[1], flag)]
+        if strength is None:
+            self._given = list(latents.split(lengths, 1))
+        else:
+            self._source, self._strength = list(latents.split(lengths, 1)), strength
+
+    def _continue(self, shot: int, chunks: int | None) -> None:
+        """Set what the shot's plans depend on: what lies before it, if the cut keeps that."""
+        if self.config.rollout.cut == "keep":
+            if shot == self._shot + 1 and self._end:
+                self.commit(self.film.abandoned)
+                roll = self._roll._replace(before=self._end, cut=True, chunks=chunks)
+                self._kept = self.film.keep(), roll
+                if not self._given:
+                    self._roll = roll
+                    return
+            elif shot == self._shot and self._kept is not None:  # the same shot once more
+                if not self._given:
+                    put_back, self._roll = self._kept
+                    put_back()
+                    self._end, self._pending = self._roll.before, False
+                    return
+            else:
+                self._kept = None
+        self._held.clear()
+        self._recached = 0
+        before = sum(latents.shape[1] for latents in self._given)
+        self._roll, self._end, self._pending = Roll(before=before, chunks=chunks), 0, False
+
+    def _encode_given(self) -> None:
+        """Leave the keys and values of given chunks in their slots, as clean passes would."""
+        if not self._given:
+            return
+        plans = self.policy.given(self._roll.before, self._flag)
+        for plan, latents in zip(plans, self._given, strict=True):
+            self._encode(plan, latents)
+            self._end += plan.frames
+            if self.config.rollout.prompt == "recache":
+                self._hold(latents)
+
+    def _enter_late(self, plan: PassPlan, clean: Tensor) -> PassPlan:
+        """Let a chunk begin with known frames, at a later step; its noise is drawn.
+
+        Returns:
+            The plan of what is left to do.
+        """
+        steps = len(plan.levels)
+        skipped = steps - max(1, int(steps * self._strength + 1e-6))
+        if skipped:
+            level = self._levels[plan.levels[skipped][0]]
+            noise = self._noise[:, :, : plan.frames]
+            noise[0] = renoise(clean, noise[skipped], level.sigma)
+        return replace(plan, levels=plan.levels[skipped:])
+
+    def _encode(self, plan: PassPlan, latents: Tensor) -> None:
+        """Run a pass over frames of the shot that are known."""
+        rows = [self._captions - 1] * len(plan.writes)
+        latents = send(latents, self.film.device).to(self.film.dtype)
+        self.film.encode_context(plan, rows, latents)
+
+    def _hold(self, latents: Tensor) -> None:
+        """Keep the frames just made, and drop those that no pass can compute anew."""
+        while self._held and self._held[-1][0] >= self._end:  # the same chunk, made again
+            self._held.pop()
+        self._held.append((self._end, latents.clone()))
+        spare = _SPARE_CHUNKS * latents.shape[1]
+        while self._held[0][0] <= self._end - self.config.local_frames - spare:
+            self._held.popleft()
+
+    def _draw_noise(self, plan: PassPlan, noise: NoiseSource) -> None:
+        """Draw what enters the inputs of a plan's frames."""
+        first = 0
+        for chunk, run in groupby(plan.chunks):
+            frames = slice(first, first := first + len(list(run)))
+            levels = [self._levels[level[frames.start]] for level in plan.levels]
+            fresh = [0] if frames.start >= plan.carried else []
+            for step in (*fresh, *(level.step + 1 for level in levels if not level.last)):
+                self._noise[step][:, frames] = self._draw(noise, chunk, step, first - frames.start)
+
+    def _draw(self, noise: NoiseSource, chunk: int, step: int, frames: int) -> Tensor:
+        """Noise that enters a step's input; its first frame may be that of the frame before."""
+        shape = (1, frames, *self.latent_shape[2:])
+        drawn = noise.draw(self._shot, chunk, step, shape, self.film.device)
+        if step == 0 or chunk == 0 or not self.config.schedule.carry_renoise:
+            return drawn
+        before = noise.draw(self._shot, chunk - 1, step, shape, self.film.device)
+        return torch.cat((before[:, -1:], drawn[:, 1:]), dim=1)

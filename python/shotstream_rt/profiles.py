@@ -28,6 +28,7 @@ class Profile:
             the ``small`` one there is: tiny for the Wan VAE's latents, nano's own codec for nano.
         kernel_parts: lossy parts of the kernel set that it takes; see ``kernel_registry``.
         prunes_history: whether it takes the model's ``history.json``.
+        fewer_steps: whether chunks after a shot's first have two denoising steps only.
         latents_tolerance: largest distance of a shot's latents to the profile's own float32 oracle
             that counts as correct; ``None`` for that of the type.
     """
@@ -39,6 +40,7 @@ class Profile:
     decoder: Literal["codec", "tiny", "small"] = "codec"
     kernel_parts: tuple[str, ...] = ()
     prunes_history: bool = False
+    fewer_steps: bool = False
     latents_tolerance: float | None = None
 
     @property
@@ -72,10 +74,11 @@ TINY = Profile(
     decoder="tiny",
 )
 
-_FP8_CHANGES = (
+_FP8_PRODUCTS = (
     "the student's linear layers multiply 8-bit numbers (e4m3) with a scale per token and per "
-    "output channel; attention stays in the model's type"
+    "output channel"
 )
+_FP8_CHANGES = f"{_FP8_PRODUCTS}; attention stays in the model's type"
 _FP8_NEEDS = (
     "on a GPU: sm_89 or later, and widths in multiples of 16; on a CPU the same numbers are "
     "imitated, slower than exact"
@@ -103,6 +106,46 @@ FP8_TINY = Profile(
     latents_tolerance=_FP8_TOLERANCE,
 )
 
+_FP8_ARENA_NEEDS = (
+    "a model that rotates keys as they are written; on a GPU: sm_89 or later; on a CPU the same "
+    "numbers are imitated, slower than exact"
+)
+
+FP8_KEYS = Profile(
+    name="fp8-keys",
+    summary="self-attention's keys in 8 bits, in a KV cache three quarters as large",
+    changes=(
+        "self-attention multiplies queries with keys in 8-bit numbers (e4m3), with a scale per "
+        "query and per head of the keys; values and all else stay in the model's type"
+    ),
+    needs=_FP8_ARENA_NEEDS,
+    kernel_parts=("fp8-keys",),
+    latents_tolerance=_FP8_TOLERANCE,
+)
+
+FP8_ATTENTION = Profile(
+    name="fp8-attention",
+    summary="self-attention in 8 bits, over a KV cache half as large",
+    changes=(
+        "self-attention multiplies queries with keys and weights with values in 8-bit numbers "
+        "(e4m3), with a scale per query and per head of the keys and values; all else stays in the "
+        "model's type"
+    ),
+    needs=_FP8_ARENA_NEEDS,
+    kernel_parts=("fp8-attention",),
+    latents_tolerance=_FP8_TOLERANCE,
+)
+
+FP8_ALL = Profile(
+    name="fp8-all",
+    summary="profiles fp8 and fp8-attention together",
+    changes=f"{_FP8_PRODUCTS}; {FP8_ATTENTION.changes}",
+    needs=f"{_FP8_NEEDS}; {_FP8_ARENA_NEEDS}",
+    kernel_parts=("fp8", "fp8-attention"),
+    latents_tolerance=2 * _FP8_TOLERANCE,
+)
+"""Two right forms differ by 0.19 after a shot of nano: twice as much is rounded as in either."""
+
 FAST = Profile(
     name="fast",
     summary="8-bit linear layers, pruned history and the smallest decoder",
@@ -120,8 +163,25 @@ FAST = Profile(
     latents_tolerance=_FP8_TOLERANCE,
 )
 
+TWO_STEP = Profile(
+    name="two-step",
+    summary="two denoising steps after a shot's first chunk",
+    changes=(
+        "chunks after a shot's first have the first and the middle one of the model's denoising "
+        "steps; no model here was trained for that"
+    ),
+    needs=(
+        "a model with three steps or more, the same for all chunks, that makes one chunk after the "
+        "other; not for exported passes"
+    ),
+    fewer_steps=True,
+)
+
 PROFILES: Mapping[str, Profile] = MappingProxyType(
-    {p.name: p for p in (EXACT, TINY, FP8, FP8_TINY, FAST)}
+    {
+        p.name: p
+        for p in (EXACT, TINY, FP8, FP8_TINY, FP8_KEYS, FP8_ATTENTION, FP8_ALL, FAST, TWO_STEP)
+    }
 )
 """Every profile by name, ``exact`` first."""
 

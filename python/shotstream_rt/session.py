@@ -1,75 +1,108 @@
 """The session: prompts in, frames out.
 
-The public front of the runtime: opens, keeps and closes a film. It owns the threads (text,
-generator, decode); the work is done in ``generator.py`` and ``frames.py``. What callers ask for is
-in ``direction.py``, what they read in ``streaming.py``.
+The public face of the runtime: opens a film, takes shots and prompts for it, hands out its frames
+and closes it. Behind it run three threads: ``caption_encoder.py`` encodes captions,
+``generator.py`` makes latents, ``decode_thread.py`` decodes them; finished chunks wait in
+``frame_queue.py``. ``film.py`` holds them together and ends them.
 """
 
 from __future__ import annotations
 
-import atexit
-import logging
-import threading
+import asyncio
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from . import snapshot as snapshots
-from .checks import check_one_of, check_range, check_seed
-from .crew import Crew
-from .direction import Direction
-from .generator import Generator
-from .noise import NoiseSource, PhiloxNoise
+from .checks import (
+    check_flag,
+    check_one_of,
+    check_range,
+    check_seed,
+    check_text,
+)
+from .config import RolloutConfig
+from .device.host_settings import own_torch_settings
+from .errors import ConfigError, SessionClosedError
+from .film import snapshot as snapshots
+from .film.film import Film
+from .film.frame_queue import QUEUE_POLICIES, QueuePolicy
+from .film.own_thread import on_own_thread
+from .film.places import expected_place
+from .film.reading import AsyncReading, Reading
+from .film.reference import ReferencePicture
+from .film.replay import VERSION as FILM_VERSION
+from .film.replay import film_of, sealed
+from .film.shots import AT_END, AtEnd, ShotRequest
+from .film.start import Start, check_strength, encode_start, start_lengths
+from .film.status import directions, film_state, session_state
 from .nvtx import annotate
-from .playlist import Playlist, longest_shot_chunks
-from .reader import QUEUE_POLICIES, FrameReader, QueuePolicy
-from .shots import AT_END, AtEnd
+from .plan.noise import NoiseSource, PhiloxNoise
+from .plan.planner import planner_of
+from .printable import listed, shown
+from .story import Story, story_prefix
+from .types import Choose, Chunk, Event, Frame, MemoryFrame, Receipt, SessionState
+
+Reread = int | Literal["none", "shot"]
+"""What a prompt computes anew; see ``Session.prompt``."""
+
+_WHOLE_SHOT = 1 << 20
+"""More chunks than a shot has."""
 
 if TYPE_CHECKING:
-    from .model.loading import ModelBundle
+    import numpy as np
+    from numpy.typing import NDArray
 
-_log = logging.getLogger("shotstream_rt.session")
-
-_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+    from .loading.load_model import Model
 
 
-class Session(Direction):
+class Session:
     """A film being made.
 
-    Use ``Session.open``. ``cut``, ``prompt``, ``retake``, ``snapshot`` and ``close`` may be called
-    from any thread; frames are meant for one reader. Computing begins with the first ``cut`` and
-    runs ahead of the reader by at most ``queue_chunks`` chunks.
+    Use ``Session.open``. What asks for something (``cut``, ``prompt``, ``retake``, ``undo``), saves
+    or closes may be called from any thread; frames are meant for one reader. Computing begins with
+    the first ``cut`` and runs ahead of the reader by at most ``queue_chunks`` chunks.
 
     Args:
-        model: the loaded model; closed together with the session.
+        model: the loaded model, shared with its other sessions; held until the session is closed.
         seed: noise seed of the film, 0 to 2**63 - 1.
         at_end: what a shot of trained length does when nothing is queued. ``hold``: it ends, and
             so does ``stream``, until the next ``cut``. ``extend``: it goes on with a rolling
-            cache until a cut (the student's positions end after 1018 latent frames, four minutes;
-            then it goes on as a new shot with the same caption). ``loop``: a new shot with the
-            same caption begins.
+            cache until a cut (the student has positions for 1018 latent frames, four minutes of
+            film; then it goes on as a new shot with the same caption). ``loop``: a new shot with
+            the same caption begins.
         queue_chunks: chunks that may wait for the reader, at least 1.
         queue_policy: what happens when they all wait. ``block``: computing pauses, every frame
             is delivered. ``drop_oldest``, ``latest``: computing never pauses, and the oldest
             chunk, or all waiting chunks, are dropped.
-        threads: CPU threads of the student (not of the process); default: torch's own choice.
-        keep_on_device: chunks carry torch tensors on the model's device instead of NumPy arrays;
-            frames are on the host all the same.
-        noise: gives the noise of a seed; another source than the addressed one is for replaying
-            recorded noise.
+        threads: CPU threads of the film (not of the process); default: torch's own choice. Of two,
+            one makes latents and one decodes.
+        keep_on_device: chunks carry torch tensors on the model's device instead of NumPy arrays.
+            Frames are NumPy arrays on the host either way.
+        choose: picks the frames of past shots that a new shot sees, instead of the model's own
+            rule. Called on a thread of the session when a shot begins, with the frames that are
+            kept, how many are wanted, and the shot's caption; returns some of them.
+        noise: returns the noise source of a seed. Tests pass another one than the default to
+            replay recorded noise.
+        stats_path: file that gets one JSON line per chunk: how long each stage of it took, when it
+            was made, the memory then. A line comes with the next chunk, the last one with
+            ``close``; nothing waits for the device, see ``docs/profiling.md``.
 
     Raises:
         ConfigError: an argument is out of range.
+        ModelClosedError: the model is closed.
+        OutputError: ``stats_path`` cannot be written.
     """
 
     def __init__(
         self,
-        model: ModelBundle,
+        model: Model,
         *,
         seed: int = 0,
         at_end: AtEnd = "hold",
@@ -77,42 +110,57 @@ class Session(Direction):
         queue_policy: QueuePolicy = "block",
         threads: int | None = None,
         keep_on_device: bool = False,
+        choose: Choose | None = None,
         noise: Callable[[int], NoiseSource] = PhiloxNoise,
+        stats_path: str | Path | None = None,
+        _beside: Film | None = None,
     ) -> None:
-        self._seed = check_seed(seed)
-        check_one_of("at_end", at_end, AT_END)
-        check_one_of("queue_policy", queue_policy, QUEUE_POLICIES)
-        check_range("queue_chunks", queue_chunks, 1, 1024)
-        if threads is not None:
-            check_range("threads", threads, 1, 1024)
-        self._threads = threads or torch.get_num_threads()
-        self._model = model
-        self._policy = queue_policy
-        self._at_end: AtEnd = at_end
-        self._closed = False
-        self._close_lock = threading.Lock()
-        self._reader = FrameReader(capacity=queue_chunks, policy=queue_policy)
-        self._crew = Crew.assemble(
-            model,
-            self._reader,
-            threads=self._threads,
+        if choose is not None and not callable(choose):
+            raise ConfigError(f"choose: got {type(choose).__name__}, wanted a function")
+        options = _checked(
+            seed=seed,
+            at_end=at_end,
+            queue_chunks=queue_chunks,
+            queue_policy=queue_policy,
+            threads=threads,
             keep_on_device=keep_on_device,
-            on_error=self._fail,
         )
-        self._stats = self._crew.stats
-        self._generator = Generator(
-            self._crew,
-            Playlist(
-                trained_chunks=model.config.shot.chunks,
+        self._model: Model | None = model
+        self._settings: dict[str, Any] = {
+            "seed": options.seed,
+            "at_end": at_end,
+            "queue_chunks": options.queue_chunks,
+            "queue_policy": queue_policy,
+            "threads": options.threads,
+            "keep_on_device": options.keep_on_device,
+            "choose": choose,
+            "noise": noise,
+        }
+        self._seed = options.seed
+        self._threads = options.threads or torch.get_num_threads()
+        self._policy, self._at_end = queue_policy, at_end
+        # What a closed session still tells is kept apart from the model, which is freed.
+        self._info, self._size = dict(model.info), model.size
+        self._frame_rate_hz = model.frame_rate_hz
+        self._config = model.config
+        self._snapshot_model = snapshots.SnapshotModel.of(model)
+        with own_torch_settings():
+            self._film = Film(
+                model,
                 at_end=at_end,
-                longest_chunks=longest_shot_chunks(model.config),
-            ),
-            capacity=queue_chunks if queue_policy == "block" else None,
-            threads=self._threads,
-            noise=noise,
-        )
-        self._generator.start()
-        _open_sessions.add(self)
+                queue_chunks=options.queue_chunks,
+                queue_policy=queue_policy,
+                threads=self._threads,
+                keep_on_device=keep_on_device,
+                noise=noise,
+                stats_path=stats_path,
+                beside=_beside,
+            )
+        self._film.workers.selector.choose = choose
+        self._expected = partial(expected_place, self._film.timeline)
+        # Runs when the session is freed; at interpreter exit the film is closed by itself.
+        self._abandoned = weakref.finalize(self, self._film.abandon)
+        self._abandoned.atexit = False
 
     @classmethod
     def open(
@@ -126,132 +174,760 @@ class Session(Direction):
         profile: str = "exact",
         size: tuple[int, int] | str | None = None,
         dtype: str | None = None,
+        lora: str | Path | None = None,
+        ema: bool = False,
+        engines: str | Path | None = None,
         at_end: AtEnd = "hold",
         queue_chunks: int = 2,
         queue_policy: QueuePolicy = "block",
         threads: int | None = None,
         keep_on_device: bool = False,
+        choose: Choose | None = None,
+        stats_path: str | Path | None = None,
+        student: str | None = None,
+        progress: Callable[[str, int, int], object] | None = None,
     ) -> Session:
         """Load a model and open a session on it.
 
         Args:
-            model: ``nano`` (inside the package), or a folder with ``student.json`` or of the
-                released ShotStream checkpoint.
+            model: ``nano`` (inside the package), a folder with ``student.json``, a folder with a
+                released student and the base model's files, or the path of a student's file.
             seed: see ``Session``.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             backend: ``auto`` or a name that ``python -m shotstream_rt info`` lists.
             kernels: likewise; default: ``SHOTSTREAM_KERNEL_SET``, else ``auto``.
             profile: ``exact``, or a lossy one: ``tiny`` (frames from a tiny decoder), ``fp8``
-                (8-bit linear layers), ``fp8-tiny``, ``fast``. See ``profiles``.
+                (8-bit linear layers), ``fp8-keys`` and ``fp8-attention`` (8-bit attention),
+                ``fp8-all``, ``fp8-tiny``, ``fast``. See ``profiles``.
             size: ``(height, width)`` or ``"HxW"`` in pixels, multiples of 16; default: the model's.
             dtype: ``float32`` or ``bfloat16``; default: the model's choice for the device.
+            lora: a LoRA file (PEFT's names, or a trainer's checkpoint with ``generator_lora``) or a
+                folder that PEFT wrote; merged into the student's weights in float32.
+            ema: take the running average (``generator_ema``) that a trainer's checkpoint has beside
+                its weights. The released file and project folders have none.
+            engines: folder that ``python -m shotstream_rt export`` wrote, for the backends
+                ``onnxruntime`` and ``openvino``; default: ``engines`` in the model's folder.
             at_end: see ``Session``.
             queue_chunks: see ``Session``.
             queue_policy: see ``Session``.
             threads: see ``Session``.
             keep_on_device: see ``Session``.
+            choose: see ``Session``.
+            stats_path: see ``Session``.
+            student: whose settings a student's file is run with; default: what its name, or a
+                configuration beside it, tells.
+            progress: called while files are read; see ``Model.open``.
+
+        Returns:
+            The session; close it, or use it in a ``with`` block.
 
         Raises:
             ConfigError: an argument is not usable, or the model has no such profile.
-            WeightsError: a checkpoint file is missing or broken.
+            WeightsError: a checkpoint file is missing or broken, it has no running average, or the
+                LoRA was made for another model.
             BackendUnavailableError: the named backend or kernels cannot run here.
         """
-        from .model.loading import load_model
+        from .loading.load_model import Model
 
-        check_seed(seed)
-        with annotate("session.open"):
+        _checked(
+            seed=seed,
+            at_end=at_end,
+            queue_chunks=queue_chunks,
+            queue_policy=queue_policy,
+            threads=threads,
+            keep_on_device=keep_on_device,
+        )
+        with annotate("session.open"), own_torch_settings():
             begun_ns = time.perf_counter_ns()
-            bundle = load_model(
+            opened = Model.open(
                 model, device=device, backend=backend, kernels=kernels, profile=profile, size=size,
-                dtype=dtype)  # fmt: skip
-            try:
+                dtype=dtype, lora=lora, ema=ema, engines=engines, threads=threads,
+                student=student, progress=progress)  # fmt: skip
+            with opened:  # from here on only the session holds it
                 session = cls(
-                    bundle, seed=seed, at_end=at_end, queue_chunks=queue_chunks,
+                    opened, seed=seed, at_end=at_end, queue_chunks=queue_chunks,
                     queue_policy=queue_policy, threads=threads, keep_on_device=keep_on_device,
+                    choose=choose, stats_path=stats_path,
                 )  # fmt: skip
-            except BaseException:
-                bundle.close()
-                raise
-            session._stats.add("open", begun_ns)
+            session._film.stats.add("open", begun_ns)
         return session
 
+    @classmethod
+    async def aopen(cls, model: str | Path = "nano", **options: Any) -> Session:
+        """Open a session without blocking the event loop.
+
+        Loading runs on a thread of its own, not on the loop's, and ``progress`` is called there. If
+        the wait is cancelled, loading stops before the next tensor, and what was loaded is freed.
+
+        Args:
+            model: as for ``open``.
+            options: as for ``open``.
+
+        Raises:
+            ShotStreamError: what ``open`` raises.
+        """
+        from .loading.progress import Cancellation
+
+        wanted = Cancellation(options.pop("progress", None))
+        try:
+            return await on_own_thread(
+                lambda: cls.open(model, progress=wanted.tell, **options), undo=cls.close
+            )
+        except asyncio.CancelledError:
+            wanted.cancel()
+            raise
+
+    # Asking for shots.
+
+    def cut(
+        self,
+        text: str,
+        *,
+        global_caption: str | None = None,
+        seed: int | None = None,
+        take: int = 0,
+        now: bool = False,
+        chunks: int | None = None,
+        flush: bool = False,
+        start: Any = None,
+        strength: float | None = None,
+        images: Sequence[NDArray[np.uint8]] = (),
+    ) -> Receipt:
+        """Queue a shot.
+
+        It begins when the shots queued before it have reached their length; at once, if nothing
+        runs. With ``now`` it interrupts the running shot at the next chunk boundary and goes before
+        everything queued; the newest such request wins, and an older one that has not begun is
+        superseded. Frames already made are still delivered. After a failure, the film goes on.
+
+        Args:
+            text: what the shot shows. Longer texts than the model's limit (512 tokens for the
+                released one) are cut at the end, with a note, as the original does.
+            global_caption: what holds for the whole film. The caption is then assembled as in a
+                story: global caption, number of the shot when it begins, text.
+            seed: noise seed of this shot; default: the session's.
+            take: another number gives other noise, so another picture of the same caption.
+            now: interrupt the running shot.
+            chunks: length of the shot in chunks; default: the trained length.
+            flush: interrupt the film where it is being read: frames made and not read are dropped,
+                and are no context of later shots.
+            start: frames that the shot begins with, uint8 ``[P, H, W, 3]`` or ``[H, W, 3]`` of the
+                film's size, for students that were made for it. They are encoded before this call
+                returns, count as its first chunks, are delivered as the decoder shows them, and the
+                shot goes on from there. ``start_lengths`` tells how many there may be. Where cuts
+                keep the caches, this one does not.
+            strength: makes the shot's first chunks from ``start`` instead of keeping it, above 0
+                and up to 1: the share of the denoising steps that they go through, rounded down,
+                at least one. Little keeps much of the frames, 1 nothing.
+            images: pictures that the shot sees as context, uint8 ``[H, W, 3]`` RGB of up to 4096
+                pixels on a side, as many as a shot sees at most (six). Of each the middle is
+                scaled to the film's size. They stand right before the shot, as one with its
+                caption would, and the oldest frames that it would see make room. Its retakes see
+                them too; later shots see the shot.
+
+        Returns:
+            What becomes of the request; as a tuple, notes on the caption: words the model does not
+            know, text that was cut off.
+
+        Raises:
+            ConfigError: an argument is not usable.
+            SessionClosedError: the session is closed.
+        """
+        film = self._film
+        film.frames.check()
+        check_text(text)
+        if global_caption is not None:
+            check_text(global_caption, "global_caption", blank=True)
+        if chunks is not None:
+            longest = planner_of(self._config).longest_shot_chunks
+            chunks = check_range("chunks", chunks, 1, longest or 2**20)
+        if type(take) is not int or take != 0:  # anything but the default
+            take = check_range("take", take, 0, 2**31 - 1)
+        pictures: tuple[ReferencePicture, ...] = ()
+        if type(images) is not tuple or images:
+            pictures = film.director.pictures(images, self._size, self.context_frames)
+        if now is not False or flush is not False:
+            now = check_flag("now", now) or check_flag("flush", flush)
+        given = None
+        if start is not None or strength is not None:
+            given = self._start(start, strength, chunks)
+        caption = text
+        if global_caption is not None:
+            caption = story_prefix(global_caption, film.director.upcoming_shot(now=now)) + text
+        receipt = Receipt("cut", film.captions.notes(caption), self._expected)
+        if film.marked:
+            film.asked(receipt)
+        request = ShotRequest(
+            text=text, global_caption=global_caption, take=take, now=now, chunks=chunks,
+            images=pictures, start=given,
+            seed=self._seed if seed is None else check_seed(seed), receipt=receipt,
+            requested_ns=time.perf_counter_ns(),
+        )  # fmt: skip
+        if flush:
+            film.director.cut(request)
+        else:
+            film.timeline.queue([request])
+        return receipt
+
+    def _start(self, frames: object, strength: object, chunks: int | None) -> Start:
+        """Return a shot's given start; arguments as of ``cut``."""
+        if frames is None:
+            raise ConfigError("strength: got one without a start, wanted frames to make a shot of")
+        model = self._model
+        if model is None:
+            raise SessionClosedError("the session is closed; open another one")
+        with own_torch_settings():
+            return encode_start(frames, check_strength(strength), chunks, model.config, model.codec)
+
+    def start_lengths(
+        self, *, strength: float | None = None, chunks: int | None = None
+    ) -> tuple[int, ...]:
+        """Return how many frames the start of a shot may have, rising.
+
+        Args:
+            strength: as for ``cut``.
+            chunks: likewise.
+
+        Raises:
+            ConfigError: an argument is not usable, or the student takes no such start.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        if chunks is not None:
+            chunks = check_range("chunks", chunks, 1, 2**20)
+        stride = self._snapshot_model.temporal_stride
+        return start_lengths(self._config, stride, chunks, check_strength(strength))
+
+    def story(self, story: Story) -> Iterator[Frame]:
+        """Queue all shots of a story and return ``stream()``.
+
+        Args:
+            story: captions are assembled from it as the student was trained to read them.
+
+        Raises:
+            ConfigError: not a ``Story``.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        if not isinstance(story, Story):
+            raise ConfigError(
+                f"story: got {type(story).__name__}, wanted a Story (Story.from_json reads one)"
+            )
+        asked_ns = time.perf_counter_ns()
+        requests = [
+            ShotRequest(
+                text=text,
+                prefix=story_prefix(story.global_caption, index),
+                seed=self._seed,
+                requested_ns=asked_ns,
+                receipt=Receipt("cut", (), self._expected),
+            )
+            for index, text in enumerate(story.shots)
+        ]
+        self._film.timeline.queue(requests)
+        return self.stream()
+
+    def prompt(
+        self,
+        text: str,
+        *,
+        shot: int | None = None,
+        flush: bool = False,
+        reread: Reread = "none",
+    ) -> Receipt:
+        """Change what the running shot shows, from the next chunk boundary on.
+
+        Its caption is replaced; the chunks made so far stay in its caches, so the picture goes on
+        without a cut. A newer prompt supersedes one that was not applied yet. The shot may end
+        before the caption is encoded: then the receipt says ``late``, and so does an event. The
+        running shot is the one being made, which may be ahead of the one being watched.
+
+        Args:
+            text: the new caption, without a story's global caption.
+            shot: number of the shot that is meant, the running one or one that is queued, whose
+                text is then replaced; an error if it is neither. Default: the running shot; a
+                queued one only if nothing before it is running, or waits to be read.
+            flush: let the shot that is being read go on from the next frame with the new caption;
+                frames made and not read are dropped. Later shots that had begun are made after it.
+            reread: how many of the newest chunks of the shot are computed anew with the caption, as
+                the caches hold them, so that the past says less of the old one: ``none``, a number
+                or ``shot``. Each costs about a fifth of a chunk. Frames that were made stay as they
+                are. Of a shot beyond its trained length only the newest chunk is.
+
+        Returns:
+            What becomes of the request; as a tuple, notes on the caption as ``cut``.
+
+        Raises:
+            ConfigError: an argument is not usable, or no such shot is running or queued; or the
+                student's caches are not made chunk by chunk, and ``reread`` is given.
+            SessionClosedError: the session is closed.
+        """
+        film = self._film
+        film.frames.check()
+        if shot is not None:
+            shot = check_range("shot", shot, 0, 2**31 - 1)
+        check_flag("flush", flush)
+        chunks = self._reread_chunks(reread)
+        receipt = Receipt("prompt", film.captions.notes(check_text(text)), self._expected)
+        if film.marked:
+            film.asked(receipt)
+        film.director.prompt(text, shot, receipt, flush=flush, reread=chunks)
+        return receipt
+
+    def _reread_chunks(self, reread: object) -> int:
+        """Return how many chunks a prompt computes anew at most; its argument as of ``prompt``."""
+        if isinstance(reread, str):
+            check_one_of("reread", reread, ("none", "shot"))
+            chunks = 0 if reread == "none" else _WHOLE_SHOT
+        else:
+            chunks = check_range("reread", reread, 0, _WHOLE_SHOT)
+        if chunks and self._config.rollout != RolloutConfig():
+            raise ConfigError(
+                f"reread: got {shown(reread)}, but caches of this student are not made chunk by "
+                "chunk (docs/students.md); leave it out"
+            )
+        return chunks
+
+    def retake(
+        self, shot: int | None = None, *, flush: bool = False, keep_following: bool = False
+    ) -> Receipt:
+        """Make a shot once more: same caption and context, other noise.
+
+        The last shot that was begun is given up at the next chunk boundary if it still runs. The
+        new take has the same shot number and takes the old one's place in the context of later
+        shots; what was delivered of the old one stays in the film. As for ``cut(now=True)``, the
+        newest request wins.
+
+        Of an older shot, the film goes back to its beginning, and the new take is delivered instead
+        of all that came from there on.
+
+        Args:
+            shot: number of the shot. Default: the last one begun; with ``flush``, the one that is
+                being read.
+            flush: drop frames made and not read.
+            keep_following: make the shots behind an older one again after its new take.
+
+        Returns:
+            What becomes of the request.
+
+        Raises:
+            ConfigError: an argument is not usable, or no such shot was begun.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        if shot is not None:
+            shot = check_range("retake", shot, 0, 2**31 - 1)
+        check_flag("flush", flush)
+        check_flag("keep_following", keep_following)
+        receipt = Receipt("retake", (), self._expected)
+        if self._film.marked:
+            self._film.asked(receipt)
+        self._film.director.retake(shot, receipt, flush=flush, keep_following=keep_following)
+        return receipt
+
+    def undo(
+        self, *, chunks: int | None = None, frame: int | None = None, shot: int | None = None
+    ) -> Receipt:
+        """Go back in the film that was read.
+
+        The next frame has the number of the place that it goes back to. The shot that was shown
+        there goes on from there with the caption that it had then, and everything asked for since
+        is undone; shots that had not begun stay queued. What was taken back is no context of later
+        shots. At most one of the arguments is given; default: one chunk.
+
+        Args:
+            chunks: how many chunks of the shot that is being read; one that is partly read counts.
+            frame: number of the frame that comes next.
+            shot: number of a shot, which begins once more.
+
+        Returns:
+            Its receipt, which is applied already and tells the place.
+
+        Raises:
+            ConfigError: an argument is not usable, or so much was not read.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        given = {"chunks": chunks, "frame": frame, "shot": shot}
+        named = {name: value for name, value in given.items() if value is not None}
+        if len(named) > 1:
+            raise ConfigError(f"undo: got {listed(named)}, wanted one of them")
+        for name, value in named.items():
+            check_range(name, value, int(name == "chunks"), 2**53)
+        receipt = Receipt("undo")
+        if self._film.marked:
+            self._film.asked(receipt)
+        self._film.director.undo(receipt, chunks=chunks, frame=frame, shot=shot)
+        return receipt
+
+    def cancel(self, request: Receipt | int) -> bool:
+        """Take back a request that has not begun.
+
+        Args:
+            request: what ``cut``, ``prompt`` or ``retake`` returned, or its ``id``.
+
+        Returns:
+            Whether it was taken back; False if it has begun, or is over.
+
+        Raises:
+            ConfigError: not a receipt or an id.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        number = request.id if isinstance(request, Receipt) else request
+        return self._film.director.cancel(check_range("request", number, 0, 2**63 - 1))
+
+    def clear(self) -> int:
+        """Take back all shots that have not begun, and return how many.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        return self._film.director.clear()
+
+    def pause(self) -> None:
+        """Begin no further chunk; what is made can be read.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        self._film.director.pause(on=True)
+
+    def resume(self) -> None:
+        """Go on after ``pause``.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        self._film.director.pause(on=False)
+
+    def check(self, text: str) -> tuple[str, ...]:
+        """Return notes on a caption, without queueing it: unknown words, text cut off at the end.
+
+        Raises:
+            ConfigError: the text is not usable.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        return self._film.captions.notes(check_text(text))
+
+    # Reading frames.
+
+    def chunks(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Chunk]:
+        """Yield finished chunks; arguments, end and errors as for ``stream``."""
+        film = self._film
+        return Reading(
+            film.frames, film.timeline, self, whole=True, follow=follow, timeout_s=timeout_s
+        )
+
+    def stream(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Frame]:
+        """Yield frames in order.
+
+        Ends when everything queued has been delivered; after another ``cut``, call it again.
+        Frames not read when the loop is left, also by an exception or Ctrl-C, are kept for the next
+        call. The iterator goes on after a ``FrameTimeoutError``.
+
+        Args:
+            follow: wait for further cuts instead of ending.
+            timeout_s: longest wait for a frame in seconds; default: no limit.
+
+        Raises:
+            ConfigError: an argument is not usable.
+            FrameTimeoutError: no frame came in time.
+            SessionClosedError: the session is closed.
+            ShotStreamError: a shot failed at this point of the film; the cause is attached. It is
+                raised again until the film goes on, see ``failed``.
+        """
+        film = self._film
+        return Reading(
+            film.frames, film.timeline, self, whole=False, follow=follow, timeout_s=timeout_s
+        )
+
+    def astream(
+        self, *, follow: bool = False, timeout_s: float | None = None
+    ) -> AsyncReading[Frame]:
+        """Yield frames like ``stream``, in an event loop and without a thread.
+
+        A wait may be cancelled, or end in a timeout: no frame is lost.
+        """
+        film = self._film
+        return AsyncReading(
+            film.frames, film.timeline, self, whole=False, follow=follow, timeout_s=timeout_s
+        )
+
+    def achunks(
+        self, *, follow: bool = False, timeout_s: float | None = None
+    ) -> AsyncReading[Chunk]:
+        """Yield chunks like ``chunks``, in an event loop and without a thread."""
+        film = self._film
+        return AsyncReading(
+            film.frames, film.timeline, self, whole=True, follow=follow, timeout_s=timeout_s
+        )
+
+    # What is remembered of past shots.
+
+    @property
+    def memory(self) -> tuple[MemoryFrame, ...]:
+        """The frames of past shots that the next shot would see if it began now.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        return self._film.director.memory(self._film.workers.selector)
+
+    def pin(self, frame_index: int) -> None:
+        """Let every later shot see a frame, in place of the oldest that it would see.
+
+        Args:
+            frame_index: number in the film of a frame that is still kept: any of the shot that is
+                being made, and some of the shots before it.
+
+        Raises:
+            ConfigError: the frame is not kept, or as many are pinned as a shot sees.
+            SessionClosedError: the session is closed.
+        """
+        selector = self._film.workers.selector
+        self._film.director.pin(check_range("pin", frame_index, 0, 2**53), selector)
+
+    def unpin(self, frame_index: int) -> None:
+        """Take ``pin`` back.
+
+        Raises:
+            ConfigError: the frame is not pinned.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        self._film.director.unpin(check_range("unpin", frame_index, 0, 2**53))
+
+    def forget(self, shot: int) -> None:
+        """Let no later shot see anything of a shot.
+
+        Raises:
+            ConfigError: nothing is kept of it.
+            SessionClosedError: the session is closed.
+        """
+        selector = self._film.workers.selector
+        self._film.director.forget(check_range("forget", shot, 0, 2**31 - 1), selector)
+
+    # Saving, and looking at, where the film is.
+
     def snapshot(self) -> bytes:
-        """Return what is needed to go on from here in another session, as a few kilobytes.
+        """Return what another session needs to go on with this film, as a few kilobytes.
 
-        Holds prompts, seeds and the latents of the context frames. "Here" is behind the last chunk
-        read; a chunk of which some frames were read counts as read. A shot caught half way is
-        made again from its first chunk when the snapshot is restored, without delivering what
-        was delivered, so restoring costs up to one shot of computing.
+        Holds prompts, seeds, and the latents of context frames and given starts. The restored film
+        goes on behind the last chunk that was read here, or dropped by the queue's policy; a chunk
+        of which some frames were read counts as read. A prompt that still waits is applied at the
+        next chunk boundary. Half a shot is not stored: ``restore`` computes that shot from its
+        first chunk again and leaves out the chunks before, which costs up to one shot of computing;
+        or the whole film up to there, where a cut keeps the caches (Infinity-RoPE).
 
         Raises:
             SessionClosedError: the session is closed.
         """
-        self._reader.check()
-        state = self._generator.film_state()
-        with torch.inference_mode():
-            past = tuple(self._crew.selector.encoded(state.past))
-        return snapshots.pack(state, past, self._model.config, self._model.profile)
+        selector = self._film.workers.selector
+        state = film_state(self._film.timeline, selector)
+        with own_torch_settings(), torch.inference_mode():
+            past = tuple(selector.encoded(state.past))
+            return snapshots.pack(state, past, self._snapshot_model)
 
-    def restore(self, data: bytes) -> None:
-        """Drop everything and go on from a snapshot; same model, profile, backend and threads.
+    def restore(self, data: bytes | bytearray | memoryview) -> None:
+        """Drop everything and go on with the film of a snapshot, also after a failure.
 
-        The frames that follow are those that the session it was taken from would have delivered.
-        ``retake`` needs a shot begun after the restore.
+        With the same model, profile, backend and threads, the frames that follow are those that
+        the session of the snapshot would have delivered; but a ``retake``, or a cut asked for with
+        ``now``, that waited there for the next chunk boundary takes effect at the first one here.
+        ``retake`` is possible again when a shot has begun after the restore. Nothing changes if the
+        snapshot is refused.
+
+        Args:
+            data: what ``snapshot`` returned.
 
         Raises:
-            ConfigError: not a snapshot.
-            ManifestError: a snapshot of another model configuration or profile.
+            ConfigError: not a snapshot, or a damaged one.
+            ManifestError: a snapshot of another version, model configuration, profile or weights.
             SessionClosedError: the session is closed.
         """
-        self._reader.check()
-        self._generator.restore(snapshots.unpack(data, self._model.config, self._model.profile))
+        self._film.frames.check()
+        with own_torch_settings():
+            state = snapshots.unpack(data, self._snapshot_model)
+        self._film.director.restore(state)
+
+    def branch(self) -> Session:
+        """Open a second session that goes on with this film from the next frame to be read.
+
+        It has the same model and options, the frames' numbers go on, and what is asked of one does
+        not touch the other. What follows is computed by both; of the running shot the new session
+        makes again what was made of it.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        film, model = self._film, self._model
+        selector = film.workers.selector
+        state = film_state(film.timeline, selector, within_chunk=True)
+        if model is None:
+            raise SessionClosedError("the session is closed; open another one")
+        with own_torch_settings(), torch.inference_mode():
+            past = tuple(selector.encoded(state.past))
+        other = type(self)(model, **self._settings, _beside=film)
+        other._film.director.restore(replace(state, past=past))
+        return other
+
+    def directions(self) -> dict[str, Any]:
+        """Return what made the film that was read so far, as plain JSON values.
+
+        ``replay`` makes the same film from it, and so does ``python -m shotstream_rt generate``
+        with a file that holds it. Beside the model, seed and options, ``directions`` lists in order
+        every ``cut``, ``prompt``, ``retake`` and ``loop`` that is seen in the film, each with the
+        shot, chunk and frame at which it took effect, and ``undone`` what was taken back or dropped
+        the last 64 times: by what, how many frames from which one on, and what had taken effect.
+
+        Raises:
+            ShotStreamError: this is a forked child of the process that opened the session.
+        """
+        self._film.frames.check_process()
+        model, info = self._snapshot_model, self._info
+        options = ("device", "backend", "kernels", "dtype", "size", "lora", "ema")
+        return sealed(
+            {
+                "version": FILM_VERSION,
+                "model": str(info.get("model", "")),
+                "profile": model.profile,
+                "weights_digest": model.weights_digest,
+                "fingerprint": model.fingerprint,
+                "seed": self._seed,
+                "options": {
+                    **{name: info[name] for name in options if name in info},
+                    "threads": self._threads,
+                    "at_end": self._at_end,
+                },
+                **directions(self._film.timeline),
+            }
+        )
+
+    def replay(self, data: Mapping[str, Any]) -> Iterator[Frame]:
+        """Drop everything, make a film from its directions, and return ``stream()``.
+
+        With the same model, profile, backend and threads, its frames are bit for bit those of the
+        film that the directions are of.
+
+        Args:
+            data: what ``directions`` returned, also after a way through JSON.
+
+        Raises:
+            ConfigError: these are no directions, or they are damaged.
+            ManifestError: directions of another version, model configuration, profile or weights.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        self._film.director.restore(film_of(data, self._snapshot_model))
+        return self.stream()
+
+    def on_event(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call a function with everything that happens from now on.
+
+        It is called from the session's threads, in order, and should return soon, for making waits
+        for it. It may call the session's methods. What it raises is logged.
+
+        Args:
+            listener: takes an ``Event``.
+
+        Returns:
+            A function that ends it.
+
+        Raises:
+            ConfigError: not a function.
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        if not callable(listener):
+            raise ConfigError(f"on_event: got {type(listener).__name__}, wanted a function")
+        return self._film.timeline.events.listen(listener)
+
+    @property
+    def state(self) -> SessionState:
+        """Where the film is: running shot, queue, reader, health.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        self._film.frames.check()
+        return session_state(self._film.timeline, self._frame_rate_hz)
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended the last shot; None while the film goes on.
+
+        ``cut``, ``story``, ``retake`` and ``restore`` let the film go on; shots that were queued
+        behind the failure are still queued.
+        """
+        return self._film.frames.failed
 
     @property
     def stats(self) -> dict[str, Any]:
-        """What was resolved at open, and times so far, as plain JSON values.
+        """What was chosen at open, and times so far, as plain JSON values.
 
         Per shot ``first_frame_ms`` and ``cut_ms``; ``chunk_ms``, ``commit_ms``,
         ``context_encode_ms`` with their number, median and maximum; ``frames``, ``fps`` (frames
-        made per second since the first cut), ``dropped`` chunks, ``memory_bytes``.
+        made per second since the first cut), ``dropped`` chunks, ``memory_bytes``. Of a long film
+        only the last shots and times are kept: ``shots_dropped`` and ``kept`` say how many.
         """
+        self._film.frames.check_process()
         return {
-            **self._model.info,
+            **self._info,
             "seed": self._seed,
             "threads": self._threads,
             "at_end": self._at_end,
             "queue_policy": self._policy,
-            "dropped": self._reader.dropped,
-            **self._stats.to_dict(),
+            "dropped": self._film.frames.dropped,
+            **self._film.stats.to_dict(),
         }
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
-        model = self._model.config.model
-        return self._model.codec.pixel_size(model.latent_height, model.latent_width)
+        return self._size
 
     @property
     def shot_frames(self) -> int:
         """Frames of a shot of trained length."""
-        return self._crew.selector.shot_limit
+        return self._snapshot_model.shot_limit
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of the past that a shot sees, and so the most reference pictures of a cut."""
+        return self._config.cache.context_frames
+
+    @property
+    def frame_rate_hz(self) -> int:
+        """Frames per second that the model was trained at; every ``pts_s`` is counted with it."""
+        return self._frame_rate_hz
 
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
-        return self._closed
+        return self._film.closed
+
+    # Closing.
 
     def close(self) -> None:
-        """Stop computing, drop unread frames, free the model. Idempotent."""
-        with self._close_lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._reader.close()
-            self._generator.stop()
-            self._crew.close()
-            self._model.close()
-            _open_sessions.discard(self)
-            _log.info("session closed after %d frames", self._stats.frames)
+        """Stop computing, drop unread frames, end the threads and let go of the model.
+
+        Computing stops between two denoising steps. May be called from any thread, signal handler,
+        logging handler or ``on_event`` listener, any number of times, and again after Ctrl-C
+        interrupted it. On one of the session's own threads it returns at once, and the rest is
+        done by another thread.
+        """
+        self._film.close()
+        self._model = None
+        self._abandoned.detach()
+
+    async def aclose(self) -> None:
+        """Close without blocking the event loop."""
+        await on_own_thread(self.close)
 
     def __enter__(self) -> Session:
         return self
@@ -264,14 +940,46 @@ class Session(Direction):
     ) -> None:
         self.close()
 
-    def _fail(self, error: BaseException) -> None:
-        if not self._closed:
-            _log.error("computing stopped: %s: %s", type(error).__name__, error)
-        self._reader.fail(error)
-        self._generator.halt()
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
 
-@atexit.register
-def _close_all() -> None:
-    for session in list(_open_sessions):
-        session.close()
+def _checked(
+    *,
+    seed: object,
+    at_end: object,
+    queue_chunks: object,
+    queue_policy: object,
+    threads: object,
+    keep_on_device: object,
+) -> _Options:
+    """Return a session's options as plain values; see ``Session`` for what they mean.
+
+    Raises:
+        ConfigError: one of them is not usable.
+    """
+    check_one_of("at_end", at_end, AT_END)
+    check_one_of("queue_policy", queue_policy, QUEUE_POLICIES)
+    return _Options(
+        seed=check_seed(seed),
+        queue_chunks=check_range("queue_chunks", queue_chunks, 1, 1024),
+        threads=None if threads is None else check_range("threads", threads, 1, 1024),
+        keep_on_device=check_flag("keep_on_device", keep_on_device),
+    )
+
+
+class _Options(NamedTuple):
+    """A session's options that are numbers or flags."""
+
+    seed: int
+    queue_chunks: int
+    threads: int | None
+    keep_on_device: bool

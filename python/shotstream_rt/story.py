@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
+import io
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .checks import check_range, check_text
 from .errors import ConfigError
+from .inputs import parse_json, read_text
+from .printable import listed, printable, shown
 
 _log = logging.getLogger("shotstream_rt.story")
-_SHOT_KEY = re.compile(r"shot([1-9][0-9]*)")
+_SHOT_KEY = re.compile(r"shot([1-9][0-9]{0,8})")
 _CSV_COLUMNS = ("json_path", "frame_number")
 _MAX_STORY_BYTES = 16 << 20
+_MAX_NAME = 1024
+
+MAX_SHOTS = 10_000
+"""Most shots of one story; at five seconds a shot that is a film of fourteen hours."""
 
 
 def story_prefix(global_caption: str, index: int) -> str:
@@ -38,9 +46,14 @@ class Story:
     """One film in words.
 
     Attributes:
-        shots: text of each shot, at least one, none of them blank.
+        shots: text of each shot, at least one, none of them blank, each of at most
+            ``checks.MAX_PROMPT_CHARACTERS``. Any iterable of texts in order is taken, a generator
+            too; it is kept as a tuple.
         global_caption: what holds for the whole film (characters, place, style); may be empty.
         name: where it came from, for messages and file names.
+
+    Raises:
+        ConfigError: no shots, more than ``MAX_SHOTS``, or a text that is not usable.
     """
 
     shots: Sequence[str]
@@ -48,15 +61,28 @@ class Story:
     name: str = "story"
 
     def __post_init__(self) -> None:
-        if isinstance(self.shots, str) or not self.shots:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"story name: got {shown(self.name)}, wanted a text")
+        unordered = isinstance(self.shots, str | bytes | Mapping | set | frozenset)
+        if unordered or not isinstance(self.shots, Iterable):
+            raise ConfigError(
+                f"{self.name}: shots is {type(self.shots).__name__}, wanted a list of texts"
+            )
+        shots = tuple(islice(self.shots, MAX_SHOTS + 1))
+        if not shots:
             raise ConfigError(f"{self.name}: got no shots, wanted a list with at least one text")
+        if len(shots) > MAX_SHOTS:
+            raise ConfigError(f"{self.name}: got more than {MAX_SHOTS} shots, wanted at most that")
         if not isinstance(self.global_caption, str):
             raise ConfigError(
                 f"{self.name}: global_caption is {type(self.global_caption).__name__}, wanted text"
             )
-        for number, text in enumerate(self.shots, start=1):
+        check_text(self.global_caption, f"{self.name}: global_caption", blank=True)
+        for number, text in enumerate(shots, start=1):
             if not isinstance(text, str) or not text.strip():
-                raise ConfigError(f"{self.name}: shot{number} is {text!r}, wanted a text")
+                raise ConfigError(f"{self.name}: shot{number} is {shown(text)}, wanted a text")
+            check_text(text, f"{self.name}: shot{number}")
+        object.__setattr__(self, "shots", shots)
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -71,12 +97,13 @@ class Story:
         Raises:
             ConfigError: fewer shots than that exist, or ``shots`` < 1.
         """
-        if not 1 <= shots <= len(self.shots):
+        count = check_range(f"{self.name}: number of shots", shots, -(2**63), 2**63)
+        if not 1 <= count <= len(self.shots):
             raise ConfigError(
-                f"{self.name}: wanted {shots} shots, the story has {len(self.shots)}; "
+                f"{self.name}: wanted {count} shots, the story has {len(self.shots)}; "
                 f"ask for 1 to {len(self.shots)}"
             )
-        return Story(shots=self.shots[:shots], global_caption=self.global_caption, name=self.name)
+        return Story(shots=self.shots[:count], global_caption=self.global_caption, name=self.name)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, name: str = "story") -> Story:
@@ -93,8 +120,11 @@ class Story:
                 f"{name}: got {type(data).__name__}, wanted a JSON object with global_caption and "
                 "shot1 .. shotN"
             )
-        numbers = sorted(int(m[1]) for key in data if (m := _SHOT_KEY.fullmatch(str(key))))
-        others = [str(key) for key in data if not _SHOT_KEY.fullmatch(str(key))]
+        for key in data:
+            if not isinstance(key, str):
+                raise ConfigError(f"{name}: key {shown(key)} is {type(key).__name__}, wanted text")
+        numbers = sorted(int(m[1]) for key in data if (m := _SHOT_KEY.fullmatch(key)))
+        others = [key for key in data if not _SHOT_KEY.fullmatch(key)]
         _check_keys(name, numbers, others)
         return cls(
             shots=tuple(data[f"shot{number}"] for number in numbers),
@@ -107,15 +137,12 @@ class Story:
         """Read one story file.
 
         Raises:
-            ConfigError: no such file, not UTF-8 JSON, or wrong keys; the message names the file.
+            ConfigError: no such file, not a regular one, larger than 16 MiB, not UTF-8 JSON, or
+                keys that are wrong or stand twice; the message names the file.
         """
-        path = Path(path)
-        text = _read_text(path)
-        try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}: not a JSON file ({error})") from error
-        return cls.from_dict(data, name=str(path))
+        path = _path(path)
+        text = read_text(path, limit_bytes=_MAX_STORY_BYTES, what="story")
+        return cls.from_dict(parse_json(text, path), name=str(path))
 
     @classmethod
     def from_csv(cls, path: str | Path) -> list[Story]:
@@ -129,24 +156,34 @@ class Story:
         Raises:
             ConfigError: the table or a row is not usable; the message names file and line.
         """
-        path = Path(path)
-        reader = csv.DictReader(_read_text(path).splitlines())
-        missing = [c for c in _CSV_COLUMNS if c not in (reader.fieldnames or ())]
-        if missing:
-            raise ConfigError(
-                f"{path}: no column {', '.join(missing)}; found "
-                f"{', '.join(reader.fieldnames or ['nothing'])}"
-            )
-        stories = [_csv_row(path, reader.line_num, row) for row in reader]
+        path = _path(path)
+        text = read_text(path, limit_bytes=_MAX_STORY_BYTES, what="story")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            columns = list(reader.fieldnames or ())
+            _check_columns(path, columns)
+            stories = [_csv_row(path, reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            raise ConfigError(f"{path}:{reader.line_num}: not a CSV table ({error})") from error
         if not stories:
             raise ConfigError(f"{path}: got a header and no rows, wanted one row per film")
         return stories
 
     @classmethod
     def bundled(cls, name: str = "beach_friends") -> Story:
-        """Return a story shipped inside the package, in the words the nano model knows."""
-        text = resources.files(__package__).joinpath(f"stories/{name}.json").read_text("utf-8")
-        return cls.from_dict(json.loads(text), name=name)
+        """Return a story shipped inside the package, in the words the nano model knows.
+
+        Raises:
+            ConfigError: the package has no story of this name.
+        """
+        stories = {
+            file.name.removesuffix(".json"): file
+            for file in resources.files(__package__).joinpath("stories").iterdir()
+            if file.name.endswith(".json")
+        }
+        if name not in stories:
+            raise ConfigError(f"story: got {shown(name)}, wanted one of {', '.join(stories)}")
+        return cls.from_dict(parse_json(stories[name].read_text("utf-8"), name), name=name)
 
 
 def load_stories(path: str | Path) -> list[Story]:
@@ -155,21 +192,25 @@ def load_stories(path: str | Path) -> list[Story]:
     Raises:
         ConfigError: see ``Story.from_json`` and ``Story.from_csv``.
     """
-    path = Path(path)
+    path = _path(path)
     return Story.from_csv(path) if path.suffix.lower() == ".csv" else [Story.from_json(path)]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAX_STORY_BYTES:
-            raise ConfigError(f"{path}: larger than {_MAX_STORY_BYTES >> 20} MiB, not a story")
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such story file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error.reason})") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+def _path(path: object) -> Path:
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"story file: got {shown(path)}, wanted a path")
+    return Path(path)
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    missing = [column for column in _CSV_COLUMNS if column not in columns]
+    if missing:
+        raise ConfigError(
+            f"{path}: no column {', '.join(missing)}; found {listed(columns) or 'nothing'}"
+        )
+    twice = [column for column in _CSV_COLUMNS if columns.count(column) > 1]
+    if twice:
+        raise ConfigError(f"{path}: column {', '.join(twice)} stands twice, wanted it once")
 
 
 def _check_keys(name: str, numbers: Sequence[int], others: Sequence[str]) -> None:
@@ -177,32 +218,51 @@ def _check_keys(name: str, numbers: Sequence[int], others: Sequence[str]) -> Non
     suspicious = [k for k in suspicious if k not in ("global_caption", "shot_num_from_caption")]
     if suspicious:
         raise ConfigError(
-            f"{name}: unknown key(s) {', '.join(suspicious)}; wanted global_caption and shot1 .. "
-            "shotN"
+            f"{name}: unknown key(s) {listed(suspicious)}; wanted global_caption and shot1 .. shotN"
         )
     if "global_caption" not in others:
-        raise ConfigError(f"{name}: no key global_caption; found {', '.join(others) or 'none'}")
+        raise ConfigError(f"{name}: no key global_caption; found {listed(others) or 'none'}")
     if numbers != list(range(1, len(numbers) + 1)) or not numbers:
-        raise ConfigError(f"{name}: got shot keys {numbers}, wanted shot1, shot2, .. without a gap")
+        raise ConfigError(
+            f"{name}: got shot keys {listed(numbers) or 'none'}, wanted shot1, shot2, .. without "
+            "a gap"
+        )
     ignored = [k for k in others if k not in ("global_caption", "video_path")]
     if ignored:
-        _log.warning("%s: ignored key(s) %s", name, ", ".join(ignored))
+        _log.warning("%s: ignored key(s) %s", printable(name), listed(ignored))
 
 
 def _csv_row(path: Path, line: int, row: Mapping[str, str | None]) -> Story:
     where = f"{path}:{line}"
+    cell = row["frame_number"] or ""
     try:
-        ranges = ast.literal_eval(row["frame_number"] or "")
-        pairs = [(int(start), int(end)) for start, end in ranges]
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        pairs = [(int(start), int(end)) for start, end in ast.literal_eval(cell)]
+    except (
+        ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError
+    ) as error:  # fmt: skip
         raise ConfigError(
-            f"{where}: frame_number is {row['frame_number']!r}, wanted a list of [start, end] pairs"
+            f"{where}: frame_number is {shown(cell)}, wanted a list of [start, end] pairs"
         ) from error
     if not pairs:
         raise ConfigError(f"{where}: frame_number lists no shots")
-    named = Path(row["json_path"] or "")
-    beside = path.parent / named
+    if not row["json_path"]:
+        raise ConfigError(f"{where}: json_path is empty, wanted the name of a story file")
+    if printable(row["json_path"], _MAX_NAME) != row["json_path"]:
+        raise ConfigError(
+            f"{where}: json_path is {shown(row['json_path'])}, wanted the name of a story file, of "
+            f"at most {_MAX_NAME} printable characters"
+        )
+    named = Path(row["json_path"])
     try:
-        return Story.from_json(beside if beside.is_file() else named).first(len(pairs))
+        return Story.from_json(_beside(path, named) or named).first(len(pairs))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _beside(table: Path, named: Path) -> Path | None:
+    """Return the file of that name in the table's folder, if there is one."""
+    try:
+        beside = table.parent / named
+        return beside if beside.exists() else None
+    except (OSError, ValueError):  # a name too long for a file, or one with a NUL in it
+        return None

@@ -1,5 +1,4 @@
 #include "bindings.h"
-#include "shotstream/nvtx.h"
 
 namespace nb = nanobind;
 
@@ -11,14 +10,6 @@ void bind_build_info(nb::module_& module) {
     info["version"] = SHOTSTREAM_VERSION;
     info["compiler"] = SHOTSTREAM_COMPILER;
     info["flags"] = SHOTSTREAM_FLAGS;
-#ifdef SHOTSTREAM_WITH_CUDA
-    info["cuda"] = true;
-#else
-    info["cuda"] = false;
-#endif
-    nb::list names;
-    for (const char* name : kNvtxNames) names.append(name);
-    info["nvtx_ranges"] = nb::tuple(names);
     return info;
   });
 }

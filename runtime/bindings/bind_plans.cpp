@@ -1,6 +1,8 @@
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 
 #include "bindings.h"
@@ -29,7 +31,6 @@ void bind_plans(nb::module_& module) {
       .def_ro("slots", &ContextPlan::slots)
       .def_ro("positions", &ContextPlan::positions)
       .def_ro("flags", &ContextPlan::flags)
-      .def_ro("phases_rad", &ContextPlan::phases_rad)
       .def_ro("valid_frames", &ContextPlan::valid_frames)
       .def("__repr__", [](const ContextPlan& plan) { return describe(plan); });
 
@@ -37,7 +38,6 @@ void bind_plans(nb::module_& module) {
       .def_ro("shot", &ChunkPlan::shot)
       .def_ro("chunk", &ChunkPlan::chunk)
       .def_ro("flag", &ChunkPlan::flag)
-      .def_ro("phase_rad", &ChunkPlan::phase_rad)
       .def_ro("first_frame", &ChunkPlan::first_frame)
       .def_ro("write_slots", &ChunkPlan::write_slots)
       .def_ro("valid_frames", &ChunkPlan::valid_frames)
@@ -50,28 +50,38 @@ void bind_plans(nb::module_& module) {
       .def(
           "__init__",
           [](Planner* self, int context_frames, int chunk_frames, int shot_frames, int sink_frames,
-             int window_frames, bool rotate_on_read, bool shot_phase) {
+             int window_frames, bool rotate_on_read, bool number_by_slot) {
             new (self) Planner({.context_frames = context_frames,
                                 .chunk_frames = chunk_frames,
                                 .shot_frames = shot_frames,
                                 .sink_frames = sink_frames,
                                 .window_frames = window_frames,
                                 .rotate_on_read = rotate_on_read,
-                                .shot_phase = shot_phase});
+                                .number_by_slot = number_by_slot});
           },
           "context_frames"_a, "chunk_frames"_a, "shot_frames"_a, "sink_frames"_a = 0,
-          "window_frames"_a = 0, "rotate_on_read"_a = false, "shot_phase"_a = true)
+          "window_frames"_a = 0, "rotate_on_read"_a = false, "number_by_slot"_a = false)
       .def_prop_ro("context_frames", [](const Planner& p) { return p.config().context_frames; })
       .def_prop_ro("chunk_frames", [](const Planner& p) { return p.config().chunk_frames; })
       .def_prop_ro("shot_frames", [](const Planner& p) { return p.config().shot_frames; })
       .def_prop_ro("sink_frames", [](const Planner& p) { return p.config().sink_frames; })
       .def_prop_ro("rotate_on_read", [](const Planner& p) { return p.config().rotate_on_read; })
-      .def_prop_ro("shot_phase", [](const Planner& p) { return p.config().shot_phase; })
+      .def_prop_ro("number_by_slot", [](const Planner& p) { return p.config().number_by_slot; })
       .def_prop_ro("local_frames", [](const Planner& p) { return p.cache().local_frames(); })
       .def_prop_ro("arena_frames", [](const Planner& p) { return p.cache().arena_frames(); })
       .def_prop_ro("chunks", &Planner::chunks)
+      .def_prop_ro("longest_shot_chunks", &Planner::longest_shot_chunks)
       .def("context", &Planner::context, "flags"_a)
-      .def("chunk", &Planner::chunk, "shot"_a, "chunk"_a, "flag"_a);
+      .def("chunk", &Planner::chunk, "shot"_a, "chunk"_a, "flag"_a)
+      .def(
+          "frames",
+          [](const Planner& p, int first, int count, int flag, int origin,
+             std::optional<int> own_position) {
+            return p.frames(
+                {.first = first, .count = count, .origin = origin, .own_position = own_position},
+                flag);
+          },
+          "first"_a, "count"_a, "flag"_a = 0, "origin"_a = 0, "own_position"_a = nb::none());
 }
 
 }  // namespace shotstream::bindings

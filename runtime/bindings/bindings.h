@@ -9,7 +9,6 @@ void bind_errors(nanobind::module_& module);
 void bind_plans(nanobind::module_& module);
 void bind_context_sampling(nanobind::module_& module);
 void bind_philox(nanobind::module_& module);
-void bind_frame_queue(nanobind::module_& module);
 void bind_build_info(nanobind::module_& module);
 
 }  // namespace shotstream::bindings

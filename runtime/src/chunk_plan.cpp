@@ -10,6 +10,7 @@ namespace shotstream {
 namespace {
 
 constexpr int kMaxFlag = 1 << 20;
+constexpr int kMaxFrames = 1 << 30;
 
 int local_capacity(const PlannerConfig& config) {
   return config.window_frames > 0 ? config.window_frames : config.shot_frames;
@@ -35,6 +36,8 @@ Planner::Planner(const PlannerConfig& config)
           config.chunk_frames,
           "1 to " + std::to_string(cache_.ring_frames()) +
               " (window minus sink): a chunk must not overwrite itself; widen window_frames");
+  require(config.rotate_on_read || !config.number_by_slot, "number_by_slot", 1,
+          "false where keys are rotated as they are written");
   require(config.shot_frames >= 1 && config.shot_frames % config.chunk_frames == 0, "shot_frames",
           config.shot_frames, "a multiple of chunk_frames " + std::to_string(config.chunk_frames));
 }
@@ -48,46 +51,83 @@ ContextPlan Planner::context(const std::vector<int>& flags) const {
   plan.slots = counting_from(0, count);
   plan.positions = counting_from(0, count);
   plan.flags = flags;
-  for (const int flag : flags) {
-    check_flag(flag);
-    plan.phases_rad.push_back(config_.shot_phase ? static_cast<float>(flag) * kShotPhaseRad : 0.0f);
-  }
+  for (const int flag : flags) check_flag(flag);
   plan.valid_frames = count;
   return plan;
 }
 
 ChunkPlan Planner::chunk(int shot, int chunk, int flag) const {
   require(shot >= 0, "shot", shot, "0 or more");
-  const int context = cache_.context_frames();
   const int length = config_.chunk_frames;
-  // Keys rotated on write need a tabulated position for every frame of the shot.
-  const int max_chunks =
-      config_.rotate_on_read ? (1 << 30) / length : (kMaxPositions - context) / length;
+  const int max_chunks = longest_shot_chunks().value_or(kMaxFrames / length);
   require(chunk >= 0 && chunk < max_chunks, "chunk", chunk,
-          "0 to " + std::to_string(max_chunks - 1) +
-              " (rotary positions end at 1024); begin a new shot or use key_rotation 'on_read'");
-  check_flag(flag);
-
-  ChunkPlan plan;
+          "0 to " + std::to_string(max_chunks - 1) + " (rotary positions end at " +
+              std::to_string(kMaxPositions) + "); begin a new shot or use key_rotation 'on_read'");
+  FrameSpan span;
+  span.first = chunk * length;
+  span.count = length;
+  ChunkPlan plan = frames(span, flag);
   plan.shot = shot;
   plan.chunk = chunk;
-  plan.flag = flag;
-  plan.phase_rad = config_.shot_phase ? static_cast<float>(flag) * kShotPhaseRad : 0.0f;
-  plan.first_frame = chunk * length;
-  for (int f = plan.first_frame; f < plan.first_frame + length; ++f) {
-    plan.write_slots.push_back(cache_.slot_of(f));
-  }
-  const int written = plan.first_frame + length;
-  plan.slot_frames = cache_.slot_frames(written);
-  plan.valid_frames = context + static_cast<int>(plan.slot_frames.size());
-  plan.positions = counting_from(first_query_position(plan.first_frame), length);
-  plan.key_positions = key_positions(plan.slot_frames);
   return plan;
 }
 
-int Planner::first_query_position(int first_frame) const noexcept {
-  const int first = config_.rotate_on_read ? std::min(first_frame, kOnReadQueryCap) : first_frame;
-  return cache_.context_frames() + first;
+ChunkPlan Planner::frames(const FrameSpan& span, int flag) const {
+  const int context = cache_.context_frames();
+  const int end = config_.rotate_on_read ? kMaxFrames : kMaxPositions - context;
+  require(span.origin >= 0 && span.origin <= kMaxFrames, "origin", span.origin, "a frame number");
+  require(span.first >= span.origin && span.first <= kMaxFrames, "first", span.first,
+          "a frame number, not below origin " + std::to_string(span.origin));
+  require(span.count >= 1 && span.count <= cache_.local_frames(), "count", span.count,
+          "1 to the window's " + std::to_string(cache_.local_frames()) + " frames");
+  require(span.count <= cache_.ring_frames() || span.first == span.origin, "count", span.count,
+          "at most " + std::to_string(cache_.ring_frames()) +
+              " (window minus sink) behind the first frames: a pass must not overwrite itself");
+  require(span.first + span.count <= end, "frame", span.first + span.count - 1,
+          "below " + std::to_string(end) +
+              ", where rotary positions end; begin a new shot or use key_rotation 'on_read'");
+  require(!span.own_position || config_.number_by_slot, "own_position",
+          span.own_position.value_or(0), "none unless queries are numbered by slot");
+  require(span.own_position.value_or(0) >= 0 && span.own_position.value_or(0) <= kMaxFrames,
+          "own_position", span.own_position.value_or(0), "a rotary position");
+  check_flag(flag);
+
+  ChunkPlan plan;
+  plan.flag = flag;
+  plan.first_frame = span.first;
+  const int local = span.first - span.origin;
+  for (int f = local; f < local + span.count; ++f) plan.write_slots.push_back(cache_.slot_of(f));
+  plan.slot_frames = cache_.slot_frames(local + span.count);
+  for (int& frame : plan.slot_frames) frame += span.origin;
+  plan.valid_frames = context + static_cast<int>(plan.slot_frames.size());
+  plan.key_positions = key_positions(plan.slot_frames);
+  if (span.own_position) {
+    for (int own = 0; own < span.count; ++own) {
+      const int slot = plan.write_slots[static_cast<std::size_t>(own)];
+      plan.key_positions[static_cast<std::size_t>(slot)] = *span.own_position + own;
+    }
+  }
+  plan.positions = query_positions(plan);
+  return plan;
+}
+
+std::optional<int> Planner::longest_shot_chunks() const noexcept {
+  if (config_.rotate_on_read) return std::nullopt;
+  return (kMaxPositions - cache_.context_frames()) / config_.chunk_frames;
+}
+
+std::vector<int> Planner::query_positions(const ChunkPlan& plan) const {
+  const int count = static_cast<int>(plan.write_slots.size());
+  if (!config_.number_by_slot) {
+    const int first =
+        config_.rotate_on_read ? std::min(plan.first_frame, kOnReadQueryCap) : plan.first_frame;
+    return counting_from(cache_.context_frames() + first, count);
+  }
+  std::vector<int> positions;
+  for (const int slot : plan.write_slots) {
+    positions.push_back(plan.key_positions[static_cast<std::size_t>(slot)]);
+  }
+  return positions;
 }
 
 std::vector<int> Planner::key_positions(const std::vector<int>& slot_frames) const {
@@ -101,15 +141,15 @@ std::vector<int> Planner::key_positions(const std::vector<int>& slot_frames) con
   // Re-numbered at every pass: sink frames keep their number, the ring follows without a gap in
   // temporal order. The original crashes with a sink here; this is the numbering it aims at.
   const int sink = cache_.sink_frames();
-  const int base = sink > 0 ? context : kOnReadFirstKey;
+  const int base = sink > 0 || config_.number_by_slot ? context : kOnReadFirstKey;
   const auto ring_begin =
       slot_frames.begin() + std::min<std::ptrdiff_t>(sink, std::ssize(slot_frames));
   const int oldest =
       ring_begin == slot_frames.end() ? 0 : *std::min_element(ring_begin, slot_frames.end());
   for (std::size_t local = 0; local < slot_frames.size(); ++local) {
-    const int frame = slot_frames[local];
     const bool in_sink = static_cast<int>(local) < sink;
-    positions.push_back(base + (in_sink ? frame : sink + frame - oldest));
+    positions.push_back(base +
+                        (in_sink ? static_cast<int>(local) : sink + slot_frames[local] - oldest));
   }
   return positions;
 }

@@ -23,7 +23,6 @@ void plans_the_shipped_shot() {
     for (int slot = 0; slot < plan.valid_frames; ++slot) {
       CHECK(plan.key_positions[static_cast<std::size_t>(slot)] == slot);
     }
-    CHECK(plan.phase_rad == 3.0f * (1.0f / 6.0f));
   }
 }
 
@@ -36,6 +35,44 @@ void extends_a_shot_over_the_ring() {
   CHECK(plan.key_positions[6] == 27 && plan.key_positions[9] == 9);
   CHECK(planner.chunk(0, 338, 1).positions.back() == 1022);
   CHECK_THROWS(planner.chunk(0, 339, 1), Status::kConfig);
+  CHECK(planner.longest_shot_chunks() == 339);
+  CHECK(!Planner({.rotate_on_read = true}).longest_shot_chunks().has_value());
+}
+
+void plans_frames_anywhere() {
+  const Planner planner({.context_frames = 0, .sink_frames = 3, .window_frames = 12});
+  shotstream::FrameSpan span;
+  span.first = 0;
+  span.count = 12;  // a whole window at once, as when held keys are computed anew
+  CHECK(planner.frames(span, 0).slot_frames == (Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
+  span.first = 18;
+  CHECK_THROWS(planner.frames(span, 0), Status::kConfig);
+  span.count = 9;
+  CHECK(planner.frames(span, 0).slot_frames == (Ints{0, 1, 2, 21, 22, 23, 24, 25, 26, 18, 19, 20}));
+  span.origin = 15;
+  CHECK(planner.frames(span, 0).slot_frames ==
+        (Ints{15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26}));
+  span.own_position = 45;
+  CHECK_THROWS(planner.frames(span, 0), Status::kConfig);
+}
+
+void numbers_queries_by_slot() {
+  const Planner planner({.context_frames = 0,
+                         .sink_frames = 1,
+                         .window_frames = 6,
+                         .rotate_on_read = true,
+                         .number_by_slot = true});
+  CHECK(planner.chunk(0, 0, 0).positions == (Ints{0, 1, 2}));
+  CHECK(planner.chunk(0, 50, 0).positions == (Ints{3, 4, 5}));
+  shotstream::FrameSpan span;
+  span.first = 12;
+  span.count = 3;
+  span.own_position = 45;
+  const ChunkPlan cut = planner.frames(span, 0);
+  CHECK(cut.positions == (Ints{45, 46, 47}));
+  CHECK(cut.slot_frames == (Ints{0, 11, 12, 13, 14, 10}));
+  CHECK(cut.key_positions == (Ints{0, 2, 45, 46, 47, 1}));
+  CHECK_THROWS(Planner({.number_by_slot = true}), Status::kConfig);
 }
 
 void rotates_on_read() {
@@ -63,9 +100,7 @@ void plans_the_context() {
   const ContextPlan plan = Planner({}).context({0, 0, 1, 1, 2, 2});
   CHECK(plan.slots == (Ints{0, 1, 2, 3, 4, 5}) && plan.positions == plan.slots);
   CHECK(plan.valid_frames == 6);
-  CHECK(plan.phases_rad[0] == 0.0f && plan.phases_rad[5] == 2.0f * (1.0f / 6.0f));
-  const ContextPlan plain = Planner({.shot_phase = false}).context({0, 0, 1, 1, 2, 2});
-  CHECK(plain.phases_rad[5] == 0.0f && plain.flags[5] == 2);
+  CHECK(plan.flags == (Ints{0, 0, 1, 1, 2, 2}));
 }
 
 void rejects_what_cannot_work() {
@@ -86,6 +121,8 @@ void rejects_what_cannot_work() {
 int main() {
   plans_the_shipped_shot();
   extends_a_shot_over_the_ring();
+  plans_frames_anywhere();
+  numbers_queries_by_slot();
   rotates_on_read();
   plans_the_context();
   rejects_what_cannot_work();

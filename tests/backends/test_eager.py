@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.backends.eager import EagerBackend, EagerFilm
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.kernels.kernel_set import REFERENCE, TORCH_OPS, KernelSet, cpu_kernels
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, TORCH_OPS, KernelSet, cpu_kernels
+from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
-from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.plan.policy import PassPlan, policy_of
 
 MODEL = ModelConfig(
     dim=48, ffn_dim=80, num_heads=2, num_layers=2, text_dim=20, text_len=12, latent_height=4,
@@ -32,6 +34,11 @@ def make_student(model: ModelConfig = MODEL) -> Student:
     for parameter in student.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     return student.requires_grad_(False)
+
+
+def new_film(config: StreamConfig, kernels: KernelSet) -> EagerFilm:
+    student = BoundStudent.from_student(make_student(config.model), kernels)
+    return EagerBackend(student, config).new_film()
 
 
 def captions(count: int, seed: int = 0) -> CaptionSet:
@@ -53,9 +60,9 @@ def shoot(
     chunks: int | None = None,
 ) -> Tensor:
     """Latents of one shot whose context holds two earlier shots."""
-    backend = EagerBackend(make_student(config.model), config, kernels)
-    backend.cache.poison()
-    pipeline = Pipeline(config, backend)
+    state = new_film(config, kernels)
+    state.poison()
+    pipeline = Pipeline(config, state)
     frames = config.cache.context_frames
     context = PhiloxNoise(9).draw(0, 0, 0, (1, frames, *pipeline.latent_shape[2:]))
     flags = flags or tuple(int(2 * i >= frames) for i in range(frames))
@@ -86,19 +93,17 @@ def error(a: Tensor, b: Tensor) -> float:
 def test_cached_passes_equal_the_masked_pass(kernels: KernelSet, cache_indicator: bool) -> None:
     model = dataclasses.replace(MODEL, cache_indicator=cache_indicator)
     config = dataclasses.replace(small(), model=model)
-    student = make_student(model)
-    backend = EagerBackend(student, config, kernels)
-    backend.cache.poison()
-    planner = Pipeline(config, backend).planner
+    student, state, policy = make_student(model), new_film(config, kernels), policy_of(config)
+    state.poison()
     torch.manual_seed(0)
     context, target = torch.randn(1, 4, 16, 4, 6), torch.randn(1, 8, 16, 4, 6)
     flags, texts = [0, 0, 1, 1], captions(3)
-    backend.set_captions(texts)
-    backend.encode_context(planner.context(flags), flags, context)
-    cached = [
-        backend.predict_flow(321.5, planner.chunk(2, chunk, 2), 2, part)
-        for chunk, part in enumerate(torch.split(target, 2, dim=1))
-    ]
+    state.begin_shot(texts)
+    state.encode_context(policy.context(flags), flags, context)
+    cached = []
+    for chunk, part in enumerate(torch.split(target, 2, dim=1)):
+        state.begin_chunk(policy.chunk(2, chunk, 2), 2, part[None])
+        cached.append(state.chunk_flow(321.5, part))
     mask = torch.zeros(12, 12, dtype=torch.bool)
     mask[:4, :4] = True
     for frame in range(8):
@@ -178,21 +183,20 @@ def test_folded_padding_is_exact(lengths: tuple[int, ...]) -> None:
     unfolded = CaptionSet(embeddings=texts.embeddings, lengths=(12, 12, 12))
     flows = []
     for texts in (folded, unfolded):
-        backend = EagerBackend(make_student(), config, REFERENCE)
-        planner = Pipeline(config, backend).planner
-        backend.set_captions(texts)
+        state = new_film(config, REFERENCE)
+        state.begin_shot(texts)
         torch.manual_seed(0)
         flags = [0, 0, 1, 1]
-        flows.append(
-            backend.context_flow(planner.context(flags), flags, torch.randn(1, 4, 16, 4, 6))
-        )
+        plan = policy_of(config).context(flags)
+        flows.append(state.context_flow(plan, flags, torch.randn(1, 4, 16, 4, 6)))
     assert error(flows[0], flows[1]) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_info_counts_bytes(dtype: torch.dtype) -> None:
     config = small()
-    info = EagerBackend(make_student().to(dtype), config, REFERENCE).info
+    student = BoundStudent.from_student(make_student().to(dtype), REFERENCE)
+    info = EagerBackend(student, config).info
     tokens = config.arena_frames * MODEL.tokens_per_frame
     assert info.cache_bytes == 2 * MODEL.num_layers * tokens * MODEL.dim * dtype.itemsize
     assert info.dtype == str(dtype).removeprefix("torch.")
@@ -200,12 +204,15 @@ def test_info_counts_bytes(dtype: torch.dtype) -> None:
 
 def test_wrong_context_and_captions_are_refused() -> None:
     config = small()
-    pipeline = Pipeline(config, EagerBackend(make_student(), config, REFERENCE))
+    pipeline = Pipeline(config, new_film(config, REFERENCE))
     good = torch.zeros(1, 4, 16, 4, 6)
     with pytest.raises(ConfigError, match="context"):
         pipeline.begin_shot(0, good[:, :3], [0] * 3, captions(1), 1)
     with pytest.raises(ConfigError, match="captions"):
         pipeline.begin_shot(1, good, [0, 0, 1, 1], captions(2), 2)
+    pipeline.begin_shot(1, good, [0, 0, 1, 1], captions(3), 2)
+    with pytest.raises(ConfigError, match="got 1, wanted 3"):
+        pipeline.change_captions(captions(1))
 
 
 def test_context_noise_changes_later_chunks_only() -> None:
@@ -221,15 +228,22 @@ def test_context_noise_changes_later_chunks_only() -> None:
     assert not torch.equal(noisy[:, 2:], plain[:, 2:])
 
 
-def test_carried_renoise_links_a_chunk_to_the_frame_before() -> None:
+def test_carried_renoise_links_a_chunk_to_the_frame_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = dataclasses.replace(small(), schedule=ScheduleConfig(carry_renoise=True))
-    backend = EagerBackend(make_student(MODEL), config, REFERENCE)
-    pipeline, noise = Pipeline(config, backend), PhiloxNoise(3)
+    state = new_film(config, REFERENCE)
+    pipeline, noise, used = Pipeline(config, state), PhiloxNoise(3), []
+    begin_chunk = state.begin_chunk
+
+    def note(plan: PassPlan, caption: int, noise: Tensor) -> None:
+        used.append(noise.clone())
+        begin_chunk(plan, caption, noise)
+
+    monkeypatch.setattr(state, "begin_chunk", note)
     pipeline.begin_shot(0, torch.zeros(1, 4, *pipeline.latent_shape[2:]), [0] * 4, captions(1), 1)
-    used = []
     for chunk in range(3):
         pipeline.run_chunk(chunk, noise)
-        used.append(backend.noise.clone())
         pipeline.commit()
         for step, entry in enumerate(used[-1]):
             addressed = noise.draw(0, chunk, step, pipeline.latent_shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.backends import registry
+from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.bench.metric import Metric
 from shotstream_rt.bench.record import BenchRecord, Correctness
 from shotstream_rt.bench.student_run import random_student
 from shotstream_rt.bench.workloads import Workload
 from shotstream_rt.config import ModelConfig, ShotConfig, StreamConfig
-from shotstream_rt.model.loading import ModelBundle
-from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.model.codec import LatentCodec
+
+# bench/gpu_check.py and its modules are programs of the checkout, no part of the package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 TINY = {
     "dim": 24, "ffn_dim": 32, "num_heads": 2, "num_layers": 2, "text_dim": 8, "text_len": 6,
@@ -98,19 +103,34 @@ def tiny_workload(tiny_config: StreamConfig) -> Workload:
 
 
 @pytest.fixture
-def tiny_bundle(tiny_config: StreamConfig) -> ModelBundle:
+def make_tiny_model(tiny_config: StreamConfig) -> Callable[..., Model]:
+    """Opens a model of the same random weights on a backend and kernels of choice."""
     device = torch.device("cpu")
-    student = random_student(tiny_config, seed=0)
-    pipeline = Pipeline(tiny_config, registry.resolve("auto", student, tiny_config, device))
-    return ModelBundle(
-        name="tiny",
-        config=tiny_config,
-        pipeline=pipeline,
-        codec=LargerPictures(),
-        text=LetterText(),
-        device=device,
-        release=pipeline.close,
-    )
+    weights = random_student(tiny_config, seed=0).state_dict
+
+    def make(
+        backend: str = "auto", kernels: str = "auto", codec: LatentCodec | None = None
+    ) -> Model:
+        request = BackendRequest(
+            config=tiny_config, device=device, dtype=torch.float32, weights=weights,
+            kernel_set=kernels,
+        )  # fmt: skip
+        return Model(
+            name="tiny",
+            config=tiny_config,
+            backend=registry.resolve(backend, request),
+            codec=codec or LargerPictures(),
+            text=LetterText(),
+            device=device,
+            weights=weights,
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny_bundle(make_tiny_model: Callable[..., Model]) -> Model:
+    return make_tiny_model()
 
 
 @pytest.fixture

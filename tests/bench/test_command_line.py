@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from shotstream_rt.backends import registry
 from shotstream_rt.bench.__main__ import main
 from shotstream_rt.bench.record import BenchRecord, read_record, write_record
+from shotstream_rt.bench.workloads import student_workload
+from shotstream_rt.config import StreamConfig
+from shotstream_rt.export.case_folder import exported
 
 STUDENT = ["--random-weights", "--no-vae", "--threads", "1", "--shots", "1", "--repeats", "1",
            "--warmup", "0", "--device", "cpu"]  # fmt: skip
@@ -26,6 +32,29 @@ def test_last_line_is_one_json_record(
     shot = next(metric for metric in data["metrics"] if metric["name"] == "shot_s")
     assert data["shot_s"] == shot["min"]
     assert BenchRecord.from_dict(data) == read_record(saved)
+
+
+@pytest.mark.parametrize("entry", registry.ENTRIES, ids=lambda entry: entry.name)
+def test_every_backend_is_measured_and_checked_or_says_why_not(
+    entry: registry.BackendEntry, student_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = entry.unavailable_reason(torch.device("cpu"))
+    words = ["--student", str(student_file), *STUDENT, "--backend", entry.name, "--json"]
+    with contextlib.ExitStack() as kept:
+        if entry.name in registry.ENGINE_LIBRARIES and why is None:
+            recipe = student_workload(student_file, shots=1).recipe
+            config = StreamConfig.from_dict(recipe["stream"])
+            words += ["--engines", str(kept.enter_context(exported(config, torch.float32, None)))]
+        code = main(words)
+    output = capsys.readouterr()
+    if why is None:
+        record = json.loads(output.out.splitlines()[-1])
+        assert code == 0
+        assert record["backend"]["resolved"] == entry.name
+        assert record["correctness"]["passed"]
+    else:
+        assert code != 0
+        assert why in output.out + output.err
 
 
 def test_table_is_for_people(student_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,17 @@ def test_failed_run_is_not_accepted(make_record: MakeRecord) -> None:
     assert "out of memory" in verdict.reason
 
 
+@pytest.mark.parametrize("unchecked_first", [True, False], ids=["before", "after"])
+def test_an_unchecked_record_never_compares(make_record: MakeRecord, unchecked_first: bool) -> None:
+    unchecked = make_record(
+        {}, status="not checked", message="withheld", correctness=None, unchecked={"shot_s": 0.1}
+    )
+    pair = (unchecked, make_record()) if unchecked_first else (make_record(), unchecked)
+    (verdict,) = compare_records(*pair)
+    assert not verdict.accepted
+    assert "not checked" in verdict.reason
+
+
 def test_metric_that_is_gone_is_not_accepted(make_record: MakeRecord) -> None:
     (verdict,) = compare_records(make_record(), make_record({}))
     assert (verdict.metric, verdict.accepted) == ("shot_s", False)
@@ -86,3 +99,69 @@ def test_folders_are_compared_by_name(make_record: MakeRecord, tmp_path: Path) -
         compare_paths(tmp_path / "base", tmp_path)
     with pytest.raises(ConfigError, match="tolerance"):
         compare_paths(tmp_path / "base", tmp_path / "new", tolerance=0.5)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("metrics",), {}),
+        (("metrics", 0), []),
+        (("metrics", 0, "p50"), None),
+        (("metrics", 0, "p50"), float("nan")),
+        (("metrics", 0, "p50"), "fast"),
+        (("metrics", 0, "name"), ["x"]),
+        (("metrics", 0, "colour"), "red"),
+        (("correctness",), []),
+        (("correctness", "passed"), "yes"),
+        (("workload",), None),
+        (("workload", "id"), {}),
+        (("workload", "id"), None),
+        (("backend", "resolved"), {"a": 1}),
+        (("status",), "fine"),
+        (("message",), 5),
+        (("fidelity",), {"reference": 5}),
+        (("schema_version",), [1]),
+    ],
+)
+def test_broken_records_are_named(
+    make_record: MakeRecord, tmp_path: Path, place: tuple[Any, ...], value: Any
+) -> None:
+    good = make_record({"shot_s": ("s", 2.0)}).to_dict()
+    broken = json.loads(json.dumps(good))
+    inner = broken
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    for name, data in (("good", good), ("broken", broken)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(data), "utf-8")
+    for pair in (("good", "broken"), ("broken", "good")):
+        with pytest.raises(ManifestError, match=r"broken\.json"):
+            compare_paths(*(tmp_path / f"{name}.json" for name in pair))
+
+
+@pytest.mark.parametrize("key", ["workload", "metrics", "method", "status"])
+def test_records_that_lack_something_never_raise_anything_else(
+    make_record: MakeRecord, tmp_path: Path, key: str
+) -> None:
+    data = make_record({"shot_s": ("s", 2.0)}).to_dict()
+    del data[key]
+    (tmp_path / "a.json").write_text(json.dumps(data), "utf-8")
+    if key == "metrics":
+        assert compare_paths(tmp_path / "a.json", tmp_path / "a.json") == []
+        return
+    with pytest.raises(ManifestError, match=f"missing key.*{key}"):
+        compare_paths(tmp_path / "a.json", tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "[" * 10**5, '{"a": 1, "a": 2}', "x", "\x00"])
+def test_files_that_are_no_records_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text, "utf-8")
+    with pytest.raises(ManifestError, match=r"a\.json"):
+        compare_paths(tmp_path / "a.json", tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("options", [{"tolerance": "x"}, {"tolerance": float("nan")},
+                                     {"statistic": "mean"}, {"statistic": None}])  # fmt: skip
+def test_unusable_options_are_config_errors(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        compare_paths(tmp_path, tmp_path, **options)

@@ -1,21 +1,20 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from shotstream_rt.backends import registry
 from shotstream_rt.bench.film_run import measure_bundle
+from shotstream_rt.bench.measurement import Measurement
 from shotstream_rt.bench.options import BenchOptions
-from shotstream_rt.bench.oracle import student_of
 from shotstream_rt.bench.runner import run
 from shotstream_rt.bench.stopwatch import Stopwatch
 from shotstream_rt.bench.workloads import Workload
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.model.loading import ModelBundle
-from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
-from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.model.tiny.codec import TinyCodec
+from shotstream_rt.model.tiny.network import TinyDecoder
 
 
 @pytest.fixture
@@ -31,13 +30,14 @@ def film() -> Workload:
 
 
 @pytest.mark.timeout(60)
-def test_film_gives_every_metric(tiny_bundle: ModelBundle, film: Workload) -> None:
+def test_film_gives_every_metric(tiny_bundle: Model, film: Workload) -> None:
     options = BenchOptions(device="cpu", threads=1, warmup=1, repeats=2, full_check=True)
     watch = Stopwatch(torch.device("cpu"))
     measured = measure_bundle(
-        tiny_bundle, film, options, watch, load_s=0.5, load_exact=lambda: tiny_bundle
-    )
-    assert measured.correctness.passed
+        tiny_bundle, film, options, watch, load_s=0.5, load_exact=lambda: tiny_bundle,
+        save_unchecked=lambda _: None,
+    )  # fmt: skip
+    assert measured.correctness is not None and measured.correctness.passed
     assert measured.consumer == "fast"
     counts = {metric.name: metric.n for metric in measured.metrics()}
     shots, chunks, frames = 4, 5, 17
@@ -56,34 +56,30 @@ def test_film_gives_every_metric(tiny_bundle: ModelBundle, film: Workload) -> No
     assert all(value >= 0 for values in measured.samples.values() for value in values)
 
 
-def test_missing_story_is_named(tiny_bundle: ModelBundle, film: Workload) -> None:
+def test_missing_story_is_named(tiny_bundle: Model, film: Workload) -> None:
     watch = Stopwatch(torch.device("cpu"))
     missing = film.with_recipe(story="nowhere.json")
     with pytest.raises(ConfigError, match="nowhere"):
         measure_bundle(
             tiny_bundle, missing, BenchOptions(device="cpu"), watch,
-            load_s=0.0, load_exact=lambda: tiny_bundle,
+            load_s=0.0, load_exact=lambda: tiny_bundle, save_unchecked=lambda _: None,
         )  # fmt: skip
 
 
 @pytest.mark.timeout(60)
 def test_record_tells_the_profile_and_how_far_its_frames_are(
-    tiny_bundle: ModelBundle, film: Workload, monkeypatch: pytest.MonkeyPatch
+    make_tiny_model: Callable[..., Model], film: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    lossy = replace(tiny_bundle, codec=TinyCodec(tiny_bundle.codec, TinyDecoder()))
-    # A session closes what it plays with.
-    backend = registry.resolve(
-        "eager", student_of(tiny_bundle.pipeline.backend), tiny_bundle.config, tiny_bundle.device
-    )
-    exact_bundle = replace(tiny_bundle, pipeline=Pipeline(tiny_bundle.config, backend))
+    exact_bundle = make_tiny_model()
+    lossy = make_tiny_model(codec=TinyCodec(exact_bundle.codec, TinyDecoder()))
     asked: list[str] = []
 
-    def load(*_: object, profile: str, **__: object) -> ModelBundle:
+    def load(*_: object, profile: str, **__: object) -> Model:
         asked.append(profile)
         return lossy if profile == "tiny" else exact_bundle
 
-    monkeypatch.setattr("shotstream_rt.bench.film_run.load_model", load)
+    monkeypatch.setattr(Model, "open", load)
     options = BenchOptions(device="cpu", profile="tiny", threads=1, warmup=0, repeats=1)
     record, _ = run(film.with_recipe(shots=1), options, ["--profile", "tiny"])
     assert asked == ["tiny", "exact"]
@@ -100,12 +96,37 @@ def test_record_tells_the_profile_and_how_far_its_frames_are(
 
 
 @pytest.mark.timeout(60)
-def test_film_has_its_baseline_too(tiny_bundle: ModelBundle, film: Workload) -> None:
+def test_a_quick_film_is_loaded_once_and_changes_no_captions(
+    make_tiny_model: Callable[..., Model], film: Workload
+) -> None:
+    torch.manual_seed(0)
+    lossy = make_tiny_model(codec=TinyCodec(make_tiny_model().codec, TinyDecoder()))
+    options = BenchOptions(device="cpu", profile="tiny", threads=1, warmup=0, repeats=1, quick=True)
+    early: list[Measurement] = []
+
+    def load_exact() -> Model:
+        raise AssertionError("a quick run loads no second model")
+
+    measured = measure_bundle(
+        lossy, film.with_recipe(shots=1), options, Stopwatch(torch.device("cpu")),
+        load_s=0.0, load_exact=load_exact, save_unchecked=early.append,
+    )  # fmt: skip
+    assert measured.correctness is not None and measured.correctness.passed
+    assert measured.fidelity is None
+    assert "prompt_ms" not in measured.samples
+    assert [(m.correctness, m.samples["e2e_fps"]) for m in early] == [
+        (None, measured.samples["e2e_fps"])
+    ]
+
+
+@pytest.mark.timeout(60)
+def test_film_has_its_baseline_too(tiny_bundle: Model, film: Workload) -> None:
     options = BenchOptions(device="cpu", threads=1, warmup=0, repeats=1, baseline=True)
     watch = Stopwatch(torch.device("cpu"))
     measured = measure_bundle(
-        tiny_bundle, film, options, watch, load_s=0.0, load_exact=lambda: tiny_bundle
-    )
+        tiny_bundle, film, options, watch, load_s=0.0, load_exact=lambda: tiny_bundle,
+        save_unchecked=lambda _: None,
+    )  # fmt: skip
     metrics = {metric.name: metric for metric in measured.metrics()}
     for name in ("e2e_fps", "first_frame_ms", "cut_ms", "shot_s", "chunk_ms.1"):
         assert metrics[name].ratio is not None, name

@@ -11,8 +11,10 @@ from shotstream_rt.bench.shot_inputs import random_inputs, run_shot
 from shotstream_rt.bench.student_run import random_student
 from shotstream_rt.config import CacheConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.plan.noise import PhiloxNoise
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,8 @@ def test_baseline_computes_what_the_runtime_computes(
     config = replace(tiny_config, model=model, cache=CacheConfig(context_frames=context_frames))
     student, noise = random_student(config, seed=1), PhiloxNoise(5)
     inputs = random_inputs(config, shots=shot + 1, text_tokens=4, seed=2)[shot]
-    wanted = run_shot(reference_pipeline(student, config), inputs, noise)
+    oracle = reference_pipeline(student.state_dict, config, device=CPU, dtype=torch.float32)
+    wanted = run_shot(oracle, inputs, noise)
     plain = Pipeline(config, PlainStudent(student, config))
     got = run_shot(plain, inputs, noise, commit_last=True)
     assert compare_latents(got, wanted, torch.float32).rel_l2 < 2e-6

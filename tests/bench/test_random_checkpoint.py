@@ -3,13 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
+from shotstream_rt import Model
 from shotstream_rt.bench.options import BenchOptions
 from shotstream_rt.bench.random_checkpoint import RANDOM_MODELS, resolve_model
 from shotstream_rt.bench.runner import run
 from shotstream_rt.bench.workloads import bundled_workloads, find_workload
 from shotstream_rt.config import StreamConfig
-from shotstream_rt.errors import ConfigError
+from shotstream_rt.errors import ConfigError, OutputError
+from shotstream_rt.plan.students import STUDENTS
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +26,23 @@ def test_written_once_and_found_again() -> None:
     assert resolve_model("random-small") == str(folder)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
     assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]
+
+
+def test_what_cannot_be_written_is_an_output_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shotstream_rt.bench.random_checkpoint.save_file", full)
+        with pytest.raises(OutputError, match="No space left"):
+            resolve_model("random-small")
+    assert list(tmp_path.rglob("*")) == []
+    (tmp_path / "file").write_text("x", "utf-8")
+    monkeypatch.setenv("SHOTSTREAM_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="cannot be written"):
+        resolve_model("random-small")
 
 
 def test_other_names_are_left_alone() -> None:
@@ -64,3 +84,12 @@ def test_a_wan_film_goes_through_every_part(profile: str, monkeypatch: pytest.Mo
         assert timed >= {
             "text_encode_ms", "step_ms.4", "vae_decode_ms.1", "vae_encode_ms", "frame_pack_ms",
         }  # fmt: skip
+
+
+def test_a_student_of_the_family_at_nanos_size_is_written_with_nanos_codec() -> None:
+    folder = resolve_model("random-nano-longlive")
+    with Model.open(folder, device="cpu") as model, model.session(threads=1) as session:
+        assert model.config == STUDENTS["longlive"].stream(model.config.model)
+        assert session.size == (96, 160)
+        session.cut("a", chunks=1)
+        assert len(list(session.stream())) == 9

@@ -58,6 +58,26 @@ def test_no_figure_without_passed_correctness(make_record: MakeRecord) -> None:
         assert make_record({}, **changes).metrics == ()
 
 
+def test_medians_without_a_check_are_no_figures(make_record: MakeRecord, tmp_path: Path) -> None:
+    medians = {"e2e_fps": 20.0}
+    unchecked = make_record(
+        {}, status="not checked", message="not compared", correctness=None, unchecked=medians
+    )
+    path = write_record(unchecked, tmp_path)
+    assert path.name == "tiny--eager-float32.unchecked.json"
+    assert read_record(path) == unchecked
+    assert unchecked.headline() == {}
+    with pytest.raises(ManifestError, match="no figure"):
+        make_record(status="not checked", correctness=None)
+    with pytest.raises(ManifestError, match="'not checked' alone"):
+        make_record(unchecked=medians)
+    # A check that ran out of memory keeps them; one with a verdict takes their place.
+    write_record(make_record({}, status="oom", message="full", correctness=None), tmp_path)
+    assert path.exists()
+    final = write_record(make_record(), tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [final.name]
+
+
 def test_headline_picks_the_best_shot(make_record: MakeRecord) -> None:
     metric = Metric.of("shot_s", "s", [1.0, 2.0, 6.0])
     cut = Metric.of("cut_ms", "ms", [10.0, 20.0, 90.0])

@@ -1,24 +1,33 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.bench.options import BenchOptions
-from shotstream_rt.bench.oracle import compare_latents, reference_pipeline, student_of
+from shotstream_rt.bench.oracle import REFERENCE_NAME, compare_latents, reference_pipeline
+from shotstream_rt.bench.oracle_precision import oracle_products
+from shotstream_rt.bench.record import Correctness, read_record
+from shotstream_rt.bench.report import record_table
 from shotstream_rt.bench.runner import run
 from shotstream_rt.bench.shot_inputs import random_inputs, run_shot
-from shotstream_rt.bench.student_run import random_student
+from shotstream_rt.bench.student_run import open_student, random_student
 from shotstream_rt.bench.workloads import Workload
-from shotstream_rt.config import StreamConfig
-from shotstream_rt.errors import BackendUnavailableError
-from shotstream_rt.kernels.kernel_set import REFERENCE, cpu_kernels
-from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.config import ModelConfig, StreamConfig
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, cpu_kernels
+from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.plan.students import STUDENTS
+from shotstream_rt.profiles import find_profile
 
 QUICK = BenchOptions(device="cpu", warmup=1, repeats=2, full_check=True)
 
@@ -35,6 +44,7 @@ def test_record_has_every_metric(tiny_workload: Workload, dtype: str) -> None:
     counts = {metric.name: metric.n for metric in record.metrics}
     assert counts == {
         "shot_s": shots, "shot_cpu_s": shots, "denoise_fps": shots, "caption_kv_ms": shots,
+        "denoise_no_commit_fps": shots,
         "context_encode_ms": shots, "context_pass_ms": shots, "worst_chunk_fps": shots,
         "chunk_ms": shots * chunks,
         **{f"chunk_ms.{n + 1}": shots for n in range(chunks)},
@@ -51,6 +61,33 @@ def test_record_has_every_metric(tiny_workload: Workload, dtype: str) -> None:
     assert record.backend["resolved"] == "eager"
     assert record.backend["dtype"] == dtype
     assert record.method["command"].endswith("shotstream_rt.bench --json")
+
+
+@pytest.mark.parametrize(
+    "name", ["longlive", "rolling-forcing", "infinity-rope", "causal-forcing-2step"]
+)
+def test_students_of_the_family_are_measured_and_checked(name: str) -> None:
+    stream = STUDENTS[name].stream(
+        ModelConfig(
+            dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=6,
+            latent_height=4, latent_width=6,
+        )
+    )  # fmt: skip
+    stream = replace(stream, shot=replace(stream.shot, shot_frames=7 * stream.shot.chunk_frames))
+    workload = Workload(
+        id="tiny", version=1, kind="student", title="tiny", tolerance={},
+        recipe={"stream": stream.to_dict(), "text_tokens": 4, "seed": 3, "shots": 2},
+    )  # fmt: skip
+    record, _ = run(workload, replace(QUICK, warmup=0, repeats=1), [])
+    assert record.status == "ok", record.message
+    assert record.correctness is not None and record.correctness.passed
+    steps = record.metric("step_ms")
+    assert steps is not None and steps.n > 2 * 7 - 1
+
+
+def test_a_profile_with_fewer_steps_is_measured_on_films(tiny_workload: Workload) -> None:
+    with pytest.raises(ConfigError, match="how many steps"):
+        open_student(tiny_workload, replace(QUICK, profile="two-step"))
 
 
 def test_shot_is_no_less_than_its_parts(tiny_workload: Workload) -> None:
@@ -71,10 +108,14 @@ def test_wrong_passes_get_no_figures(
         return honest(q, k, v, scale * 1.05, bias)
 
     cheating = replace(cpu_kernels(), attention=wrong)
-    monkeypatch.setattr(
-        "shotstream_rt.backends.registry.resolve",
-        lambda name, student, config, device, **_: EagerBackend(student, config, cheating),
-    )
+
+    def cheat(name: str, request: BackendRequest) -> EagerBackend:
+        student = BoundStudent.from_state(
+            request.weights(), request.config.model, cheating, source="cheat"
+        )
+        return EagerBackend(student, request.config)
+
+    monkeypatch.setattr("shotstream_rt.backends.registry.resolve", cheat)
     record, _ = run(tiny_workload, QUICK, [])
     assert record.status == "incorrect"
     assert record.metrics == ()
@@ -95,6 +136,75 @@ def test_every_figure_has_its_ratio_to_the_baseline(tiny_workload: Workload) -> 
     caption = record.metric("caption_kv_ms")
     assert caption is not None
     assert caption.ratio is None  # the baseline makes caption keys in its context pass
+
+
+def test_rate_without_the_clean_pass_stands_beside(tiny_workload: Workload) -> None:
+    _, measured = run(tiny_workload.with_recipe(shots=1), replace(QUICK, repeats=1), [])
+    assert measured is not None
+    samples = measured.samples
+    frames, shot_s = 17, samples["shot_s"][0]
+    assert samples["denoise_fps"] == [frames / shot_s]
+    without_s = frames / samples["denoise_no_commit_fps"][0]
+    # The shot's sum has what runs around a clean pass, too.
+    assert without_s <= shot_s - sum(samples["commit_ms"]) / 1e3
+    assert without_s >= sum(samples["chunk_ms"]) / 1e3
+
+
+def test_medians_are_saved_before_the_oracle_runs(
+    tiny_workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object, **__: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr("shotstream_rt.bench.student_run.reference_pipeline", dies)
+    options = replace(QUICK, full_check=False, quick=True, baseline=True)
+    with pytest.raises(RuntimeError, match="gone"):
+        run(tiny_workload, options, [], out=tmp_path)
+    (path,) = tmp_path.iterdir()
+    record = read_record(path)
+    assert (record.status, record.metrics, record.correctness) == ("not checked", (), None)
+    assert record.unchecked is not None
+    assert record.unchecked["denoise_fps"] > 0
+    assert record.unchecked["denoise_fps.ratio"] > 0
+    assert record.method["quick"] is True
+    table = record_table(record)
+    assert "not checked" in table and "denoise_fps" not in table
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "whole"])
+def test_a_quick_check_of_a_lossy_profile_compares_two_chunks(
+    tiny_workload: Workload, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    lossy = replace(find_profile("fp8"), kernel_parts=())
+    for module in ("student_run", "options"):
+        monkeypatch.setattr(f"shotstream_rt.bench.{module}.find_profile", lambda _: lossy)
+    compared: list[int] = []
+
+    def compare(measured: Sequence[Tensor], *rest: Any) -> Correctness:
+        compared.append(len(measured))
+        return compare_latents(measured, *rest)
+
+    monkeypatch.setattr("shotstream_rt.bench.student_run.compare_latents", compare)
+    options = BenchOptions(device="cpu", warmup=0, repeats=1, profile="fp8", quick=quick)
+    record, _ = run(tiny_workload.with_recipe(shots=1), options, [])
+    assert record.status == "ok", record.message
+    assert compared == [2 if quick else 5]
+
+
+def test_only_a_quick_check_on_a_gpu_multiplies_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = BenchOptions(device="cpu", quick=True)
+    with oracle_products(quick, torch.bfloat16) as name:
+        assert (name, torch.get_float32_matmul_precision()) == (REFERENCE_NAME, "highest")
+    monkeypatch.setattr(BenchOptions, "torch_device", lambda _: torch.device("cuda"))
+    for options, dtype, precision in (
+        (quick, torch.bfloat16, "high"),
+        (quick, torch.float32, "highest"),
+        (BenchOptions(device="cpu"), torch.bfloat16, "highest"),
+    ):
+        with oracle_products(options, dtype) as name:
+            assert torch.get_float32_matmul_precision() == precision
+            assert ("tf32" in name) == (precision == "high")
+        assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_stages_stand_beside_their_floors(tiny_workload: Workload) -> None:
@@ -148,8 +258,12 @@ def test_oracle_notices_a_wrong_flag(tiny_config: StreamConfig) -> None:
     student = random_student(tiny_config, seed=0)
     inputs = random_inputs(tiny_config, shots=1, text_tokens=4, seed=0)[0]
     noise = PhiloxNoise(0)
-    wanted = run_shot(reference_pipeline(student, tiny_config), inputs, noise)
-    pipeline = Pipeline(tiny_config, EagerBackend(student, tiny_config, REFERENCE))
+    oracle = reference_pipeline(
+        student.state_dict, tiny_config, device=torch.device("cpu"), dtype=torch.float32
+    )
+    wanted = run_shot(oracle, inputs, noise)
+    bound = BoundStudent.from_student(student, REFERENCE)
+    pipeline = Pipeline(tiny_config, EagerBackend(bound, tiny_config).new_film())
     right = run_shot(pipeline, inputs, noise)
     assert compare_latents(right, wanted, torch.float32).rel_l2 == 0
     wrong = run_shot(pipeline, replace(inputs, target_flag=2), noise)
@@ -161,11 +275,3 @@ def test_not_a_number_never_passes() -> None:
     broken = [latents[0] * torch.nan]
     verdict = compare_latents(broken, latents, torch.bfloat16)
     assert not verdict.passed
-
-
-def test_backend_without_weights_cannot_be_checked(tiny_config: StreamConfig) -> None:
-    backend = EagerBackend(random_student(tiny_config, seed=0), tiny_config, REFERENCE)
-    assert student_of(backend) is backend.student
-    opaque: Any = SimpleNamespace(info=backend.info)
-    with pytest.raises(BackendUnavailableError, match="use eager"):
-        student_of(opaque)

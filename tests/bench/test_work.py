@@ -20,9 +20,11 @@ from shotstream_rt.bench.work import (
 )
 from shotstream_rt.config import CacheConfig, ModelConfig, ShotConfig, StreamConfig
 from shotstream_rt.history import HistoryPolicy
-from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
-from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
-from shotstream_rt.model.vae import WanCodec, WanVAE
+from shotstream_rt.model.nano.codec import NanoCodec, NanoCodecNet
+from shotstream_rt.model.tiny.codec import TinyCodec
+from shotstream_rt.model.tiny.network import TinyDecoder
+from shotstream_rt.model.wan_vae.codec import WanCodec
+from shotstream_rt.model.wan_vae.network import WanVAE
 
 SMALL = ModelConfig(
     dim=8, ffn_dim=20, num_heads=1, num_layers=2, text_dim=4, text_len=6,

@@ -11,8 +11,9 @@ from shotstream_rt.bench.workloads import (
     find_workload,
     student_workload,
 )
-from shotstream_rt.config import StreamConfig
+from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
+from shotstream_rt.plan.students import STUDENTS
 from shotstream_rt.story import Story
 
 FOLDER = Path(__file__).resolve().parents[2] / "bench/workloads"
@@ -50,6 +51,15 @@ def test_student_file_becomes_a_workload(student_file: Path) -> None:
     assert workload.id == "student-24x2-4x6"
     assert workload.recipe["shots"] == 3
     assert workload.recipe["text_tokens"] == 6  # no more than text_len
+
+
+def test_a_student_of_the_family_is_measured_with_its_own_settings() -> None:
+    workload = student_workload("longlive", shots=1)
+    assert workload.id == "student-longlive-1536x30-60x104"
+    wanted = STUDENTS["longlive"].stream(ModelConfig())
+    assert StreamConfig.from_dict(workload.recipe["stream"]) == wanted
+    with pytest.raises(ConfigError, match="one of shotstream, self-forcing"):
+        student_workload("longlives", shots=1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from shotstream_rt._native import Planner
 from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.history import HistoryPolicy, spans_of
+from shotstream_rt.history import HistoryPolicy
 
 
 def visible(planner: Planner, chunk: int, recent: int) -> list[int]:
@@ -36,11 +36,6 @@ def test_a_ring_is_read_by_age_and_its_sink_is_kept() -> None:
     assert visible(planner, 8, 2) == [0, 1, 3, 4, 5]
     assert planner.chunk(0, 9, 0).slot_frames == [0, 9, 6, 7, 8]
     assert visible(planner, 9, 2) == [0, 1, 2, 4, 5]
-
-
-def test_neighbouring_slots_are_one_span() -> None:
-    assert spans_of([0, 1, 4, 6, 7], 10) == [(0, 20), (40, 50), (60, 80)]
-    assert spans_of([2], 3) == [(6, 9)]
 
 
 def test_json_round_trip_inside_the_configuration() -> None:

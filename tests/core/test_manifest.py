@@ -9,7 +9,7 @@ import pytest
 
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import ManifestError
-from shotstream_rt.manifest import StudentManifest
+from shotstream_rt.loading.manifest import StudentManifest
 
 
 def manifest() -> StudentManifest:
@@ -32,6 +32,10 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"colour": 1}, "colour"),
         ({"codec": "wan"}, "codec"),
         ({"stream": {"model": {"dim": 7}}}, "num_heads"),
+        ({"frame_rate_hz": "fast"}, "frame_rate_hz: got 'fast', wanted a whole number from 1"),
+        ({"frame_rate_hz": 0}, "frame_rate_hz: got 0"),
+        ({"frame_rate_hz": 23.976}, "frame_rate_hz: got 23.976"),
+        ({"frame_rate_hz": True}, "frame_rate_hz: got True"),
     ],
     ids=str,
 )
@@ -46,5 +50,5 @@ def test_wrong_manifests_are_refused(
 
 
 def test_not_json(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="cannot be read"):
+    with pytest.raises(ManifestError, match="no such manifest file"):
         StudentManifest.read(tmp_path / "missing.json")

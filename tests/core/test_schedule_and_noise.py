@@ -7,8 +7,8 @@ import torch
 
 from shotstream_rt.config import ScheduleConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.noise import PhiloxNoise, RecordedNoise
-from shotstream_rt.schedule import Schedule
+from shotstream_rt.plan.noise import PhiloxNoise, RecordedNoise
+from shotstream_rt.plan.schedule import Schedule
 
 
 def test_shipped_steps() -> None:

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shotstream_distill.bank import Batch, LatentBank
-from shotstream_distill.make_bank import LABEL_COLUMNS, make_bank
-from shotstream_distill.nano_state import NanoState
-from shotstream_rt.model.nano_codec import NanoCodecNet
-from shotstream_rt.model.nano_vocabulary import PLACES
+from shotstream_distill.nano.state import NanoState
+from shotstream_distill.world.bank import Batch, LatentBank
+from shotstream_distill.world.make_bank import LABEL_COLUMNS, make_bank
+from shotstream_rt.model.nano.codec import NanoCodecNet
+from shotstream_rt.model.nano.vocabulary import PLACES
 
 
 class Trainer(Protocol):

@@ -13,7 +13,7 @@ from shotstream_distill.ablations import runner
 from shotstream_distill.ablations.runner import AblationConfig, ablate, amounts
 from shotstream_distill.ablations.shared_stages import take_over
 from shotstream_distill.ablations.table import TABLES, AblationTable, column
-from shotstream_distill.metrics.text_table import markdown_table
+from shotstream_distill.evaluation.text_table import markdown_table
 from shotstream_distill.paper.run_config import RunConfig
 from shotstream_distill.paper.stage_config import DmdConfig, PairsConfig, StageConfig, TeacherConfig
 from shotstream_rt.errors import ConfigError

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream_distill.bank import CANDIDATE_FRAMES, LatentBank, Layout, context_frames
-from shotstream_distill.make_bank import LABEL_COLUMNS, class_maps, encode_shot, labels
+from shotstream_distill.world.bank import CANDIDATE_FRAMES, LatentBank, Layout, context_frames
+from shotstream_distill.world.make_bank import LABEL_COLUMNS, class_maps, encode_shot, labels
 from shotstream_distill.world.render import SHOT_FRAMES, render_shot
 from shotstream_distill.world.story import make_story
 from shotstream_rt import _native
-from shotstream_rt.model.nano_codec import NanoCodec
-from shotstream_rt.model.nano_vocabulary import PLACES, SPECIES
+from shotstream_rt.model.nano.codec import NanoCodec
+from shotstream_rt.model.nano.vocabulary import PLACES, SPECIES
 
 
 @pytest.mark.parametrize("earlier", range(1, 7))

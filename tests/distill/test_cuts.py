@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from shotstream_distill.detectors import Detector, Sight
-from shotstream_distill.metrics.cuts import CutCount, candidates, differs, find_cuts
-from shotstream_distill.metrics.film import draw_film, floats
+from shotstream_distill.evaluation.cuts import CutCount, candidates, differs, find_cuts
+from shotstream_distill.evaluation.detectors import Detector, Sight
+from shotstream_distill.evaluation.film import draw_film, floats
 from shotstream_distill.world.story import make_story
 
 

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from shotstream_distill import evaluate as evaluation
-from shotstream_distill.detectors import Detector, majority, name_color
-from shotstream_distill.evaluate import EvaluationConfig, evaluate, measure_ceilings
-from shotstream_distill.metrics.context_swap import (
+from shotstream_distill.evaluation import evaluate as evaluation
+from shotstream_distill.evaluation.context_swap import (
     ContextSwap,
     correlation_within,
     hue_donor,
@@ -22,24 +20,26 @@ from shotstream_distill.metrics.context_swap import (
     tint_donor,
     tint_shift,
 )
-from shotstream_distill.metrics.film import drawn_films, held_out_seeds, told
-from shotstream_distill.metrics.identity import IdentitySpace
-from shotstream_distill.metrics.judge import (
+from shotstream_distill.evaluation.detectors import Detector, majority, name_color
+from shotstream_distill.evaluation.evaluate import EvaluationConfig, evaluate, measure_ceilings
+from shotstream_distill.evaluation.film import drawn_films, held_out_seeds, told
+from shotstream_distill.evaluation.identity import IdentitySpace
+from shotstream_distill.evaluation.judge import (
     Judge,
     frame_change,
     meaning,
     pairwise,
     position_error,
 )
-from shotstream_distill.metrics.records import FilmRecord, RecordBook
-from shotstream_distill.metrics.text_table import report_lines
-from shotstream_distill.tune_detector import score_pictures
+from shotstream_distill.evaluation.records import FilmRecord, RecordBook
+from shotstream_distill.evaluation.text_table import report_lines
+from shotstream_distill.evaluation.tune_detector import score_pictures
 from shotstream_distill.world.characters import PALETTE
 from shotstream_distill.world.render import render_shot
 from shotstream_distill.world.story import make_story
 from shotstream_rt.errors import ConfigError, WeightsError
-from shotstream_rt.model.loading import NANO_FOLDER
-from shotstream_rt.model.nano_vocabulary import SPECIES
+from shotstream_rt.loading.project_layout import NANO_FOLDER
+from shotstream_rt.model.nano.vocabulary import SPECIES
 
 
 @pytest.fixture
@@ -48,8 +48,9 @@ def drawn_model(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
 
     def source(
-        name: str, model: str, threads: int = 1, profile: str = "exact", captions: str = "story"
-    ) -> Any:
+        name: str, model: str, threads: int = 1, profile: str = "exact",
+        captions: str = "story", dtype: str | None = None,
+    ) -> Any:  # fmt: skip
         draw = drawn_films()
 
         def make(story: Any, number: int) -> torch.Tensor:
@@ -59,7 +60,9 @@ def drawn_model(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return make
 
     class NoSwap:
-        def __init__(self, model: str, detector: Detector, profile: str = "exact") -> None:
+        def __init__(
+            self, model: str, detector: Detector, profile: str = "exact", dtype: str | None = None
+        ) -> None:
             pass
 
         def measure(self, story: Any, number: int) -> dict[str, Any]:
@@ -256,7 +259,7 @@ def test_a_tint_is_read_off_the_background() -> None:
 def test_differences_between_places_do_not_count() -> None:
     first = torch.tensor([[0.0, 0, 0], [1, 1, 1], [10, 10, 10], [11, 11, 11]])
     second = torch.tensor([[5.0, 5, 5], [6, 6, 6], [0, 0, 0], [1, 1, 1]])
-    together = correlation_within(first, second, ["a", "a", "b", "b"])
+    together = correlation_within(first, second, torch.tensor([0, 0, 1, 1]), torch.arange(4))
     assert math.isclose(together, 1.0, abs_tol=1e-5)
 
 

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from shotstream_distill.detectors import Reading, Subject
-from shotstream_distill.metrics.cuts import CutCount
-from shotstream_distill.metrics.facts import CharacterFacts, ShotFacts, fact_shares, read_facts
-from shotstream_distill.metrics.records import FilmRecord, ShotRecord
-from shotstream_distill.metrics.report import (
+from shotstream_distill.evaluation.cuts import CutCount
+from shotstream_distill.evaluation.detectors import Reading, Subject
+from shotstream_distill.evaluation.facts import CharacterFacts, ShotFacts, fact_shares, read_facts
+from shotstream_distill.evaluation.records import FilmRecord, ShotRecord
+from shotstream_distill.evaluation.report import (
     adherence,
     character_returns,
     cut_figures,

@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 
-from shotstream_distill.fast_student import Captions, FastStudent, Sequence
-from shotstream_distill.initial import init_parameters
-from shotstream_distill.own_film import shared_frames, split_sequence
+from shotstream_distill.common.initial import init_parameters
+from shotstream_distill.common.sequence import Captions, Sequence
+from shotstream_distill.nano.fast_student import FastStudent
+from shotstream_distill.nano.own_film import shared_frames, split_sequence
 from shotstream_rt.config import ModelConfig
 from shotstream_rt.model.student import Student
 

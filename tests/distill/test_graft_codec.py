@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shotstream_distill import graft_codec as grafting
 from shotstream_distill.__main__ import main
+from shotstream_distill.codec import graft_codec as grafting
 from shotstream_rt.errors import WeightsError
-from shotstream_rt.model.nano_codec import NanoCodec
+from shotstream_rt.model.nano.codec import NanoCodec
 
 
 def _turned(codec: Path, out: Path) -> None:

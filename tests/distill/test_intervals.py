@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from shotstream_distill.metrics.intervals import Estimate, Share, mean_over_stories, resample
+from shotstream_distill.evaluation.intervals import Estimate, Share, mean_over_stories, resample
 
 
 def test_wilson_interval_matches_known_values() -> None:

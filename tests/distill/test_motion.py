@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shotstream_distill.detectors import Detector
-from shotstream_distill.metrics.motion import Path, camera_rows, follow
+from shotstream_distill.evaluation.detectors import Detector
+from shotstream_distill.evaluation.motion import Path, camera_rows, follow
 from shotstream_distill.world.render import render_shot
 from shotstream_distill.world.story import make_story
-from shotstream_rt.model.nano_vocabulary import ACTIONS, FRAMINGS
+from shotstream_rt.model.nano.vocabulary import ACTIONS, FRAMINGS
 
 _FRAMES = range(0, 81, 8)
 

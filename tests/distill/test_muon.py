@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shotstream_distill.muon import Muon, orthogonalise
+from shotstream_distill.common.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 6, 20), (2, 20, 6)])

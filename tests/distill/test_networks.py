@@ -5,50 +5,47 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shotstream_distill import train_codec as codec_training
-from shotstream_distill import tune_detector as detector_training
 from shotstream_distill.__main__ import main
-from shotstream_distill.detectors import Detector, Segmenter
-from shotstream_distill.student_errors import overdrive, rough_latents, wild_cells
-from shotstream_distill.train_codec import (
-    HEADROOM,
-    CodecConfig,
-    CodecTrainer,
-    draw_clip,
-    measure_features,
-    stack,
-    train_codec,
-)
-from shotstream_distill.tune_detector import (
+from shotstream_distill.codec import train_codec as codec_training
+from shotstream_distill.codec.clips import draw_clip, stack
+from shotstream_distill.codec.codec_state import CodecConfig, CodecState
+from shotstream_distill.codec.measured import HEADROOM, measure_features
+from shotstream_distill.codec.student_errors import overdrive, rough_latents, wild_cells
+from shotstream_distill.codec.train_codec import train_codec
+from shotstream_distill.common.warm_start import warm_start
+from shotstream_distill.evaluation import tune_detector as detector_training
+from shotstream_distill.evaluation.detectors import Detector, Segmenter
+from shotstream_distill.evaluation.tune_detector import (
     Truth,
     detection_loss,
     draw_batch,
     draw_recoded,
     score_pictures,
 )
-from shotstream_distill.warm_start import warm_start
 from shotstream_distill.world.render import render_shot
 from shotstream_distill.world.story import make_story
 from shotstream_rt.errors import ConfigError, WeightsError
-from shotstream_rt.model.nano_codec import CausalBlock, CodecDepths, NanoCodec, NanoCodecNet
-from shotstream_rt.model.nano_vocabulary import TIMES
+from shotstream_rt.model.nano.codec import CausalBlock, CodecDepths, NanoCodec, NanoCodecNet
+from shotstream_rt.model.nano.vocabulary import TIMES
 
-QUICK = CodecConfig(bank=4, batch=1)
+QUICK = CodecConfig(bank=2, batch=1)
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judge on next to nothing, train on little."""
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Judge on next to nothing, train on little; leave float arithmetic as it was."""
     monkeypatch.setattr(codec_training, "JUDGED_CLIPS", 1)
     monkeypatch.setattr(detector_training, "JUDGED_SHOTS", 2)
     monkeypatch.setattr(detector_training, "_BATCH", 4)
+    yield
+    torch.set_flush_denormal(False)
 
 
 def clips() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -58,9 +55,9 @@ def clips() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_the_codec_learns_its_clips(seeded: int) -> None:
-    trainer = CodecTrainer(dataclasses.replace(QUICK, rate=0.01), None, 0)
+    trainer = CodecState(dataclasses.replace(QUICK, rate=0.01), None, 0)
     held = clips()
-    losses = [trainer.step(held, 1.0) for _ in range(6)]
+    losses = [trainer.learn(held, 1.0) for _ in range(6)]
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -77,7 +74,7 @@ def test_a_shallow_codec_starts_a_deep_one(tmp_path: Path, seeded: int) -> None:
     depths = CodecDepths(encoder_quarter=1, encoder_eighth=2, decoder_eighth=2, decoder_quarter=1)
     shallow, path = NanoCodecNet(depths), tmp_path / "codec.safetensors"
     save_file(shallow.state_dict(), str(path))
-    trainer = CodecTrainer(QUICK, path, 0)
+    trainer = CodecState(QUICK, path, 0)
     clip = torch.rand(1, 5, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(trainer.net.encode(clip), shallow.encode(clip))
@@ -93,6 +90,7 @@ def test_wild_latents_do_not_grow_in_the_decoder(seeded: int) -> None:
     unlimited, _ = net.decode(latents, None)
     measure_features(net, held)
     limits = [value for name, value in net.named_buffers() if name.endswith("limit")]
+    written = [limit.clone() for limit in limits]
     excess: list[float] = []
 
     def note(block: CausalBlock, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -107,26 +105,34 @@ def test_wild_latents_do_not_grow_in_the_decoder(seeded: int) -> None:
             module.mix.register_forward_pre_hook(
                 lambda _, inputs, block=module: note(block, inputs)
             )
+
+    def decoded_distance(share: float) -> float:
+        """Relative distance to the unlimited decoder, with limits at a share of what is needed."""
+        for limit, measured in zip(limits, written, strict=True):
+            limit.copy_(measured * share / HEADROOM)
+        return float((net.decode(latents, None)[0] - unlimited).norm() / unlimited.norm())
+
     with torch.no_grad():
         net.decode(1000 * latents, None)
-        for limit in limits:
-            limit /= HEADROOM
-        torch.testing.assert_close(net.decode(latents, None)[0], unlimited)
+        # One percent of margin: at 1.0 the largest feature lies on its limit, and how a
+        # processor rounds would decide whether it is scaled.
+        assert decoded_distance(1.01) <= 2e-6  # a chain of convolutions in float32
+        assert decoded_distance(0.99) >= 1e-3
     assert max(excess) <= 1e-5
 
 
 def test_a_frozen_encoder_keeps_its_latents(codec_file: Path) -> None:
-    trainer = CodecTrainer(dataclasses.replace(QUICK, freeze_encoder=True), codec_file, 0)
+    trainer = CodecState(dataclasses.replace(QUICK, freeze_encoder=True), codec_file, 0)
     begun = load_file(str(codec_file))
     held = clips()
     for _ in range(3):
-        trainer.step(held, 1.0)
+        trainer.learn(held, 1.0)
     made = trainer.averaged(held).state_dict()
     changed = {name for name, value in made.items() if not torch.equal(value, begun[name])}
     assert changed
     assert all(name.startswith("decoder") for name in changed)
     with pytest.raises(ConfigError, match="--start"):
-        CodecTrainer(dataclasses.replace(QUICK, freeze_encoder=True), None, 0)
+        CodecState(dataclasses.replace(QUICK, freeze_encoder=True), None, 0)
 
 
 def test_regions_are_overdriven_and_others_stay(seeded: int) -> None:
@@ -144,15 +150,15 @@ def test_kept_latents_move_less(codec_file: Path) -> None:
     moved: dict[float, float] = {}
     for weight in (1e-6, 30.0):
         config = dataclasses.replace(QUICK, keep_latents=weight, rough_share=0.5)
-        trainer = CodecTrainer(config, codec_file, 0)
+        trainer = CodecState(config, codec_file, 0)
         for _ in range(6):
-            trainer.step(held, 1.0)
+            trainer.learn(held, 1.0)
         moved[weight] = trainer.moved(trainer.net, held)
         made, begun = trainer.averaged(held).state_dict(), load_file(str(codec_file))
         assert torch.equal(made["latent_std"], begun["latent_std"].float())
     assert 0 < moved[30.0] < 0.7 * moved[1e-6]
     with pytest.raises(ConfigError, match="keep_latents"):
-        CodecTrainer(dataclasses.replace(QUICK, keep_latents=1.0), None, 0)
+        CodecState(dataclasses.replace(QUICK, keep_latents=1.0), None, 0)
 
 
 def test_the_command_trains_the_codec_it_is_told(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from shotstream_distill.fast_student import Captions
+from shotstream_distill.common.sequence import Captions
 from shotstream_distill.paper.dry_run import dry_run
 from shotstream_distill.paper.quirks import Quirks
 from shotstream_distill.paper.run_config import PRESETS, RunConfig
@@ -18,7 +18,7 @@ from shotstream_distill.paper.sampler import student_steps
 from shotstream_distill.paper.shot_batch import ShotBatch, condition, told_target_caption
 from shotstream_rt.config import ScheduleConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.schedule import Schedule
+from shotstream_rt.plan.schedule import Schedule
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.json"))
 
@@ -104,8 +104,6 @@ def test_a_sampler_must_meet_the_students_levels() -> None:
         student_steps(schedule, 12, 8.0)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(280)
 def test_full_size_fits_the_cards_it_was_made_for(capsys: pytest.CaptureFixture[str]) -> None:
     report = dry_run(RunConfig.read("wan-1.3b"))["bytes"]
     teacher, inter = report["teacher"], report["inter-shot"]

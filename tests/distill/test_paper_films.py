@@ -11,29 +11,29 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream_distill.fast_student import Captions
-from shotstream_distill.paper.draw import Draw
+from shotstream_distill.common.processes import Processes
+from shotstream_distill.common.product import save_product, start_weights
+from shotstream_distill.common.sequence import Captions
+from shotstream_distill.common.step_rng import StepRng
 from shotstream_distill.paper.film_files import read_films, read_frames
 from shotstream_distill.paper.film_shots import FilmShots, target_frames
 from shotstream_distill.paper.finish import save_released
 from shotstream_distill.paper.inter_shot_stage import InterShotStage
 from shotstream_distill.paper.ode_pairs import make_pairs
 from shotstream_distill.paper.ode_stage import OdeStage
-from shotstream_distill.paper.processes import Processes
-from shotstream_distill.paper.product import save_product, start_weights
 from shotstream_distill.paper.run import Run
 from shotstream_distill.paper.run_config import RunConfig
 from shotstream_distill.paper.shot_batch import Words
+from shotstream_distill.paper.stage_services import StageServices
 from shotstream_distill.paper.teacher_stage import TeacherStage
 from shotstream_distill.paper.text_side import FrozenText, NanoText
-from shotstream_distill.paper.workshop import Workshop
 from shotstream_rt.config import ModelConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
-from shotstream_rt.model.nano_text import NanoTextNet
-from shotstream_rt.model.nano_vocabulary import TOKEN_IDS
-from shotstream_rt.model.weights import student_state
-from shotstream_rt.video import VideoWriter
+from shotstream_rt.loading.student_weights import open_student
+from shotstream_rt.media.video import VideoWriter
+from shotstream_rt.model.nano.codec import NanoCodec, NanoCodecNet
+from shotstream_rt.model.nano.text import NanoTextNet
+from shotstream_rt.model.nano.vocabulary import TOKEN_IDS
 
 RANGES = [[0, 9], [10, 22], [24, 45]]  # with gaps, which the original gets wrong
 HEIGHT, WIDTH = 32, 48
@@ -88,7 +88,7 @@ def test_strides_fill_the_shot() -> None:
 def test_samples_follow_absolute_ranges(tmp_path: Path) -> None:
     path = table(tmp_path, [film(tmp_path)])
     source = FilmShots(path, codec(), model=MODEL, context_frames=6)
-    batch = source.shots(Draw(0, "t", 0), 2, 3)
+    batch = source.shots(StepRng(0, "t", 0), 2, 3)
     assert batch.shots == (2, 2)
     assert batch.context_shots.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
     assert batch.target.shape == (2, 3, 16, 4, 6)
@@ -96,9 +96,9 @@ def test_samples_follow_absolute_ranges(tmp_path: Path) -> None:
     frames = read_frames(tmp_path / "a.mp4", picked, (HEIGHT, WIDTH))
     torch.testing.assert_close(batch.context[0], codec().encode_frames(frames))
     assert batch.words[0] == ("A day.shot0:one", "A day.shot1:two", "A day.shot2:three")
-    assert source.stories(Draw(0, "t", 0), 1, 2) == (("A day.shot0:one", "A day.shot1:two"),)
+    assert source.stories(StepRng(0, "t", 0), 1, 2) == (("A day.shot0:one", "A day.shot1:two"),)
     with pytest.raises(ConfigError, match="no film of the data has that many"):
-        source.stories(Draw(0, "t", 0), 1, 4)
+        source.stories(StepRng(0, "t", 0), 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_a_broken_film_is_passed_over_and_a_broken_set_is_not(
 ) -> None:
     rows = [film(tmp_path, "a"), film(tmp_path, "b", frames=12)]
     source = FilmShots(table(tmp_path, rows), codec(), model=MODEL, context_frames=6)
-    source.shots(Draw(3, "t", 0), 4, 3)
+    source.shots(StepRng(3, "t", 0), 4, 3)
     assert "b.mp4" in caplog.text
     (tmp_path / "a.mp4").write_bytes(b"")
     with pytest.raises(ConfigError, match="in a row cannot be read"):
-        source.shots(Draw(1, "t", 0), 1, 3)
+        source.shots(StepRng(1, "t", 0), 1, 3)
 
 
 class Letters:
@@ -204,7 +204,7 @@ def test_the_full_size_stages_take_real_steps_at_reduced_width(tmp_path: Path) -
     stream = dataclasses.replace(config.stream, model=MODEL)
     config = dataclasses.replace(config, stream=stream, stages=stages, log_s=1e6)
     made = codec()
-    shop = Workshop(
+    services = StageServices(
         config=config, processes=Processes(), codec=made, text=FrozenText(Letters(), "bad", "cpu"),
         source=FilmShots(
             table(tmp_path, [film(tmp_path)]), made, model=MODEL, context_frames=6
@@ -213,15 +213,15 @@ def test_the_full_size_stages_take_real_steps_at_reduced_width(tmp_path: Path) -
     weights = start_weights("random", MODEL, text=False, seed=0)
     weights["head.head.weight"] = torch.randn_like(weights["head.head.weight"]) * 0.05
     teacher, pairs, ode, _, inter = stages
-    make_pairs(shop, pairs, weights, tmp_path / "pairs")  # type: ignore[arg-type]
+    make_pairs(services, pairs, weights, tmp_path / "pairs")  # type: ignore[arg-type]
     inter = dataclasses.replace(inter, shots=1)  # type: ignore[call-arg]
     for stage in (
-        TeacherStage(shop, teacher, weights),  # type: ignore[arg-type]
-        OdeStage(shop, ode, weights, tmp_path / "pairs", 2),  # type: ignore[arg-type]
-        InterShotStage(shop, inter, weights, weights),  # type: ignore[arg-type]
+        TeacherStage(services, teacher, weights),  # type: ignore[arg-type]
+        OdeStage(services, ode, weights, tmp_path / "pairs", 2),  # type: ignore[arg-type]
+        InterShotStage(services, inter, weights, weights),  # type: ignore[arg-type]
     ):
         for step in range(2):
-            outcome = stage.loss(step, Draw(0, "x", step))
+            outcome = stage.loss(step, StepRng(0, "x", step))
             outcome.loss.backward()
             norm = stage.learners[outcome.learner].step(1.0)
             assert 0 < norm < float("inf")
@@ -229,5 +229,5 @@ def test_the_full_size_stages_take_real_steps_at_reduced_width(tmp_path: Path) -
     run = Run(config, tmp_path / "run", Processes())
     save_product(run.product("inter-shot"), weights, steps=2, train_s=0.0, stage="inter-shot")
     save_released(run, tmp_path / "shotstream_merged.pt")
-    released = student_state(tmp_path / "shotstream_merged.pt", MODEL)
+    released = open_student(tmp_path / "shotstream_merged.pt", MODEL).tensors
     assert all(torch.equal(released[name], value) for name, value in weights.items())

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_distill.fast_student import Captions
-from shotstream_distill.paper.draw import Draw
+from shotstream_distill.common.sequence import Captions
+from shotstream_distill.common.step_rng import StepRng
 from shotstream_distill.paper.network import TrainNet
 from shotstream_distill.paper.quirks import Quirks
 from shotstream_distill.paper.rollout import RolloutPlan, roll_out
 from shotstream_distill.paper.sampler import guided_flow, sample_states, teacher_flow
 from shotstream_distill.paper.shot_batch import Conditioning
 from shotstream_rt.config import ModelConfig, ScheduleConfig
-from shotstream_rt.schedule import Schedule
+from shotstream_rt.plan.schedule import Schedule
 from shotstream_rt.verify.golden import GoldenCase
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -202,7 +202,7 @@ def plan(quirks: Quirks) -> RolloutPlan:
 def gradient_of_last_chunk(net: TrainNet, quirks: Quirks) -> tuple[Tensor, dict[str, Tensor]]:
     net.zero_grad()
     told = tiny_conditioning(dtype=torch.float32)
-    shot = roll_out(net, told, plan(quirks), Draw(0, "r", 0), exit_step=1, gradients=True)
+    shot = roll_out(net, told, plan(quirks), StepRng(0, "r", 0), exit_step=1, gradients=True)
     shot[:, -CHUNK:].square().sum().backward()
     return shot, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
 
@@ -217,10 +217,10 @@ def test_detached_caches_stop_gradients_and_attached_ones_let_them_through() -> 
 
     # The stopped gradient is that of one pass over a past that is data.
     net.zero_grad()
-    told, draw = tiny_conditioning(dtype=torch.float32), Draw(0, "r", 0)
-    shot = roll_out(net, told, plan(Quirks()), draw, exit_step=1).detach()
-    draw = Draw(0, "r", 0)
-    noise = [draw.normal(2, CHUNK, 16, 4, 6) for _ in range(2 * FRAMES // CHUNK)]
+    told, rng = tiny_conditioning(dtype=torch.float32), StepRng(0, "r", 0)
+    shot = roll_out(net, told, plan(Quirks()), rng, exit_step=1).detach()
+    rng = StepRng(0, "r", 0)
+    noise = [rng.normal(2, CHUNK, 16, 4, 6) for _ in range(2 * FRAMES // CHUNK)]
     schedule, captions = plan(Quirks()).schedule, told.target_caption()
     with torch.no_grad():
         _, past = net(told.context_pass(), flow=False)
@@ -243,8 +243,8 @@ def test_detached_caches_stop_gradients_and_attached_ones_let_them_through() -> 
 
 def test_refresh_noise_is_a_switch() -> None:
     net, told = tiny_net(dtype=torch.float32), tiny_conditioning(dtype=torch.float32)
-    clean = roll_out(net, told, plan(Quirks()), Draw(0, "r", 0))
-    again = roll_out(net, told, plan(Quirks()), Draw(0, "r", 0))
-    noisy = roll_out(net, told, plan(Quirks(refresh_noise=True)), Draw(0, "r", 0))
+    clean = roll_out(net, told, plan(Quirks()), StepRng(0, "r", 0))
+    again = roll_out(net, told, plan(Quirks()), StepRng(0, "r", 0))
+    noisy = roll_out(net, told, plan(Quirks(refresh_noise=True)), StepRng(0, "r", 0))
     assert torch.equal(clean, again)
     assert not torch.equal(clean[:, CHUNK:], noisy[:, CHUNK:])

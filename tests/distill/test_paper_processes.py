@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream_distill.paper.product import load_product
+from shotstream_distill.common.product import load_product
 from shotstream_distill.paper.run_config import PRESETS
 
 WORKER = """
@@ -20,18 +20,18 @@ import json, sys
 from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
-from shotstream_distill.fast_student import Captions
-from shotstream_distill.paper import supplies, trainer
-from shotstream_distill.paper.draw import Draw
+from shotstream_distill.common.sequence import Captions
+from shotstream_distill.paper import data_sources, trainer
+from shotstream_distill.common.step_rng import StepRng
 from shotstream_distill.paper.network import TrainNet
-from shotstream_distill.paper.processes import join, leave, shard, whole
+from shotstream_distill.common.processes import join, leave, shard, whole
 from shotstream_distill.paper.quirks import Quirks
 from shotstream_distill.paper.rollout import RolloutPlan, roll_out
 from shotstream_distill.paper.run import Run
 from shotstream_distill.paper.run_config import RunConfig
 from shotstream_distill.paper.shot_batch import Conditioning
 from shotstream_rt.config import ModelConfig, ScheduleConfig
-from shotstream_rt.schedule import Schedule
+from shotstream_rt.plan.schedule import Schedule
 
 class Codec:
     temporal_stride = 4
@@ -41,7 +41,7 @@ class Codec:
         frames = latents[0, :, :3].float().repeat_interleave(4, 0)[3:]
         return torch.nn.functional.interpolate(frames, scale_factor=8)[None]
 
-supplies._codec = lambda config, device: Codec()
+data_sources._codec = lambda config, device: Codec()
 trainer._JUDGED_DRAWS = 1
 torch.set_num_threads(1)
 model = ModelConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=6,
@@ -50,10 +50,10 @@ plan = RolloutPlan(schedule=Schedule.from_config(ScheduleConfig()), frames=6, ch
                    quirks=Quirks(attached_caches=True))
 
 def told(rank):
-    draw = Draw(0, "told", 0, rank=rank)
+    rng = StepRng(0, "told", 0, rank=rank)
     return Conditioning(
-        context=draw.normal(1, 6, 16, 4, 4), flags=torch.tensor([[0, 0, 0, 0, 0, 0, 1]]),
-        captions=Captions(embeddings=draw.normal(1, 2, 4, 8), lengths=torch.tensor([[4, 4]]),
+        context=rng.normal(1, 6, 16, 4, 4), flags=torch.tensor([[0, 0, 0, 0, 0, 0, 1]]),
+        captions=Captions(embeddings=rng.normal(1, 2, 4, 8), lengths=torch.tensor([[4, 4]]),
                           text_len=6),
         caption_index=torch.tensor([[0, 0, 0, 0, 0, 0, 1]]),
     )
@@ -63,12 +63,13 @@ def net(recompute):
     return TrainNet(model, recompute=recompute)
 
 def loss(net, rank):
-    shot = roll_out(net, told(rank), plan, Draw(0, "roll", 0, rank=rank), exit_step=1,
+    shot = roll_out(net, told(rank), plan, StepRng(0, "roll", 0, rank=rank), exit_step=1,
                     gradients=True)
     return shot.square().mean()
 
 with join("cpu") as processes:
-    mine = shard(net(True), processes, compute=torch.float32)
+    mine = net(True)
+    shard(mine, mine.blocks, processes, compute=torch.float32)
     loss(mine, processes.rank).backward()
     alone = net(False)
     ((loss(alone, 0) + loss(alone, 1)) / 2).backward()

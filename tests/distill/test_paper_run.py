@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from shotstream_distill.__main__ import main
-from shotstream_distill.metrics import gate
-from shotstream_distill.paper import supplies, trainer
-from shotstream_distill.paper.gate import GateError, GateReport
+from shotstream_distill.common.processes import Processes
+from shotstream_distill.common.product import load_product, save_product, start_weights
+from shotstream_distill.evaluation import context_gate as gate
+from shotstream_distill.paper import data_sources as supplies
+from shotstream_distill.paper import trainer
+from shotstream_distill.paper.data_sources import make_services
 from shotstream_distill.paper.ode_pairs import make_pairs, pair_file, read_pairs
-from shotstream_distill.paper.processes import Processes
-from shotstream_distill.paper.product import load_product, save_product, start_weights
 from shotstream_distill.paper.run import Run
 from shotstream_distill.paper.run_config import PRESETS, RunConfig
-from shotstream_distill.paper.supplies import make_workshop
+from shotstream_distill.paper.stage_gate import GateError, GateReport
 from shotstream_distill.paper.trainer import Trainer
 from shotstream_rt.errors import ConfigError, WeightsError
 
@@ -141,15 +142,15 @@ def test_a_run_in_pieces_is_the_uninterrupted_one(
 ) -> None:
     whole, _ = finished
     pieces = Run(whole.config, tmp_path, Processes())
-    shop = make_workshop(whole.config, tmp_path, Processes())
+    services = make_services(whole.config, tmp_path, Processes())
     for stage in whole.config.stages:
         if stage.kind == "ode_pairs":
-            make_pairs(shop, stage, load_product(whole.product("teacher")), tmp_path / "pairs")  # type: ignore[arg-type]
+            make_pairs(services, stage, load_product(whole.product("teacher")), tmp_path / "pairs")  # type: ignore[arg-type]
             continue
         for stop in range(1, STEPS[stage.name], 2):
-            made, optimizers = pieces._stage(shop, stage)  # type: ignore[arg-type]
-            Trainer(shop, stage, optimizers, made, tmp_path).run(stop_at=stop)  # type: ignore[arg-type]
-        assert pieces._train(shop, stage, float("inf")) is not None  # type: ignore[arg-type]
+            made, optimizers = pieces._stage(services, stage)  # type: ignore[arg-type]
+            Trainer(services, stage, optimizers, made, tmp_path).run(stop_at=stop)  # type: ignore[arg-type]
+        assert pieces._train(services, stage, float("inf")) is not None  # type: ignore[arg-type]
         ours, theirs = (
             load_product(pieces.product(stage.name)),
             load_product(whole.product(stage.name)),
@@ -212,11 +213,11 @@ def test_every_quirk_changes_some_loss(
             # A head that answers, or nothing that is told would matter.
             weights["head.head.weight"] = torch.full_like(weights["head.head.weight"], 0.01)
             save_product(run.product(earlier), weights, steps=1, train_s=0.0, stage=earlier)
-        shop = make_workshop(config, folder, Processes())
+        services = make_services(config, folder, Processes())
         stage = next(s for s in config.stages if s.name == names[0])
         start = dataclasses.replace(stage, start="teacher", batch=4, steps=6)  # type: ignore[call-arg]
-        made, optimizers = run._stage(shop, start)  # type: ignore[arg-type]
-        Trainer(shop, start, optimizers, made, folder).run(stop_at=4)  # type: ignore[arg-type]
+        made, optimizers = run._stage(services, start)  # type: ignore[arg-type]
+        Trainer(services, start, optimizers, made, folder).run(stop_at=4)  # type: ignore[arg-type]
         outcomes.append(made.product())
     assert not equal(*outcomes)
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from shotstream_distill.__main__ import main
-from shotstream_distill.evaluate import EvaluationConfig, evaluate
-from shotstream_distill.fast_student import Captions
-from shotstream_distill.metrics.against import compare_records, paired_ratio
-from shotstream_distill.metrics.cuts import CutCount
-from shotstream_distill.metrics.facts import CharacterFacts, ShotFacts
-from shotstream_distill.metrics.gate import Examinee
-from shotstream_distill.metrics.records import FilmRecord, RecordBook, ShotRecord
-from shotstream_distill.metrics.teacher_film import TeacherConfig, TeacherFilms, causal_shot
+from shotstream_distill.common.product import save_product, start_weights
+from shotstream_distill.common.sequence import Captions
+from shotstream_distill.evaluation.against import compare_records, paired_ratio
+from shotstream_distill.evaluation.context_gate import Examinee
+from shotstream_distill.evaluation.cuts import CutCount
+from shotstream_distill.evaluation.evaluate import EvaluationConfig, evaluate
+from shotstream_distill.evaluation.facts import CharacterFacts, ShotFacts
+from shotstream_distill.evaluation.records import FilmRecord, RecordBook, ShotRecord
+from shotstream_distill.evaluation.teacher_film import TeacherConfig, TeacherFilms, causal_shot
 from shotstream_distill.paper.film import Film
 from shotstream_distill.paper.network import TrainNet
-from shotstream_distill.paper.product import save_product, start_weights
 from shotstream_distill.paper.sampler import sample_states
 from shotstream_distill.paper.shot_batch import Conditioning, condition
 from shotstream_distill.paper.text_side import NanoText
@@ -31,11 +31,11 @@ from shotstream_distill.world.captions import story_captions
 from shotstream_distill.world.story import make_story
 from shotstream_rt.config import ModelConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import ConfigError, WeightsError
-from shotstream_rt.manifest import StudentManifest
-from shotstream_rt.model.loading import NANO_FOLDER
-from shotstream_rt.model.nano_codec import NanoCodec
-from shotstream_rt.model.nano_text import NanoTextEncoder, NanoTextNet, caption_ids
-from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.loading.manifest import StudentManifest
+from shotstream_rt.loading.project_layout import NANO_FOLDER
+from shotstream_rt.model.nano.codec import NanoCodec
+from shotstream_rt.model.nano.text import NanoTextEncoder, NanoTextNet, caption_ids
+from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.story import Story
 
 TINY = ModelConfig(

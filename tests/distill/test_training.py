@@ -11,24 +11,26 @@ import pytest
 import torch
 
 from shotstream_distill.__main__ import main
-from shotstream_distill.bank import LatentBank, Layout
-from shotstream_distill.flow import (
-    FlowTrainer,
+from shotstream_distill.nano.flow import FlowTrainer
+from shotstream_distill.nano.losses import (
     auxiliary_loss,
     coarse_error,
     motion_error,
     roughen,
     subject_weights,
 )
-from shotstream_distill.recipe import NANO_MODEL, DistillConfig, Stage, TrainConfig
-from shotstream_distill.ship import ship
-from shotstream_distill.trajectory import TrajectoryTrainer, unconditional
-from shotstream_rt.model.loading import load_model
-from shotstream_rt.model.nano_vocabulary import TOKENS
+from shotstream_distill.nano.recipe import NANO_MODEL, DistillConfig, Stage, TrainConfig
+from shotstream_distill.nano.ship import ship
+from shotstream_distill.nano.trajectory import TrajectoryTrainer, unconditional
+from shotstream_distill.world.bank import LatentBank, Layout
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.model.nano.vocabulary import TOKENS
 
+SMALL = dataclasses.replace(NANO_MODEL, dim=48, ffn_dim=96, num_heads=2, num_layers=3)
+"""Nano's shape in every interface, at a small part of its cost."""
 FRAMES = Layout(batch=2, context=2, group_frames=1, groups=2)
 CHUNKS = Layout(batch=1, context=6, group_frames=3, groups=1, chunks=2)
-QUICK = TrainConfig(stages=(Stage(share=1.0, layouts=(FRAMES,)),), warmup_steps=2)
+QUICK = TrainConfig(model=SMALL, stages=(Stage(share=1.0, layouts=(FRAMES,)),), warmup_steps=2)
 
 
 def test_the_loss_falls_on_one_batch(bank: LatentBank, tmp_path: Path, seeded: int) -> None:
@@ -89,12 +91,12 @@ def test_distillation_learns_where_the_walk_ends(
     teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
     # A head that answers: at the start it is zero and every walk would stand still.
     teacher["head.head.weight"] = torch.randn_like(teacher["head.head.weight"]) * 0.02
-    trainer = TrajectoryTrainer(DistillConfig(), tmp_path, bank, teacher)
+    trainer = TrajectoryTrainer(DistillConfig(model=SMALL), tmp_path, bank, teacher)
     batch = bank.sample(CHUNKS, random.Random(6))
     losses = []
     for _ in range(4):
         torch.manual_seed(1)
-        trainer._draws.common.seed(1)
+        trainer._rng.common.seed(1)
         loss = trainer.loss(batch)
         loss.backward()
         trainer.state.apply(0.3, 0.5)
@@ -104,7 +106,7 @@ def test_distillation_learns_where_the_walk_ends(
 
 def test_later_chunks_are_guided_less(bank: LatentBank, tmp_path: Path) -> None:
     teacher = FlowTrainer(QUICK, tmp_path, bank).state.averaged()
-    config = DistillConfig(guidance=2.5, later_guidance=1.5)
+    config = DistillConfig(model=SMALL, guidance=2.5, later_guidance=1.5)
     trainer = TrajectoryTrainer(config, tmp_path, bank, teacher)
     layouts = {(2.5,) * 3 + (1.5,) * 3: dataclasses.replace(CHUNKS, groups=2),
                (2.5,) * 6: dataclasses.replace(CHUNKS, chunks=1, groups=2)}  # fmt: skip
@@ -135,18 +137,18 @@ def test_history_is_filmed_by_the_student(bank: LatentBank, tmp_path: Path, seed
     batch = dataclasses.replace(batch, shared=batch.shared.clone())
     films = {}
     for share in (0.0, 1.0):
-        config = DistillConfig(own_history=share)
+        config = DistillConfig(model=SMALL, own_history=share)
         trainer = TrajectoryTrainer(config, tmp_path, bank, teacher)
         torch.manual_seed(4)
         with torch.no_grad():
-            films[share] = trainer._lived(batch)
+            films[share] = trainer._with_own_history(batch)
     assert torch.equal(films[0.0], batch.shared)
     assert torch.equal(films[1.0][:, :6], batch.shared[:, :6])
     # What the data went on with has no part in it.
     batch.shared[:, 6:] = 7.0
     torch.manual_seed(4)
     with torch.no_grad():
-        again = trainer._lived(batch)
+        again = trainer._with_own_history(batch)
     assert torch.equal(again, films[1.0])
     assert not torch.equal(again[:, 6:9], batch.shared[:, 6:9])
 
@@ -164,13 +166,13 @@ def test_the_product_loads(bank: LatentBank, tmp_path: Path, codec_file: Path) -
     trainer = FlowTrainer(QUICK, tmp_path, bank)
     trainer.state.save(tmp_path / "flow.pt")
     folder = tmp_path / "student"
-    ship(tmp_path / "flow.pt", folder, NANO_MODEL, codec_file, {"note": "test"})
+    ship(tmp_path / "flow.pt", folder, SMALL, codec_file, {"note": "test"})
     assert {p.name for p in folder.iterdir()} == {
         "student.json", "student.safetensors", "text.safetensors", "codec.safetensors",
     }  # fmt: skip
-    bundle = load_model(folder, device="cpu")
-    assert bundle.config.model == NANO_MODEL
-    assert bundle.text.text_dim == NANO_MODEL.text_dim
+    bundle = Model.open(folder, device="cpu")
+    assert bundle.config.model == SMALL
+    assert bundle.text.text_dim == SMALL.text_dim
     bundle.close()
     assert json.loads((folder / "student.json").read_text())["lineage"]["note"] == "test"
 
@@ -180,8 +182,8 @@ def test_words_that_were_not_trained_stay_unknown(
 ) -> None:
     FlowTrainer(QUICK, tmp_path, bank).state.save(tmp_path / "flow.pt")
     folder = tmp_path / "student"
-    ship(tmp_path / "flow.pt", folder, NANO_MODEL, codec_file, {}, words=len(TOKENS) - 3)
-    bundle = load_model(folder, device="cpu")
+    ship(tmp_path / "flow.pt", folder, SMALL, codec_file, {}, words=len(TOKENS) - 3)
+    bundle = Model.open(folder, device="cpu")
     notes = bundle.text.check("a red cat in a forest at midnight")
     bundle.close()
     assert any("at midnight" in note for note in notes)

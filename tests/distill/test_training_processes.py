@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream_distill.paper.product import load_product
+from shotstream_distill.common.product import load_product
 
 WORKER = """
 import json, sys
 from pathlib import Path
 import torch
-from shotstream_distill.bank import LatentBank, Layout
-from shotstream_distill.flow import FlowTrainer
-from shotstream_distill.paper.processes import join, leave
-from shotstream_distill.recipe import Stage, TrainConfig
+from shotstream_distill.world.bank import LatentBank, Layout
+from shotstream_distill.nano.flow import FlowTrainer
+from shotstream_distill.common.processes import join, leave
+from shotstream_distill.nano.recipe import Stage, TrainConfig
 from shotstream_rt.config import ModelConfig
-from shotstream_rt.model.nano_text import TEXT_DIM, TEXT_LEN
+from shotstream_rt.model.nano.text import TEXT_DIM, TEXT_LEN
 
 torch.set_num_threads(1)
 model = ModelConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=3, text_dim=TEXT_DIM,
@@ -33,8 +33,8 @@ layouts = (Layout(batch=1, context=2, group_frames=1, groups=1),
 config = TrainConfig(model=model, stages=(Stage(share=1.0, layouts=layouts),))
 with join("cpu") as processes:
     trainer = FlowTrainer(config, Path(sys.argv[2]), LatentBank(Path(sys.argv[1])), processes)
-    drawn = trainer._draws.own.random()
-    trainer.train(3.0)
+    drawn = trainer._rng.own.random()
+    trainer.train(1.0)
     total = sum(float(m.double().sum()) for m in trainer.state.masters)
     print(json.dumps({"drawn": drawn, "steps": trainer.state.step, "total": total}))
 leave(0)

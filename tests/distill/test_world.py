@@ -14,7 +14,7 @@ from shotstream_distill.world.captions import free_caption, spare_captions, stor
 from shotstream_distill.world.characters import MASK_COAT, MASK_HAT, MASK_SCARF
 from shotstream_distill.world.render import HEIGHT, WIDTH, render_shot
 from shotstream_distill.world.story import BOTH, TIMELESS, make_story
-from shotstream_rt.model.nano_vocabulary import PLACES, SPECIES, TIMES, canonical, named
+from shotstream_rt.model.nano.vocabulary import PLACES, SPECIES, TIMES, canonical, named
 
 
 def test_equal_seeds_give_equal_stories() -> None:
@@ -171,7 +171,7 @@ def test_masks_name_species_and_character() -> None:
 
 
 def test_coat_pixels_show_the_named_color() -> None:
-    from shotstream_distill.detectors import name_color
+    from shotstream_distill.evaluation.detectors import name_color
 
     hits, shots = 0, 0
     for seed in range(20):

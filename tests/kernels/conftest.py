@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.kernels.fp8_set import row_scales_unavailable_reason
-from shotstream_rt.kernels.kernel_set import (
+from shotstream_rt.kernels.gpu.fp8_support import row_scales_unavailable_reason
+from shotstream_rt.kernels.sets.kernel_set import (
     REFERENCE,
     TORCH_OPS,
     KernelSet,
@@ -83,7 +83,7 @@ def twin(request: pytest.FixtureRequest) -> Twin:
     if request.param == "reference":
         return Twin("shotstream_rt.kernels.reference", torch.device("cpu"))
     require_triton(request.param)
-    return Twin("shotstream_rt.kernels", torch.device(request.param))
+    return Twin("shotstream_rt.kernels.gpu", torch.device(request.param))
 
 
 @pytest.fixture(

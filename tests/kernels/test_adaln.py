@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.kernels.kernel_set import KernelSet
+from shotstream_rt.kernels.sets.kernel_set import KernelSet
 
 if TYPE_CHECKING:
     from .conftest import Twin
@@ -45,6 +45,20 @@ def test_every_frame_has_its_own_row(
     given = [t.to(twin.device) for t in (x, factor, offset)]
     got = twin.load("adaln").layer_norm(*given, 1e-6)
     assert_close("adaln", got, naive_norm(x, factor, offset, 1e-6))
+
+
+def test_a_pass_may_have_a_row_for_each_frame(
+    kernels: KernelSet, dtype: torch.dtype, normal: Draw, assert_close: Check
+) -> None:
+    x, y = normal(1, 3 * 5, 16, dtype=dtype), normal(1, 3 * 5, 16, dtype=dtype)
+    factor, offset, gate = (normal(1, 3, 16, dtype=dtype) for _ in range(3))
+    assert_close("adaln", kernels.layer_norm(x, factor, offset, 1e-6),
+                 naive_norm(x, factor, offset, 1e-6))  # fmt: skip
+    gated = (y.double().unflatten(1, (3, 5)) * gate.double().unsqueeze(2)).flatten(1, 2)
+    assert_close("adaln", kernels.gated_residual(x, y, gate), x.double() + gated)
+    total, normed = kernels.gated_residual_norm(x, y, gate, factor[:, :1], offset[:, :1], 1e-6)
+    assert_close("adaln", total, x.double() + gated)
+    assert_close("adaln", normed, naive_norm(total, factor[:, :1], offset[:, :1], 1e-6))
 
 
 def test_a_constant_token_is_only_shifted(kernels: KernelSet) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.cache import KVArena, fold_padding
-from shotstream_rt.kernels.kernel_set import KernelSet
+from shotstream_rt.backends.cache import KVArena
+from shotstream_rt.backends.cross_attention import fold_padding
 from shotstream_rt.kernels.reference.kv_append import kv_append
+from shotstream_rt.kernels.sets.kernel_set import KernelSet
 
 Draw = Callable[..., Tensor]
 Check = Callable[[str, Tensor, Tensor], None]
@@ -56,7 +57,7 @@ def test_slots_past_the_valid_prefix_are_never_read(
 ) -> None:  # fmt: skip
     heads, width, frame_tokens = 2, 16, 3
     arena = KVArena(
-        capacity * frame_tokens, heads, width, head_major=kernels.head_major, dtype=dtype,
+        capacity * frame_tokens, heads, width, layout=kernels.arena, dtype=dtype,
         device=torch.device("cpu"),
     )  # fmt: skip
     arena.k.fill_(torch.nan)

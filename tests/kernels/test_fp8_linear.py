@@ -89,7 +89,7 @@ def test_later_changes_of_the_layer_do_not_show(twin: Twin, normal: Draw) -> Non
 def test_widths_that_the_library_cannot_take_are_named(
     triton_device: torch.device, inputs: int, outputs: int
 ) -> None:
-    from shotstream_rt.kernels.fp8_linear import fuse_linear
+    from shotstream_rt.kernels.gpu.fp8_linear import fuse_linear
 
     layers = make_layers(inputs, [outputs], torch.float32)
     with pytest.raises(ValueError, match=f"{inputs} inputs and {outputs} outputs"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from shotstream_rt.kernels.reference.history_attention import attend_by_spans
 
 if TYPE_CHECKING:
-    from shotstream_rt.kernels.kernel_set import KernelSet
+    from shotstream_rt.kernels.sets.kernel_set import KernelSet
 
     from .conftest import Twin
 
@@ -85,7 +85,7 @@ def test_a_dense_attention_serves_groups_of_heads(
 def test_descriptors_give_the_same(
     triton_device: torch.device, dtype: torch.dtype, normal: Draw, name: str
 ) -> None:
-    from shotstream_rt.kernels import history_attention as compiled
+    from shotstream_rt.kernels.gpu import history_attention as compiled
     from shotstream_rt.kernels.tuning import AttentionLaunch
 
     if triton_device.type == "cuda" and torch.cuda.get_device_capability(triton_device) < (9, 0):
@@ -108,7 +108,7 @@ def test_descriptors_give_the_same(
 def test_spans_that_do_not_fit_are_named(
     triton_device: torch.device, spans: list[list[tuple[int, int]]], message: str
 ) -> None:
-    from shotstream_rt.kernels.history_attention import history_attention
+    from shotstream_rt.kernels.gpu.history_attention import history_attention
 
     x = torch.zeros(1, 10, 2, 16, device=triton_device)
     with pytest.raises(ValueError, match=message):

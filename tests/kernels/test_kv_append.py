@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.cache import KVArena
+from shotstream_rt.backends.cache import KVArena
 from shotstream_rt.kernels.reference.kv_append import kv_append
+from shotstream_rt.kernels.sets.arena_layout import ArenaLayout
 
 if TYPE_CHECKING:
     from .conftest import Twin
@@ -20,8 +21,8 @@ CAPACITY, HEADS, WIDTH = 9, 2, 5
 def empty_arena(frame_tokens: int, dtype: torch.dtype, *, head_major: bool = False) -> KVArena:
     """An arena with NaN everywhere, on the host."""
     arena = KVArena(
-        CAPACITY * frame_tokens, HEADS, WIDTH, head_major=head_major, dtype=dtype,
-        device=torch.device("cpu"),
+        CAPACITY * frame_tokens, HEADS, WIDTH, layout=ArenaLayout(head_major=head_major),
+        dtype=dtype, device=torch.device("cpu"),
     )  # fmt: skip
     arena.k.fill_(torch.nan)
     arena.v.fill_(torch.nan)

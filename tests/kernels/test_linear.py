@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shotstream_rt.kernels.kernel_set import KernelSet
+from shotstream_rt.kernels.sets.kernel_set import KernelSet
 
 Draw = Callable[..., Tensor]
 Check = Callable[[str, Tensor, Tensor], None]
@@ -66,7 +66,7 @@ def test_rows_of_any_number_share_the_packed_weight(
 def test_the_epilogue_is_the_same_gelu(
     dtype: torch.dtype, normal: Draw, assert_close: Check
 ) -> None:
-    from shotstream_rt.kernels.linear import fuse_linear
+    from shotstream_rt.kernels.gpu.linear import fuse_linear
 
     fused = layers(normal, 64, [48, 80], dtype)
     x = normal(2, 37, 64, dtype=dtype)

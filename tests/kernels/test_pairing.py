@@ -13,21 +13,13 @@ NAMES = sorted(
 )
 NOT_KERNELS = {
     "__init__",
-    "attention_cases",
-    "compile_cases",
-    "compile_check",
-    "decoder_cases",
-    "decoder_set",
-    "fp8_set",
+    "fp8_support",
     "hopper_attention",
     "hopper_launch",
-    "kernel_set",
     "key_split",
-    "launch",
-    "library_attention",
-    "sass",
-    "tuning",
+    "span_table",
 }
+"""Parts of kernels in ``kernels/gpu`` that several of them share."""
 
 
 def public_functions(path: Path) -> dict[str, list[str]]:
@@ -52,26 +44,32 @@ def test_reference_has_a_test_and_a_bench(name: str) -> None:
 def test_no_partner_is_left_without_a_kernel(folder: str, pattern: str) -> None:
     prefix = pattern.rstrip("*")
     found = {path.stem.removeprefix(prefix) for path in (ROOT / folder).glob(f"{pattern}.py")}
-    found = {name for name in found if not name.startswith(("triton_", "aot_"))}
+    found = {name for name in found if not name.startswith(("triton_", "aot_", "cpu_"))}
     assert found - {"pairing", "native", "kernel_set", "chunk_decoder"} == set(NAMES)
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        *sorted((ROOT / "kernels/cpu").glob("*.py")),
-        *sorted((ROOT / "kernels/torch_ops").glob("*.py")),
-        *sorted(p for p in (ROOT / "kernels").glob("*.py") if p.stem not in NOT_KERNELS),
-    ],
+    [p for p in sorted((ROOT / "kernels/gpu").glob("*.py")) if p.stem not in NOT_KERNELS],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_fast_twin_has_the_signature_of_its_reference(path: Path) -> None:
-    if path.stem == "__init__":
-        return
     # What one architecture has beside the portable kernel goes by the same name.
     name = path.stem.removesuffix("_hopper")
     reference = public_functions(ROOT / f"kernels/reference/{name}.py")
     fast = public_functions(path)
+    assert fast
+    for name, arguments in fast.items():
+        assert reference[name] == arguments
+
+
+@pytest.mark.parametrize("folder", ["cpu", "torch_ops"])
+def test_gathered_forms_have_the_signatures_of_their_references(folder: str) -> None:
+    reference: dict[str, list[str]] = {}
+    for name in NAMES:
+        reference |= public_functions(ROOT / f"kernels/reference/{name}.py")
+    paths = [path for path in (ROOT / "kernels" / folder).glob("*.py") if path.stem != "__init__"]
+    fast = {name: args for path in paths for name, args in public_functions(path).items()}
     assert fast
     for name, arguments in fast.items():
         assert reference[name] == arguments

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.kernels.kernel_set import KernelSet
+from shotstream_rt.kernels.sets.kernel_set import KernelSet
 
 Draw = Callable[..., Tensor]
 Check = Callable[[str, Tensor, Tensor], None]

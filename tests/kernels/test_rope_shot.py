@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.kernels.kernel_set import KernelSet
 from shotstream_rt.kernels.reference.rope_shot import (
     SHOT_PHASE_RAD,
     axis_pairs,
     rope_angles,
     rotation,
 )
+from shotstream_rt.kernels.sets.kernel_set import KernelSet
 
 Draw = Callable[..., Tensor]
 Check = Callable[[str, Tensor, Tensor], None]

@@ -27,7 +27,7 @@ def attention(
         major, _ = torch.cuda.get_device_capability()
         if major < 9:
             pytest.skip(f"sm_{major}x has no tensor descriptors in hardware")
-    from shotstream_rt.kernels import dual_attention as module
+    from shotstream_rt.kernels.gpu import dual_attention as module
 
     monkeypatch.setattr(module, "attention_launch", lambda *_: request.param)
 
@@ -78,7 +78,7 @@ def test_a_whole_block_of_hidden_keys_leaves_no_nan(
 def test_keys_behind_the_last_visible_one_are_not_loaded(
     triton_device: torch.device, normal: Draw, assert_close: Check, visible: int
 ) -> None:
-    from shotstream_rt.kernels.dual_attention import dual_attention
+    from shotstream_rt.kernels.gpu.dual_attention import dual_attention
 
     rows, keys = 2, 530
     q, k, v = (normal(rows, n, 1, 16) for n in (5, keys, keys))
@@ -123,7 +123,7 @@ def test_large_logits_do_not_overflow(
 def test_what_the_kernel_cannot_do_is_refused(
     triton_device: torch.device, scale: float, bias: Tensor | None, match: str
 ) -> None:
-    from shotstream_rt.kernels.dual_attention import dual_attention
+    from shotstream_rt.kernels.gpu.dual_attention import dual_attention
 
     x = torch.zeros(1, 3, 1, 16, device=triton_device)
     with pytest.raises(ValueError, match=match):

@@ -25,7 +25,7 @@ TRUNCATED_BF16 = 2**-7
 def test_levels_are_applied_like_the_reference(
     triton_device: torch.device, dtype: torch.dtype, normal: Draw, sigma: float | str
 ) -> None:
-    from shotstream_rt.kernels import renoise as compiled
+    from shotstream_rt.kernels.gpu import renoise as compiled
 
     level = torch.tensor([1.0, 0.5, 0.25]).view(1, 3, 1, 1, 1) if sigma == "per frame" else sigma
     x_t, flow = normal(*SHAPE, dtype=dtype), normal(*SHAPE, dtype=dtype)
@@ -40,7 +40,7 @@ def test_levels_are_applied_like_the_reference(
 
 
 def test_levels_must_follow_leading_axes(triton_device: torch.device) -> None:
-    from shotstream_rt.kernels.renoise import to_x0 as compiled
+    from shotstream_rt.kernels.gpu.renoise import to_x0 as compiled
 
     x = torch.zeros(SHAPE, device=triton_device)
     with pytest.raises(ValueError, match="sigma"):
@@ -80,7 +80,7 @@ def test_bytes_are_the_reference_s(
     triton_device: torch.device, dtype: torch.dtype, normal: Draw,
     frames: int, height: int, width: int, layout: str,
 ) -> None:  # fmt: skip
-    from shotstream_rt.kernels.frame_pack import frame_pack as compiled
+    from shotstream_rt.kernels.gpu.frame_pack import frame_pack as compiled
 
     pixels = normal(frames, 3, height, width, dtype=dtype)
     if layout == "pixels":
@@ -91,7 +91,7 @@ def test_bytes_are_the_reference_s(
 
 
 def test_a_head_major_arena_is_refused(triton_device: torch.device) -> None:
-    from shotstream_rt.kernels.kv_append import kv_append
+    from shotstream_rt.kernels.gpu.kv_append import kv_append
 
     arena = torch.zeros(2, 6, 8, device=triton_device).transpose(0, 1)
     k = torch.zeros(3, 2, 8, device=triton_device)
@@ -100,7 +100,7 @@ def test_a_head_major_arena_is_refused(triton_device: torch.device) -> None:
 
 
 def test_slots_may_be_on_the_device(triton_device: torch.device, normal: Draw) -> None:
-    from shotstream_rt.kernels.kv_append import kv_append
+    from shotstream_rt.kernels.gpu.kv_append import kv_append
 
     k = normal(4, 2, 8).to(triton_device)
     arena_k, arena_v = torch.zeros(2, 6, 2, 8, device=triton_device)

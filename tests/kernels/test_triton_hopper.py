@@ -10,16 +10,24 @@ from torch import Tensor
 
 pytest.importorskip("triton.experimental.gluon", reason="triton with Gluon is not installed")
 
-from shotstream_rt.kernels import (
+from shotstream_rt.kernels.gpu import (
     dual_attention_fp8_hopper,
     dual_attention_hopper,
+    history_attention_hopper,
     hopper_launch,
 )
-from shotstream_rt.kernels.hopper_launch import BFLOAT16, FP8, QK8, HopperLaunch, launch_attention
-from shotstream_rt.kernels.kernel_set import gluon_unavailable_reason
-from shotstream_rt.kernels.key_split import KeySplit
+from shotstream_rt.kernels.gpu.hopper_launch import (
+    BFLOAT16,
+    FP8,
+    QK8,
+    HopperLaunch,
+    launch_attention,
+)
+from shotstream_rt.kernels.gpu.key_split import KeySplit
 from shotstream_rt.kernels.reference import dual_attention_fp8 as formats
 from shotstream_rt.kernels.reference.dual_attention import dual_attention as reference
+from shotstream_rt.kernels.reference.history_attention import history_attention
+from shotstream_rt.kernels.sets.kernel_set import gluon_unavailable_reason
 
 Draw = Callable[..., Tensor]
 LIMIT = {"bf16": 4e-3, "qk8": 6e-3, "fp8": 3.5e-2}
@@ -179,6 +187,18 @@ def test_sums_of_like_values_do_not_drift(hopper: torch.device, normal: Draw) ->
     wide_k = k[:, formats.key_rows(keys, hopper)].double()
     wide_v = v.permute(2, 0, 1)[None].double()
     assert_near(got, reference(formats.rounded_queries(q).double(), wide_k, wide_v, 0.02), 4e-3)
+
+
+@pytest.mark.gpu
+def test_every_head_reads_its_own_spans(hopper: torch.device, normal: Draw) -> None:
+    q = normal(1, 4680, 3, 128, dtype=torch.bfloat16).to(hopper)
+    k, v = (normal(1, 12480, 3, 128, dtype=torch.bfloat16).to(hopper) for _ in "kv")
+    spans = [[(0, 12480)], [(0, 1560), (3000, 4679), (9360, 12480)], [(0, 1), (12000, 12480)]]
+    got = history_attention_hopper.history_attention(q, k, v, 0.09, spans)
+    wanted = history_attention(q.double(), k.double(), v.double(), 0.09, spans)
+    assert_near(got, wanted, LIMIT["bf16"])
+    again = history_attention_hopper.history_attention(q, k, v, 0.09, spans)
+    assert torch.equal(got, again), "two runs differ: a race"
 
 
 @pytest.mark.gpu

@@ -23,14 +23,16 @@ from torch import Tensor
 
 pytest.importorskip("triton.experimental.gluon", reason="triton with Gluon is not installed")
 
-from shotstream_rt.kernels import (
+from shotstream_rt.kernels.gpu import (
     dual_attention_fp8_hopper,
     dual_attention_hopper,
+    history_attention_hopper,
     hopper_attention,
     hopper_launch,
 )
 from shotstream_rt.kernels.reference import dual_attention_fp8 as formats
 from shotstream_rt.kernels.reference.dual_attention import dual_attention as reference
+from shotstream_rt.kernels.reference.history_attention import history_attention
 from shotstream_rt.kernels.reference.merge_splits import merge_splits
 
 Draw = Callable[..., Tensor]
@@ -119,7 +121,7 @@ class Machine:
             full=own(lambda shape, value, dtype, _: torch.full(shape, value, dtype=dtype)),
             zeros_like=torch.zeros_like,
             arange=lambda a, b, layout: torch.arange(a, b).as_subclass(Registers),
-            where=lambda c, a, b: torch.where(c, a, torch.tensor(b)),
+            where=_where,
             maximum=lambda a, b: torch.maximum(a, torch.as_tensor(b)),
             max=lambda x, axis: x.amax(axis), sum=lambda x, axis: x.sum(axis), abs=torch.abs,
             exp2=torch.exp2, log2=torch.log2,
@@ -127,7 +129,7 @@ class Machine:
             convert_layout=lambda x, layout, assert_trivial=False: x,
             inline_asm_elementwise=_pack_e4m3,
             allocate_shared_memory=_allocate,
-            load=lambda p: p.data.flatten()[p.offset],
+            load=lambda p: p.data.flatten()[p.offset].item(),
             store=_store,
             warp_specialize=self._run_roles,
             **dict.fromkeys(
@@ -232,6 +234,12 @@ def _allocate(dtype: torch.dtype, shape: list[int], layout: Any) -> Any:
     if layout == "barrier":
         return SimpleNamespace(index=[Barrier() for _ in range(shape[0])].__getitem__)
     return Shared(torch.full(shape, torch.nan).to(dtype))
+
+
+def _where(condition: Any, one: Any, other: Any) -> Any:
+    if not isinstance(condition, Tensor):
+        return one if condition else other
+    return torch.where(condition, one, torch.as_tensor(other))
 
 
 def _store(pointer: Pointer, value: Tensor, mask: Any = True) -> None:
@@ -356,6 +364,27 @@ def test_large_logits_do_not_overflow(normal: Draw, on_cpu: Callable[..., list[i
     k, v = arena(normal, 400, 1)
     got = dual_attention_hopper.dual_attention(q, k, v, 1.0)
     assert distance(got, reference(q.double(), k.double(), v.double(), 1.0)) < 2e-2
+
+
+SPANS = {
+    "one": [[(0, 700)], [(0, 1)], [(699, 700)]],
+    "context and recent": [[(0, 700)], [(0, 70), (300, 700)], [(0, 128), (444, 700)]],
+    "across the ring's end": [[(0, 40), (60, 200), (650, 700)], [(3, 131), (500, 501)], [(9, 650)]],
+}
+
+
+@pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
+@pytest.mark.parametrize("slow_role", [None, 1, 2], ids=["even", "second", "loads"])
+def test_every_head_reads_its_own_spans(
+    normal: Draw, on_cpu: Callable[..., list[int]], spans: Any, slow_role: int | None
+) -> None:
+    grids = on_cpu(7, slow_role)
+    q = normal(1, 200, 3, 128, dtype=torch.bfloat16)
+    k, v = arena(normal, 700, 3)
+    got = history_attention_hopper.history_attention(q, k, v, 0.1, spans)
+    wanted = history_attention(q.double(), k.double(), v.double(), 0.1, spans)
+    assert distance(got, wanted) < 4e-3
+    assert grids == [6], "no tile is cut"
 
 
 @pytest.mark.parametrize("keys", [1, 15, 137, 128 * 11 + 8], ids=str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shotstream_rt.kernels.key_split import MOST_SPLITS, plan_key_split
+from shotstream_rt.kernels.gpu.key_split import MOST_SPLITS, plan_key_split
 
 H200 = 132
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,16 +13,18 @@ from torch import Tensor
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.history import HistoryPolicy
-from shotstream_rt.kernels.fp8_set import (
+from shotstream_rt.kernels.gpu.fp8_support import (
     fp8_unavailable_reason,
     row_scales_unavailable_reason,
-    with_fp8,
 )
-from shotstream_rt.kernels.kernel_set import REFERENCE, TORCH_OPS, KernelSet, triton_kernels
+from shotstream_rt.kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys
+from shotstream_rt.kernels.sets.fp8_set import with_fp8
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, TORCH_OPS, KernelSet, triton_kernels
+from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
-from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.plan.noise import PhiloxNoise
 
 MODEL = ModelConfig(
     dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32, text_len=8,
@@ -39,6 +43,8 @@ SHORT = dataclasses.replace(
 )
 """For the interpreter, which takes its time."""
 
+Part = Callable[[KernelSet], KernelSet]
+
 HISTORY = HistoryPolicy(recent_frames=3, pruned_heads=((0,), (0, 1)))
 
 
@@ -55,9 +61,9 @@ def student() -> Student:
 def shoot(student: Student, kernels: KernelSet, config: StreamConfig = STREAM) -> Tensor:
     """One shot's latents ``[1, 12, 16, 4, 4]``."""
     device = student.patch_embedding.weight.device
-    pipeline = Pipeline(config, EagerBackend(student, config, kernels))
-    # Slots that were never written show if they are read.
-    pipeline.backend.cache.poison()  # type: ignore[attr-defined]
+    film = EagerBackend(BoundStudent.from_student(student, kernels), config).new_film()
+    film.poison()  # slots that were never written show if they are read
+    pipeline = Pipeline(config, film)
     rows = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(2))
     captions = CaptionSet(embeddings=rows, lengths=(8, 8))
     context = PhiloxNoise(9).draw(0, 0, 0, (1, 2, *pipeline.latent_shape[2:]))
@@ -107,9 +113,73 @@ def test_triton_s_form_makes_the_reference_s_shot(
     assert distance(got, wanted) < (0.3 if triton_device.type == "cpu" else 0.08)
 
 
+@pytest.mark.parametrize("quantise", [with_fp8_keys, with_fp8_attention])
+class TestArenaIn8Bits:
+    """The same student with keys, or keys and values, in 8 bits; unused slots hold NaN."""
+
+    def test_only_the_arena_and_its_kernels_are_replaced(self, quantise: Part) -> None:
+        made = quantise(TORCH_OPS)
+        changed = {
+            field.name
+            for field in dataclasses.fields(made)
+            if getattr(made, field.name) is not getattr(TORCH_OPS, field.name)
+        }
+        assert changed == {"name", "arena", "qkv_append", "attention"}
+
+    def test_a_shot_is_near_exact_but_not_equal(self, student: Student, quantise: Part) -> None:
+        exact = shoot(student, REFERENCE)
+        made = shoot(student, quantise(REFERENCE))
+        assert 1e-4 < distance(made, exact) < 0.1
+        assert distance(shoot(student, quantise(with_fp8(TORCH_OPS))), exact) < 0.2
+        # The same numbers, whatever the rest of the set: only rounding differs.
+        assert distance(shoot(student, quantise(TORCH_OPS)), made) < 0.05
+
+    def test_a_ring_that_wraps(self, student: Student, quantise: Part) -> None:
+        cache = CacheConfig(context_frames=2, window_frames=6, sink_frames=1)
+        shot = ShotConfig(chunk_frames=1, shot_frames=12)
+        config = dataclasses.replace(STREAM, cache=cache, shot=shot)
+        wanted = shoot(student, REFERENCE, config)
+        assert 1e-4 < distance(shoot(student, quantise(REFERENCE), config), wanted) < 0.1
+
+    def test_triton_s_form_makes_the_reference_s_shot(
+        self, triton_device: torch.device, student: Student, quantise: Part
+    ) -> None:
+        if (reason := fp8_unavailable_reason(triton_device)) is not None:
+            pytest.skip(reason)
+        wanted = shoot(student, quantise(REFERENCE), SHORT)
+        there = Student(MODEL)
+        there.load_state_dict(student.state_dict())
+        there = there.to(triton_device).eval().requires_grad_(False)
+        got = shoot(there, quantise(triton_kernels()), SHORT)
+        # The interpreter halves some numbers as it rounds to e4m3; a GPU only turns ties over.
+        assert distance(got, wanted) < (0.1 if triton_device.type == "cpu" else 0.03)
+
+
+def test_an_arena_in_8_bits_is_as_small_as_it_says(student: Student) -> None:
+    held = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for name, kernels in (
+            ("exact", REFERENCE),
+            ("keys", with_fp8_keys(REFERENCE)),
+            ("both", with_fp8_attention(REFERENCE)),
+        ):
+            bound = BoundStudent.from_student(copy.deepcopy(student).to(dtype), kernels)
+            backend = EagerBackend(bound, STREAM)
+            film = backend.new_film()
+            stored = [x for arena in film.cache.arenas for x in (arena.k, arena.v)]
+            held[dtype, name] = sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
+                                     for x in stored}.values())  # fmt: skip
+            assert backend.info.cache_bytes == film.cache.nbytes == held[dtype, name]
+    for dtype, share in ((torch.float32, 1 / 4), (torch.bfloat16, 1 / 2)):
+        assert held[dtype, "keys"] == held[dtype, "exact"] * (1 + share) / 2
+        tokens = STREAM.arena_frames * MODEL.tokens_per_frame
+        rows = -(-tokens // 16) * 16  # whole groups of sixteen
+        assert held[dtype, "both"] == held[dtype, "exact"] * share * rows / tokens
+
+
 def test_a_cpu_imitates_and_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fp8_unavailable_reason(torch.device("cpu")) is None
-    monkeypatch.setattr("shotstream_rt.kernels.fp8_set.capability_of", lambda _: 86)
+    monkeypatch.setattr("shotstream_rt.kernels.gpu.fp8_support.capability_of", lambda _: 86)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
     reason = fp8_unavailable_reason(torch.device("cuda"))
     assert reason is not None

@@ -18,11 +18,12 @@ from shotstream_rt.config import (
     ShotConfig,
     StreamConfig,
 )
-from shotstream_rt.kernels.kernel_set import REFERENCE, KernelSet, triton_kernels
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, KernelSet, triton_kernels
+from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
-from shotstream_rt.noise import PhiloxNoise
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.plan.noise import PhiloxNoise
 
 MODEL = ModelConfig(
     dim=36, ffn_dim=50, num_heads=3, num_layers=1, text_dim=20, text_len=12, latent_height=2,
@@ -31,9 +32,9 @@ MODEL = ModelConfig(
 CONTEXT_FRAMES, CHUNKS = 2, 3
 
 
-def uncaptured(student: Student, config: StreamConfig, kernels: KernelSet) -> CudaGraphBackend:
+def uncaptured(student: BoundStudent, config: StreamConfig) -> CudaGraphBackend:
     """The captured backend's passes, on a device without graphs."""
-    return CudaGraphBackend(student, config, kernels, capture=lambda function: function)
+    return CudaGraphBackend(student, config, lambda: lambda function: function)
 
 
 def shoot(
@@ -47,9 +48,10 @@ def shoot(
     student = Student(config.model)
     for parameter in student.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
-    backend = build(student.requires_grad_(False).to(device), config, kernels)
-    backend.cache.poison()
-    pipeline = Pipeline(config, backend)
+    bound = BoundStudent.from_student(student.requires_grad_(False).to(device), kernels)
+    film = build(bound, config).new_film()
+    film.poison()
+    pipeline = Pipeline(config, film)
     embeddings = PhiloxNoise(8).draw(0, 0, 0, (3, MODEL.text_len, MODEL.text_dim))
     lengths = (3, 4, 5)
     for row, length in zip(embeddings, lengths, strict=True):

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from shotstream_rt.errors import ConfigError, WeightsError
-from shotstream_rt.model.codec import LatentCodec, StreamDecoder
-from shotstream_rt.model.nano_codec import CausalBlock, CodecDepths, NanoCodec, NanoCodecNet
+from shotstream_rt.loading.project_layout import NANO_FOLDER
+from shotstream_rt.model.codec import LatentCodec, ResumableDecoder
+from shotstream_rt.model.nano.codec import CausalBlock, CodecDepths, NanoCodec, NanoCodecNet
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def clip() -> torch.Tensor:
 
 def test_it_is_a_codec(codec: NanoCodec) -> None:
     assert isinstance(codec, LatentCodec)
-    assert isinstance(codec.decoder(), StreamDecoder)
+    assert isinstance(codec.decoder(), ResumableDecoder)
     assert codec.pixel_size(12, 20) == (96, 160)
 
 
@@ -54,6 +55,17 @@ def test_streaming_equals_the_whole(
     parts = [decoder.decode(part) for part in latents.split(sizes, 1)]
     assert parts[0].shape[1] == 4 * sizes[0] - 3
     torch.testing.assert_close(torch.cat(parts, 1), codec.decode_full(latents))
+
+
+def test_a_stream_is_resumed(codec: NanoCodec, clip: torch.Tensor) -> None:
+    latents = codec.encode_clip(clip)
+    decoder, other = codec.decoder(), codec.decoder()
+    decoder.decode(latents[:, :2])
+    state = decoder.state()
+    wanted = decoder.decode(latents[:, 2:])
+    for one in (decoder, other, other):
+        one.resume(state)
+        assert torch.equal(one.decode(latents[:, 2:]), wanted)
 
 
 def test_reset_begins_a_new_stream(codec: NanoCodec, clip: torch.Tensor) -> None:
@@ -113,3 +125,20 @@ def test_depths_are_read_off_the_file(tmp_path: Path, clip: torch.Tensor) -> Non
     save_file(net.state_dict(), str(path))
     latents = NanoCodec.load(path).encode_clip(clip)
     torch.testing.assert_close(latents, NanoCodec(net).encode_clip(clip))
+
+
+def test_bfloat16_pictures_are_those_of_float32() -> None:
+    path = NANO_FOLDER / "codec.safetensors"
+    plain, rounded = NanoCodec.load(path), NanoCodec.load(path, dtype=torch.bfloat16)
+    rows, columns = torch.arange(96.0)[:, None], torch.arange(160.0)
+    waves = [torch.sin(rows / 9 + columns / 17 + shift) for shift in range(3)]
+    moving = [torch.stack(waves).roll(4 * frame, 2) for frame in range(13)]
+    clip = torch.stack(moving, 1)[None]
+    latents = plain.encode_clip(clip)
+    assert rounded.encode_clip(clip).dtype == torch.bfloat16
+
+    pictures, wanted = rounded.decode_full(latents), plain.decode_full(latents)
+    assert pictures.dtype == torch.float32
+    assert pictures.shape == wanted.shape
+    error = (pictures - wanted).square().mean()
+    assert 10 * torch.log10(4 / error) > 45  # dB; the range is [-1, 1]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from shotstream_distill.detectors import Detector, majority
+from shotstream_distill.evaluation.detectors import Detector, majority
 from shotstream_rt import Session
-from shotstream_rt.manifest import StudentManifest
-from shotstream_rt.model.loading import NANO_FOLDER
-from shotstream_rt.model.nano_text import TEXT_DIM, TEXT_LEN
+from shotstream_rt.loading.manifest import StudentManifest
+from shotstream_rt.loading.project_layout import NANO_FOLDER
+from shotstream_rt.model.nano.text import TEXT_DIM, TEXT_LEN
 
 LIMIT_BYTES = 20_000_000
 

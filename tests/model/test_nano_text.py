@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from shotstream_rt.errors import WeightsError
 from shotstream_rt.model.captions import TextEncoder
-from shotstream_rt.model.nano_text import TEXT_DIM, TEXT_LEN, NanoTextEncoder, NanoTextNet
-from shotstream_rt.model.nano_vocabulary import TOKEN_IDS, TOKENS
+from shotstream_rt.model.nano.text import TEXT_DIM, TEXT_LEN, NanoTextEncoder, NanoTextNet
+from shotstream_rt.model.nano.vocabulary import TOKEN_IDS, TOKENS
 
 
 @pytest.fixture
@@ -62,6 +62,14 @@ def test_check_names_unknown_words_once(encoder: NanoTextEncoder) -> None:
     assert note.count("dragon") == 1
     assert encoder.check("a red cat on a beach") == []
     assert any("no known word" in note for note in encoder.check("hello"))
+
+
+def test_notes_show_other_scripts_and_stay_short(encoder: NanoTextEncoder) -> None:
+    (note,) = encoder.check("a red cat with a зонт \u202eevil")
+    assert "does not know: зонт, evil" in note
+    notes = encoder.check(" ".join(f"w{'x' * n}" for n in range(140)) + " " + "猫" * 5000)
+    assert "and 91 more" in notes[0]
+    assert all(len(note) < 5000 for note in notes)
 
 
 def test_load_says_what_is_wrong(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shotstream_rt.model.nano_vocabulary import TOKEN_IDS, TOKENS, canonical, named
+from shotstream_rt.model.nano.vocabulary import TOKEN_IDS, TOKENS, canonical, named
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,33 @@ def test_unknown_words_are_named_and_dropped() -> None:
     tokens, unknown = canonical("a red dragon and a cat at dawn")
     assert tokens == ["red", "and", "cat"]
     assert unknown == ["dragon", "dawn"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "unknown"),
+    [
+        ("a red кот on a beach", "red beach", ["кот"]),
+        ("ein grüner Vogel", "", ["ein", "grüner", "vogel"]),
+        ("猫在海滩。红色\uff01a cat", "cat", ["猫在海滩", "红色"]),
+        ("a cat😀 and a 👍🏽 bird", "cat and bird", ["😀", "👍🏽"]),
+        ("3 cats, 12 birds", "cat bird", ["3", "12"]),
+        ("e\u0301tude: a cat", "cat", ["e\u0301tude"]),
+        ("walks 猫 left to the top ü hat", "walks-left hat", ["猫", "ü"]),
+        ("une naïve-red cat", "cat", ["une", "naïve-red"]),
+        ("\uff23\uff21\uff34", "", ["\uff43\uff41\uff54"]),
+        ("\u201ca cat\u201d \u2013 it\u2019s \u2018jumping\u2019\u2026", "cat jumps", ["it", "s"]),
+        ("قطة حمراء", "", ["قطة", "حمراء"]),
+    ],
+)
+def test_words_of_any_script_are_named(prompt: str, tokens: str, unknown: list[str]) -> None:
+    assert canonical(prompt) == (tokens.split(), unknown)
+
+
+def test_shot_numbers_are_no_words() -> None:
+    assert canonical("A cat on a beach. shot12:the cat sits") == (
+        ["cat", "beach", ".", "cat", "stands-still"],
+        [],
+    )
 
 
 def test_fillers_pass_silently() -> None:

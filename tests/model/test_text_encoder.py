@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.model.captions import CaptionSet, TextEncoder
-from shotstream_rt.model.text_encoder import UMT5TextEncoder
-from shotstream_rt.model.tokenizer import PromptTokenizer, clean_prompt
-from shotstream_rt.model.umt5 import umt5_from_state
+from shotstream_rt.model.umt5.network import umt5_from_state
+from shotstream_rt.model.umt5.text_encoder import UMT5TextEncoder
+from shotstream_rt.model.umt5.tokenizer import PromptTokenizer, clean_prompt
 
 TEXT_LEN = 12
 TEXTS = [
@@ -248,3 +248,47 @@ def test_caption_sets_select_append_and_move():
         CaptionSet(embeddings=rows, lengths=(1, 2))
     with pytest.raises(ConfigError, match="lengths"):
         CaptionSet(embeddings=rows, lengths=(1, 2, 5))
+
+
+def test_normalisation_tables_of_trainers_pass_and_damaged_ones_do_not(piece_folder):
+    from shotstream_rt.model.umt5.charsmap import charsmap_of_sentencepiece, check_charsmap
+
+    table = charsmap_of_sentencepiece((piece_folder / "spiece.model").read_bytes())
+    assert len(table) > 100_000  # NFKC
+    check_charsmap(table)
+    for damaged, told in (
+        (b"", "0 bytes"),
+        (b"\0\0\0\0", "a trie of 0"),
+        (b"\xff\xff\xff\x7f" + table[4:], "a trie of"),
+        (table[:4] + b"\xff" * 4 + table[8:], "pointed at"),
+        (table[: 4 + int.from_bytes(table[:4], "little")], "points at no text"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            check_charsmap(damaged)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_tokenizer_with_a_damaged_table_is_refused(inside, fast_folder, tmp_path):
+    data = json.loads((fast_folder / "tokenizer.json").read_text())
+    damaged = {"type": "Precompiled", "precompiled_charsmap": "BAAAAAEAAAA="}
+    data["normalizer"] = {"type": "Sequence", "normalizers": [damaged]} if inside else damaged
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(WeightsError, match=r"tokenizer\.json: not a readable tokenizer .*pointed"):
+        PromptTokenizer(tmp_path)
+
+
+def test_a_tokenizer_whose_numbers_the_table_lacks_is_refused(fast_folder, tmp_path):
+    state = {
+        name: torch.zeros(shape)
+        for name, shape in {
+            "token_embedding.weight": (8, 16), "norm.weight": (16,),
+            **{f"blocks.0.{name}.weight": shape for name, shape in {
+                "norm1": (16,), "norm2": (16,), "attn.q": (16, 16), "attn.k": (16, 16),
+                "attn.v": (16, 16), "attn.o": (16, 16), "pos_embedding.embedding": (32, 2),
+                "ffn.gate.0": (8, 16), "ffn.fc1": (8, 16), "ffn.fc2": (16, 8),
+            }.items()},
+        }.items()
+    }  # fmt: skip
+    save_file(state, tmp_path / "umt5.safetensors")
+    with pytest.raises(WeightsError, match="wanted less than 8, the rows of the table"):
+        UMT5TextEncoder.from_files(tmp_path / "umt5.safetensors", fast_folder)

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shotstream_rt.errors import ConfigError, WeightsError
-from shotstream_rt.model.codec import LatentCodec, StreamDecoder
-from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
+from shotstream_rt.model.codec import LatentCodec, ResumableDecoder
+from shotstream_rt.model.tiny.codec import TinyCodec
+from shotstream_rt.model.tiny.network import TinyDecoder
 
 STAGES = ((3, 256, 1, 128), (9, 128, 2, 64), (15, 64, 2, 64))
 """Number of a stage's first layer, its channels, frames made of each, channels after it."""
@@ -132,6 +133,16 @@ def test_reset_begins_a_stream_of_any_size(codec: TinyCodec, latents: Tensor) ->
         decoder.decode(latents)
 
 
+def test_a_stream_is_resumed(codec: TinyCodec, latents: Tensor) -> None:
+    decoder = codec.decoder()
+    decoder.decode(latents[:, :1])
+    state = decoder.state()
+    wanted = decoder.decode(latents[:, 1:])
+    for _ in range(2):
+        decoder.resume(state)
+        assert torch.equal(decoder.decode(latents[:, 1:]), wanted)
+
+
 def test_streams_side_by_side_do_not_mix(codec: TinyCodec, latents: Tensor) -> None:
     one, two = codec.decoder(), codec.decoder()
     one.decode(latents[:, :1])
@@ -147,7 +158,7 @@ def test_other_latents_are_refused(codec: TinyCodec, shape: tuple[int, ...]) -> 
 
 def test_codec_encodes_with_the_exact_one(codec: TinyCodec) -> None:
     assert isinstance(codec, LatentCodec)
-    assert isinstance(codec.decoder(), StreamDecoder)
+    assert isinstance(codec.decoder(), ResumableDecoder)
     assert codec.pixel_size(60, 104) == (480, 832)
     frames = torch.zeros(2, 3, 8, 8)
     assert torch.equal(codec.encode_frames(frames), frames + 1)

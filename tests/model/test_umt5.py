@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from shotstream_rt.errors import ConfigError, WeightsError
-from shotstream_rt.model.text_encoder import _folder_state
-from shotstream_rt.model.umt5 import released_names, umt5_from_state
-from shotstream_rt.model.weights import load_checkpoint
+from shotstream_rt.model.checkpoint import load_checkpoint, load_folder
+from shotstream_rt.model.umt5.network import released_names, umt5_from_state
 
 transformers = pytest.importorskip("transformers", reason="the text extra is not installed")
 
@@ -122,7 +121,7 @@ def test_the_released_file_agrees_with_the_formulas(state, length, tmp_path):
 
 def test_a_hugging_face_folder_agrees_with_the_formulas(state, tmp_path):
     umt5_from_state(state).save_pretrained(tmp_path)
-    network = umt5_from_state(_folder_state(tmp_path))
+    network = umt5_from_state(load_folder(tmp_path))
     tokens = torch.arange(2, 47)
     assert rel_l2(embed(network, tokens), encode(state, tokens, SIZES["heads"])) <= 1e-5
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from shotstream_rt.errors import ConfigError, WeightsError
+from shotstream_rt.model.checkpoint import load_checkpoint
 from shotstream_rt.model.codec import LatentCodec, StreamDecoder
-from shotstream_rt.model.vae import LATENT_MEAN, LATENT_STD, WanCodec, WanVAE
-from shotstream_rt.model.vae_blocks import _interleave
-from shotstream_rt.model.weights import load_checkpoint
+from shotstream_rt.model.wan_vae.blocks import _interleave
+from shotstream_rt.model.wan_vae.codec import LATENT_MEAN, LATENT_STD, WanCodec
+from shotstream_rt.model.wan_vae.network import WanVAE
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FLOAT32_TOLERANCE = 1e-5
@@ -180,9 +181,9 @@ def test_a_frame_does_not_depend_on_its_companions(codec, golden):
 
 
 def test_channels_last_computes_the_same(state, golden, monkeypatch):
-    import shotstream_rt.model.vae as vae
+    from shotstream_rt.model.wan_vae import codec as wan_codec
 
-    monkeypatch.setattr(vae, "_layout", lambda _device: torch.channels_last_3d)
+    monkeypatch.setattr(wan_codec, "_layout", lambda _device: torch.channels_last_3d)
     codec = WanCodec.from_state(state)
     got = codec.decode_full(golden["latents"][:, :3])
     assert got.is_contiguous()

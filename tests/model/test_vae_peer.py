@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from shotstream_rt.model.vae import WanCodec, WanVAE
+from shotstream_rt.model.wan_vae.codec import WanCodec
+from shotstream_rt.model.wan_vae.network import WanVAE
 
 WIDTH = 4
 

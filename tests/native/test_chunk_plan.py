@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,15 +100,10 @@ def test_a_plan_does_not_depend_on_the_plans_before_it() -> None:
         assert getattr(plan, name) == getattr(fresh, name)
 
 
-@pytest.mark.parametrize("on", [True, False], ids=["phase", "plain"])
-def test_the_phase_is_a_sixth_of_the_flag(on: bool) -> None:
-    planner = Planner(3, 3, 21, shot_phase=on)
-    plan = planner.context([0, 4, 5])
-    assert plan.flags == [0, 4, 5]
-    assert plan.phases_rad == pytest.approx([0.0, 4 / 6, 5 / 6] if on else [0.0] * 3, abs=1e-7)
-    chunk = planner.chunk(5, 0, 6)
-    assert chunk.flag == 6
-    assert math.isclose(chunk.phase_rad, 1.0 if on else 0.0)
+def test_plans_carry_their_flags() -> None:
+    planner = Planner(3, 3, 21)
+    assert planner.context([0, 4, 5]).flags == [0, 4, 5]
+    assert planner.chunk(5, 0, 6).flag == 6
 
 
 @pytest.mark.parametrize(
@@ -135,7 +128,69 @@ def test_a_shot_ends_where_rotary_positions_end() -> None:
     assert planner.chunk(0, 338, 1).positions[-1] < 1024
     with pytest.raises(ConfigError, match="on_read"):
         planner.chunk(0, 339, 1)
-    assert Planner(6, 3, 21, rotate_on_read=True).chunk(0, 339, 1).positions == [24, 25, 26]
+    assert planner.longest_shot_chunks == 339
+    unlimited = Planner(6, 3, 21, rotate_on_read=True)
+    assert unlimited.longest_shot_chunks is None
+    assert unlimited.chunk(0, 339, 1).positions == [24, 25, 26]
+
+
+@given(geometry=geometries(), first=st.integers(0, 40), origin=st.integers(0, 9))
+def test_a_chunk_is_one_case_of_some_frames(
+    geometry: dict[str, int], first: int, origin: int
+) -> None:
+    planner, length = Planner(**geometry), geometry["chunk_frames"]
+    chunk = planner.chunk(0, first, 3)
+    frames = planner.frames(first * length, length, 3)
+    assert (frames.positions, frames.write_slots) == (chunk.positions, chunk.write_slots)
+    assert (frames.key_positions, frames.slot_frames) == (chunk.key_positions, chunk.slot_frames)
+    # With another origin everything moves by as much, slots stay.
+    moved = planner.frames(first * length + origin, length, 3, origin)
+    context = geometry["context_frames"]
+    assert (moved.write_slots, moved.valid_frames) == (chunk.write_slots, chunk.valid_frames)
+    assert moved.slot_frames == [frame + origin for frame in chunk.slot_frames]
+    assert moved.positions == [place + origin for place in chunk.positions]
+    assert moved.key_positions[context:] == [p + origin for p in chunk.key_positions[context:]]
+
+
+@given(geometry=geometries(), first=st.integers(0, 40), own=st.none() | st.integers(0, 99))
+def test_queries_numbered_by_slot_stand_where_their_keys_do(
+    geometry: dict[str, int], first: int, own: int | None
+) -> None:
+    planner = Planner(**geometry, rotate_on_read=True, number_by_slot=True)
+    length, context = geometry["chunk_frames"], geometry["context_frames"]
+    plan = planner.frames(first * length, length, 1, 0, own)
+    ranks = {frame: rank for rank, frame in enumerate(sorted(plan.slot_frames))}
+    wanted = [context + ranks[frame] for frame in plan.slot_frames]
+    if own is not None:
+        for index, slot in enumerate(plan.write_slots):
+            wanted[slot - context] = own + index
+    assert plan.key_positions[context:] == wanted
+    assert plan.positions == [plan.key_positions[slot] for slot in plan.write_slots]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ((-1, 1), "first"),
+        ((0, 0), "count"),
+        ((0, 10), "count"),
+        ((3, 7), "count"),
+        ((2, 1, 0, 3), "first"),
+        ((0, 1, 0, -1), "origin"),
+        ((1015, 4), "frame"),
+        ((0, 1, -1), "flag"),
+        ((0, 1, 0, 0, 45), "own_position"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_impossible_frames_name_the_field(arguments: tuple[int, ...], field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{field}: got .*, wanted "):
+        Planner(6, 3, 21, 3, 9).frames(*arguments)
+
+
+def test_numbering_by_slot_needs_keys_rotated_on_read() -> None:
+    with pytest.raises(ConfigError, match="number_by_slot"):
+        Planner(6, 3, 21, number_by_slot=True)
 
 
 def test_errors_of_the_core_are_the_packages_own() -> None:

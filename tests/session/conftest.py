@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
+from shotstream_rt.kernels.sets.kernel_set import TORCH_OPS
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
-from shotstream_rt.model.loading import ModelBundle
+from shotstream_rt.model.codec import LatentCodec
+from shotstream_rt.model.student import Student
+from shotstream_rt.pipeline import ChunkAbandonedError, Pipeline
+from shotstream_rt.plan.students import STUDENTS
 from shotstream_rt.session import Session
 
 TEXT_LEN = 8
@@ -102,18 +110,24 @@ class FakePipeline:
         flags: Sequence[int],
         captions: CaptionSet,
         target_flag: int,
+        **_: Any,
     ) -> None:
         self.calls.append(("begin", shot, tuple(flags), len(captions), target_flag))
         self._shot, self._captions = shot, captions
         self._context = float(context_latents.mean())
-        self._memory = 0.0
+        self._memory = {-1: 0.0}
+        self._made: dict[int, Tensor] = {}
 
-    def set_captions(self, captions: CaptionSet) -> None:
+    def change_captions(self, captions: CaptionSet, *_: Any) -> None:
         self.calls.append(("captions", self._shot, len(captions)))
         self._captions = captions
 
-    def run_chunk(self, chunk: int, noise: Any) -> Tensor:
-        self.gate.wait()
+    def run_chunk(
+        self, chunk: int, noise: Any, abandoned: Callable[[], bool] = lambda: False
+    ) -> Tensor:
+        while not self.gate.wait(0.01):
+            if abandoned():
+                raise ChunkAbandonedError
         if self.fail_at == (self._shot, chunk):
             raise RuntimeError("the accelerator is on fire")
         self.calls.append(("chunk", self._shot, chunk))
@@ -121,16 +135,66 @@ class FakePipeline:
         model = self.config.model
         shape = (1, frames, 16, model.latent_height, model.latent_width)
         level = 0.1 * float(self._captions.embeddings[-1].sum() % 7) + 0.3 * self._context
-        x0 = 0.1 * noise.draw(self._shot, chunk, 0, shape) + level + 0.2 * self._memory
-        self._x0 = x0
+        x0 = 0.1 * noise.draw(self._shot, chunk, 0, shape) + level + 0.2 * self._memory[chunk - 1]
+        self._x0, self._chunk = x0, chunk
+        self._made[chunk] = x0
         return x0
 
-    def commit(self) -> None:
+    def reread(self, chunks: range, *_: Any) -> None:
+        self.calls.append(("reread", self._shot, tuple(chunks)))
+        for chunk in chunks:
+            level = 0.01 * float(self._captions.embeddings[-1].sum() % 7)
+            self._memory[chunk] = (
+                level + float(self._made[chunk].mean()) + 0.1 * self._memory[chunk - 1]
+            )
+
+    def commit(self, *_: Any) -> None:
         self.calls.append(("commit", self._shot))
-        self._memory = float(self._x0.mean())
+        self._memory[self._chunk] = float(self._x0.mean())
+
+    def can_remake(self, chunk: int, last: int) -> bool:
+        return chunk <= last
+
+    def close(self) -> None:
+        self.calls.append(("close",))
 
 
-def fake_bundle(latent_height: int = 2, latent_width: int = 4) -> ModelBundle:
+class FakeBackend:
+    """Holds no weights; tells whether they would be freed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeModel(Model):
+    """A model whose films are all of one fake pipeline's making."""
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        codec: LatentCodec | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.fake_backend, self.fake_codec, self.fake_text = FakeBackend(), FakeCodec(), FakeText()
+        self.pipeline = FakePipeline(config)
+        super().__init__(
+            name="fake",
+            config=config,
+            backend=self.fake_backend,  # type: ignore[arg-type]
+            codec=codec or self.fake_codec,
+            text=self.fake_text,
+            device=device or torch.device("cpu"),
+            info={"model": "fake", "backend": "fake"},
+        )
+
+    def new_pipeline(self) -> Pipeline:
+        return self.pipeline  # type: ignore[return-value]
+
+
+def fake_bundle(latent_height: int = 2, latent_width: int = 4) -> FakeModel:
     config = StreamConfig(
         model=ModelConfig(
             dim=12, ffn_dim=8, num_heads=1, num_layers=1, text_dim=2, text_len=TEXT_LEN,
@@ -140,52 +204,83 @@ def fake_bundle(latent_height: int = 2, latent_width: int = 4) -> ModelBundle:
         shot=ShotConfig(),
         schedule=ScheduleConfig(),
     )  # fmt: skip
-    return ModelBundle(
-        name="fake",
-        config=config,
-        pipeline=FakePipeline(config),  # type: ignore[arg-type]
-        codec=FakeCodec(),
-        text=FakeText(),
-        device=torch.device("cpu"),
-        info={"model": "fake", "backend": "fake"},
-    )
+    return FakeModel(config)
 
 
 @pytest.fixture
-def bundle() -> ModelBundle:
-    return fake_bundle()
+def bundle() -> Iterator[FakeModel]:
+    with fake_bundle() as made:
+        yield made  # type: ignore[misc]
 
 
 @pytest.fixture
-def large_bundle() -> ModelBundle:
+def new_bundle() -> Callable[[], FakeModel]:
+    """Make as many as a test wants."""
+    return fake_bundle
+
+
+@pytest.fixture
+def large_bundle() -> Iterator[FakeModel]:
     """The same with frames of 96x160, so that a leak would weigh something."""
-    return fake_bundle(12, 20)
+    with fake_bundle(12, 20) as made:
+        yield made  # type: ignore[misc]
 
 
 @pytest.fixture
 def open_session() -> Iterator[Callable[..., Session]]:
-    sessions: list[Session] = []
+    sessions: list[tuple[Session, Any]] = []
 
-    def opener(model: ModelBundle | None = None, **options: Any) -> Session:
-        session = Session(model or fake_bundle(), **options)
-        sessions.append(session)
+    def opener(model: Model | None = None, **options: Any) -> Session:
+        made = model or fake_bundle()
+        session = Session(made, **options)
+        if model is None:
+            made.close()  # from here on only the session holds it
+        sessions.append((session, made))
         return session
 
     yield opener
-    for session in sessions:
-        session._model.pipeline.gate.set()  # type: ignore[attr-defined]
-        session._model.codec.decode_gate.set()  # type: ignore[attr-defined]
+    for session, made in sessions:
+        made.pipeline.gate.set()
+        made.fake_codec.decode_gate.set()
         session.close()
 
 
 @pytest.fixture
-def fake_model(monkeypatch: pytest.MonkeyPatch) -> list[ModelBundle]:
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> list[FakeModel]:
     """Let every ``Session.open`` load the fake model; lists what was loaded."""
-    loaded: list[ModelBundle] = []
+    loaded: list[FakeModel] = []
 
-    def load(*_: object, **__: object) -> ModelBundle:
+    def load(*_: object, **__: object) -> FakeModel:
         loaded.append(fake_bundle())
         return loaded[-1]
 
-    monkeypatch.setattr("shotstream_rt.model.loading.load_model", load)
+    monkeypatch.setattr(Model, "open", load)
     return loaded
+
+
+@pytest.fixture
+def open_student() -> Iterator[Callable[..., Session]]:
+    """Opens sessions of a student with small random weights and short shots, seed 5."""
+    left: list[Session | Model] = []
+
+    def opener(name: str, chunks: int = 6, **options: Any) -> Session:
+        fake = fake_bundle()
+        config = STUDENTS[name].stream(fake.config.model)
+        length = chunks * config.shot.chunk_frames
+        config = replace(config, shot=replace(config.shot, shot_frames=length))
+        torch.manual_seed(3)
+        student = Student(config.model).requires_grad_(False)
+        for parameter in student.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        backend = EagerBackend(BoundStudent.from_student(student, TORCH_OPS), config)
+        model = Model(
+            name=name, config=config, backend=backend, codec=fake.fake_codec, text=fake.fake_text,
+            device=torch.device("cpu"), info={"model": name},
+        )  # fmt: skip
+        session = model.session(**{"seed": 5, "queue_chunks": 1, **options})
+        left.extend((session, model, fake))
+        return session
+
+    yield opener
+    for opened in left:
+        opened.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -15,7 +17,10 @@ import pytest
 
 from shotstream_rt.cli import main
 from shotstream_rt.cli.progress import Progress
-from shotstream_rt.model.loading import ModelBundle, available_models
+from shotstream_rt.loading.layouts import available_models
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.profiles import PROFILES
+from shotstream_rt.session import Session
 
 SHOT_FRAMES = 81
 
@@ -37,7 +42,7 @@ def count_frames(path: Path) -> int:
 
 
 def test_bundled_story_becomes_a_film_of_405_frames(
-    fake_model: list[ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_model: list[Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, sheet = tmp_path / "story.mp4", tmp_path / "story.png"
     assert main(["generate", "--out", str(out), "--sheet", str(sheet), "--json"]) == 0
@@ -56,8 +61,25 @@ def test_bundled_story_becomes_a_film_of_405_frames(
     assert "frame 405/405" in captured.err
 
 
+def test_film_has_the_models_frame_rate(
+    bundle: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle.frame_rate_hz = 24
+    monkeypatch.setattr(Model, "open", lambda *_, **__: bundle)
+    out = tmp_path / "film.mp4"
+    assert main(["generate", "-p", "a", "--out", str(out), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert last_object(captured.out)["frame_rate_hz"] == 24
+    assert "at 24 fps" in captured.err
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].average_rate == 24
+
+
 def test_default_output_is_a_film_in_the_working_folder(
-    fake_model: list[ModelBundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_model: list[Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["generate", "--shots", "1", "-q"]) == 0
@@ -65,7 +87,7 @@ def test_default_output_is_a_film_in_the_working_folder(
 
 
 def test_same_seed_same_digest(
-    fake_model: list[ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_model: list[Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digests = []
     for seed in ("7", "7", "8"):
@@ -76,8 +98,29 @@ def test_same_seed_same_digest(
     assert len(list((tmp_path / "frames").glob("*.png"))) == 2 * SHOT_FRAMES
 
 
+def test_directions_are_played_again(
+    fake_model: list[Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Session.open("fake", seed=4) as session:
+        session.cut("a")
+        frames = list(itertools.islice(session.stream(), 30))
+        session.prompt("b", flush=True)
+        frames += itertools.islice(session.stream(), 20)
+        film = tmp_path / "film.json"
+        film.write_text(json.dumps(session.directions()), "utf-8")
+    out = str(tmp_path / "again.mp4")
+    assert main(["generate", str(film), "--out", out, "--json"]) == 0
+    digest = hashlib.sha256(b"".join(frame.pixels.tobytes() for frame in frames))
+    report = last_object(capsys.readouterr().out)
+    assert (report["frames"], report["seed"]) == (50, 4)
+    assert report["sha256"] == digest.hexdigest()
+    film.write_text(film.read_text("utf-8").replace('"frame": 30', '"frame": 31'), "utf-8")
+    assert main(["generate", str(film), "--out", out]) == 2
+    assert "film.json: damaged" in capsys.readouterr().err
+
+
 def test_prompts_are_free_cuts(
-    fake_model: list[ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_model: list[Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["-p", "a cat", "-p", "a dog xyzzy", "--sheet", str(tmp_path / "s.png"), "--json"]
     assert main(["generate", *words]) == 0
@@ -86,11 +129,11 @@ def test_prompts_are_free_cuts(
     assert [shot["prompt"] for shot in report["shots"]] == ["a cat", "a dog xyzzy"]
     assert report["notes"] == ["shot 2: unknown word: xyzzy"]
     assert "note: shot 2: unknown word: xyzzy" in captured.err
-    assert fake_model[0].text.encoded == ["a cat", "a dog xyzzy"]  # type: ignore[attr-defined]
+    assert fake_model[0].fake_text.encoded == ["a cat", "a dog xyzzy"]  # type: ignore[attr-defined]
 
 
 def test_table_makes_one_film_per_row_each_with_a_fresh_history(
-    fake_model: list[ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_model: list[Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_story(tmp_path / "01.json", 3)
     (tmp_path / "set.csv").write_text(
@@ -124,7 +167,7 @@ def test_table_makes_one_film_per_row_each_with_a_fresh_history(
     ],
 )
 def test_mistakes_end_with_code_2_and_one_line(
-    fake_model: list[ModelBundle],
+    fake_model: list[Model],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -175,8 +218,8 @@ def test_unusable_model_arguments_end_with_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_ends_with_code_2_and_nothing_left(
-    fake_model: list[ModelBundle],
+def test_full_disk_under_one_output_ends_with_code_2_and_keeps_the_others(
+    fake_model: list[Model],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -195,13 +238,18 @@ def test_full_disk_ends_with_code_2_and_nothing_left(
     real_open = av.open
     monkeypatch.setattr(av, "open", lambda *a, **k: Full(real_open(*a, **k)))
     words = ["generate", "--shots", "1", "--out", str(tmp_path / "film.mp4"), "-q"]
-    assert main([*words, "--frames-dir", str(tmp_path / "frames")]) == 2
+    assert main(words) == 2
     assert "No space left on device; free some space" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    others = ["--frames-dir", str(tmp_path / "frames"), "--sheet", str(tmp_path / "sheet.png")]
+    assert main([*words, *others]) == 2
+    assert "the other outputs go on" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames", "sheet.png"]
+    assert len(list((tmp_path / "frames").iterdir())) == SHOT_FRAMES
 
 
 def test_interrupt_ends_with_code_130_and_nothing_left(
-    fake_model: list[ModelBundle],
+    fake_model: list[Model],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -234,18 +282,22 @@ def test_info_tells_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
     found = last_object(capsys.readouterr().out)
     assert found["devices"][0]["name"] == "cpu"
     assert found["devices"][0]["backends"]["eager"] is None
+    auto = found["devices"][0]["auto_kernels"]
+    assert found["devices"][0]["kernels"][auto["name"]] is None
+    assert auto["reason"]
     assert "compiler" in found["native"]
     lossy = {name: profile["lossy"] for name, profile in found["profiles"].items()}
     assert lossy.pop("exact") is False
-    assert lossy == dict.fromkeys(("tiny", "fp8", "fp8-tiny", "fast"), True)
+    assert lossy == dict.fromkeys(PROFILES.keys() - {"exact"}, True)
     assert main(["info"]) == 0
     told = capsys.readouterr().out
     assert "eager: usable" in told
+    assert f"auto takes {auto['name']}: " in told
     assert "taew2_1.safetensors" in told
 
 
 def test_lossy_profile_is_told_before_the_film(
-    fake_model: list[ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_model: list[Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generate", "--shots", "1", "--sheet", str(tmp_path / "s.png")]
     assert main([*words, "--profile", "tiny"]) == 0

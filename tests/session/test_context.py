@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shotstream_rt.config import ContextChoice
-from shotstream_rt.context import ContextSelector, frames_wanted, pick_context
+from shotstream_rt.film.context import ContextSelector
+from shotstream_rt.film.picks import frames_wanted, pick_context
 
 LATENT = (2, 1, 1)
 

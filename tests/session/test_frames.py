@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shotstream_rt import ConfigError, build_info, env, nvtx
+from shotstream_rt import ConfigError, env, nvtx
 from shotstream_rt.kernels.reference.frame_pack import frame_pack
 
 
@@ -21,10 +21,6 @@ def test_packing_keeps_rows_columns_and_channels() -> None:
     expected = ((frames / 2 + 0.5) * 255).floor().to(torch.uint8)
     assert torch.equal(packed.permute(0, 3, 1, 2), expected)
     assert packed.is_contiguous()
-
-
-def test_range_names_are_those_of_the_native_core() -> None:
-    assert tuple(build_info()["nvtx_ranges"]) == nvtx.RANGE_NAMES
 
 
 @pytest.fixture
@@ -56,3 +52,15 @@ def test_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(env.cache_dir()) == "/somewhere"
     monkeypatch.delenv("SHOTSTREAM_CACHE_DIR")
     assert env.cache_dir().name == "shotstream_rt"
+    for name, read in (("CACHE_DIR", env.cache_dir), ("KERNELS", env.kernel_bundle)):
+        monkeypatch.setenv(f"SHOTSTREAM_{name}", "~nobody-of-this-name/x")
+        with pytest.raises(ConfigError, match=f"SHOTSTREAM_{name}"):
+            read()
+
+
+@pytest.mark.parametrize("value", ["loud", "5", "notset", "x" * 9000, "\x1b"])
+def test_unknown_log_levels_are_config_errors(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SHOTSTREAM_LOG", value)
+    with pytest.raises(ConfigError, match="wanted debug, info, warning or error") as caught:
+        env.log_level()
+    assert len(str(caught.value)) < 250

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from shotstream_rt import Session
 from shotstream_rt.config import StreamConfig
-from shotstream_rt.model.loading import ModelBundle
-from shotstream_rt.model.vae import WanCodec
-from shotstream_rt.noise import RecordedNoise
-from shotstream_rt.pipeline import Pipeline
-from shotstream_rt.verify.golden import GoldenCase
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.model.wan_vae.codec import WanCodec
+from shotstream_rt.plan.noise import RecordedNoise
+from shotstream_rt.verify.golden import GoldenCase, VerifyOptions
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -49,10 +48,10 @@ def open_golden(case: GoldenCase) -> Session:
         [case[f"shot{shot}.noise_steps"] for shot in shots],
         config.schedule.num_steps,
     )
-    bundle = ModelBundle(
+    bundle = Model(
         name="golden",
         config=config,
-        pipeline=Pipeline(config, case.backend(config, torch.float32)),
+        backend=case.backend(config, VerifyOptions()),
         codec=WanCodec.from_state(case.weights("vae")),
         text=RecordedText(case["prompt_embeds"], case.meta["prompt_lengths"]),
         device=torch.device("cpu"),

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from shotstream_rt import ConfigError, ManifestError, Session, WeightsError
 from shotstream_rt.config import ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import BackendUnavailableError
-from shotstream_rt.manifest import StudentManifest
-from shotstream_rt.model.loading import load_model, parse_size, resolve_device
-from shotstream_rt.model.nano_text import NanoTextEncoder, NanoTextNet
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.loading.manifest import StudentManifest
+from shotstream_rt.loading.placement import parse_size, resolve_device
+from shotstream_rt.model.nano.text import NanoTextEncoder, NanoTextNet
 from shotstream_rt.model.student import Student
-from shotstream_rt.model.vae import WanVAE
+from shotstream_rt.model.wan_vae.network import WanVAE
 
 MODEL = ModelConfig(
     dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=128, text_len=64,
@@ -86,7 +87,7 @@ def test_snapshot_continues_a_real_model(folder: Path) -> None:
 
 
 def test_size_and_dtype_are_taken(folder: Path) -> None:
-    bundle = load_model(folder, device="cpu", size="32x48", dtype="bfloat16")
+    bundle = Model.open(folder, device="cpu", size="32x48", dtype="bfloat16")
     assert bundle.info["size"] == [32, 48]
     assert bundle.info["dtype"] == "bfloat16"
     assert bundle.info["backend"] == "eager"
@@ -96,7 +97,7 @@ def test_size_and_dtype_are_taken(folder: Path) -> None:
 
 
 def test_kernels_are_taken_by_name_or_refused(folder: Path) -> None:
-    bundle = load_model(folder, device="cpu", kernels="torch")
+    bundle = Model.open(folder, device="cpu", kernels="torch")
     assert bundle.info["kernel_set"] == "torch"
     bundle.close()
     with pytest.raises(BackendUnavailableError, match="needs an NVIDIA GPU"):
@@ -135,12 +136,21 @@ def test_missing_device_is_told() -> None:
 @pytest.mark.parametrize("model", ["", None, 7])
 def test_unusable_model_names_are_config_errors(model: Any) -> None:
     with pytest.raises(ConfigError, match="model"):
-        load_model(model)
+        Model.open(model)
+
+
+@pytest.mark.parametrize("name", ["~nobody_here/model", "x" * 5000, "a\0b", "\x1b[31m"])
+def test_names_that_are_no_folders_are_told(name: str) -> None:
+    for open_it in (lambda: Model.open(name), lambda: Model.open("nano", lora=name)):
+        with pytest.raises(WeightsError) as caught:
+            open_it()
+        assert len(str(caught.value)) < 1000
+        assert "\x1b" not in str(caught.value)
 
 
 def test_empty_folder_lists_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"shotstream_merged\.pt"):
-        load_model(tmp_path)
+        Model.open(tmp_path)
 
 
 def broken(folder: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -167,7 +177,21 @@ def test_broken_folders_are_named(
     folder: Path, tmp_path: Path, change: Any, kind: type[Exception], named: str
 ) -> None:
     with pytest.raises(kind, match=named):
-        load_model(broken(folder, tmp_path, change), device="cpu")
+        Model.open(broken(folder, tmp_path, change), device="cpu")
+
+
+def test_frames_are_stamped_by_the_models_frame_rate(folder: Path, tmp_path: Path) -> None:
+    model = broken(folder, tmp_path, lambda d: d.update(frame_rate_hz=24))
+    with Session.open(model, device="cpu", threads=1) as session:
+        assert session.frame_rate_hz == 24
+        session.cut("a red cat")
+        chunk = next(session.chunks())
+        frames = list(session.stream())
+    assert chunk.pts_s == 0.0
+    assert [frame.pts_s for frame in frames] == [frame.index / 24 for frame in frames]
+    assert frames[0].index == len(chunk.pixels)
+    with Session.open(folder, device="cpu", threads=1) as session:
+        assert session.frame_rate_hz == 16
 
 
 def test_released_layout_is_opened(
@@ -188,8 +212,10 @@ def test_released_layout_is_opened(
         opened.append(places)
         return NanoTextEncoder.load(folder / "text.safetensors")
 
-    monkeypatch.setattr("shotstream_rt.model.text_encoder.UMT5TextEncoder.from_files", from_files)
-    bundle = load_model(tmp_path, device="cpu", size="16x32")
+    monkeypatch.setattr(
+        "shotstream_rt.model.umt5.text_encoder.UMT5TextEncoder.from_files", from_files
+    )
+    bundle = Model.open(tmp_path, device="cpu", size="16x32")
     assert bundle.config.model.num_heads == 2
     assert bundle.config.schedule == ScheduleConfig()
     assert opened == [(wan / "models_t5_umt5-xxl-enc-bf16.pth", wan / "google/umt5-xxl")]

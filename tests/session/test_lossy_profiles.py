@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,18 +15,19 @@ from safetensors.torch import load_file, save_file
 from shotstream_rt import ConfigError, ManifestError, Session, WeightsError
 from shotstream_rt.bench.history_calibration import calibrate_history
 from shotstream_rt.cli import main
-from shotstream_rt.config import ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
+from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.history import HistoryPolicy
-from shotstream_rt.manifest import StudentManifest
-from shotstream_rt.model.history_file import (
+from shotstream_rt.loading.history_file import (
     HISTORY_FILE,
     CalibratedHistory,
     fingerprint,
     read_history,
 )
-from shotstream_rt.model.loading import NANO_FOLDER, load_model
-from shotstream_rt.model.nano_codec import NanoCodecNet
-from shotstream_rt.model.nano_text import NanoTextNet
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.loading.manifest import StudentManifest
+from shotstream_rt.loading.project_layout import NANO_FOLDER
+from shotstream_rt.model.nano.codec import NanoCodecNet
+from shotstream_rt.model.nano.text import NanoTextNet
 from shotstream_rt.model.student import Student
 from shotstream_rt.story import Story
 
@@ -60,9 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def student_fingerprint(folder: Path) -> str:
-    student = Student(MODEL)
-    student.load_state_dict(load_file(folder / "student.safetensors"))
-    return fingerprint(student)
+    return fingerprint(load_file(folder / "student.safetensors"))
 
 
 def write_policy(folder: Path, **changes: object) -> CalibratedHistory:
@@ -100,37 +100,84 @@ def test_profiles_tell_what_they_run(folder: Path, caplog: pytest.LogCaptureFixt
     assert torch.equal(fp8[0], fast[0])
 
 
+@pytest.mark.parametrize(
+    "profile,parts",
+    [
+        ("fp8-keys", "fp8-keys"),
+        ("fp8-attention", "fp8-attention"),
+        ("fp8-all", "fp8+fp8-attention"),
+    ],
+)
+def test_an_arena_in_8_bits_is_played_and_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, profile: str, parts: str
+) -> None:
+    exact, plain = play(folder, "exact")
+    with caplog.at_level(logging.INFO, logger="shotstream_rt"):
+        frames, told = play(folder, profile)
+    assert (told["profile"], told["lossy"]) == (profile, True)
+    assert str(told["kernel_set"]).partition("+")[2] == parts
+    assert f"profile {profile} is lossy" in caplog.text
+    assert frames.shape == exact.shape
+    assert not torch.equal(frames, exact)
+    assert torch.equal(frames, play(folder, profile)[0])
+    # Nine latent frames of one token: 9 rows of 4 bytes, or 16 of one where both are in 8 bits.
+    held = 9 * (1 + 4) if profile == "fp8-keys" else 16 * (1 + 1)
+    assert plain["cache_bytes"] == MODEL.num_layers * MODEL.dim * 9 * (4 + 4)
+    assert told["cache_bytes"] == MODEL.num_layers * MODEL.dim * held
+
+
+@pytest.mark.parametrize("profile", ["fp8-keys", "fp8-attention"])
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"cache": CacheConfig(key_rotation="on_read")}, "rounded twice; use profile fp8"),
+        ({"history": POLICY}, "no kernel reads spans of such an arena"),
+    ],
+    ids=["on-read", "history"],
+)
+def test_an_arena_in_8_bits_refuses_what_it_cannot_serve(
+    folder: Path, profile: str, change: dict[str, Any], words: str
+) -> None:
+    manifest = StudentManifest.read(folder / "student.json")
+    stream = dataclasses.replace(STREAM, **change)
+    dataclasses.replace(manifest, stream=stream).write(folder / "student.json")
+    with pytest.raises(ConfigError, match=words):
+        Model.open(folder, device="cpu", profile=profile)
+    # The model itself is fine.
+    Model.open(folder, device="cpu", profile="exact").close()
+
+
 def test_a_policy_is_part_of_what_decides_the_numbers(folder: Path) -> None:
     write_policy(folder)
-    bundle = load_model(folder, device="cpu", profile="fast")
+    bundle = Model.open(folder, device="cpu", profile="fast")
     assert bundle.config.history == POLICY
-    assert load_model(folder, device="cpu", profile="fp8").config.history is None
+    assert Model.open(folder, device="cpu", profile="fp8").config.history is None
 
 
 def test_only_a_profile_takes_a_lossy_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOTSTREAM_KERNEL_SET", "torch+fp8")
     with pytest.raises(ConfigError, match=r"got 'torch\+fp8'"):
-        load_model(folder, device="cpu")
+        Model.open(folder, device="cpu")
     monkeypatch.setenv("SHOTSTREAM_KERNEL_SET", "torch")
-    assert load_model(folder, device="cpu", profile="fp8").info["kernel_set"] == "torch+fp8"
+    assert Model.open(folder, device="cpu", profile="fp8").info["kernel_set"] == "torch+fp8"
 
 
 def test_without_a_policy_nothing_is_guessed(folder: Path) -> None:
     with pytest.raises(WeightsError, match="shotstream_rt calibrate MODEL"):
-        load_model(folder, device="cpu", profile="fast")
+        Model.open(folder, device="cpu", profile="fast")
 
 
 def test_a_policy_of_other_weights_is_refused(folder: Path) -> None:
     write_policy(folder, student="0" * 16)
     with pytest.raises(ManifestError, match="made for other weights"):
-        load_model(folder, device="cpu", profile="fast")
+        Model.open(folder, device="cpu", profile="fast")
 
 
 @pytest.mark.parametrize("figures", [{"frames_psnr_db": 29.9}, {"latents_rel_l2": 0.26}])
 def test_a_policy_below_the_gate_is_refused(folder: Path, figures: dict[str, float]) -> None:
     write_policy(folder, **figures)
     with pytest.raises(ConfigError, match="wanted at least"):
-        load_model(folder, device="cpu", profile="fast")
+        Model.open(folder, device="cpu", profile="fast")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +200,7 @@ def test_calibration_takes_the_cheapest_that_passes_and_repeats(
     verdicts = iter([False, True, False, True])
     monkeypatch.setattr(f"{module}.passes_gate", lambda *_: next(verdicts))
     found = [
-        calibrate_history(load_model(folder, device="cpu", backend="eager"), story, seed=0)
+        calibrate_history(Model.open(folder, device="cpu", backend="eager"), story, seed=0)
         for _ in range(2)
     ]
     assert found[0] == found[1]
@@ -174,7 +221,7 @@ def test_calibration_refuses_what_no_candidate_reaches(
     story = Story(shots=("a red cat",), global_caption="a story")
     monkeypatch.setattr("shotstream_rt.bench.history_calibration.SHARES", (1.0,))
     monkeypatch.setattr("shotstream_rt.bench.history_calibration.passes_gate", lambda *_: False)
-    bundle = load_model(folder, device="cpu", backend="eager")
+    bundle = Model.open(folder, device="cpu", backend="eager")
     with pytest.raises(ConfigError, match="none of 2 candidates"):
         calibrate_history(bundle, story, seed=0, films=1)
     with pytest.raises(ConfigError, match="films: got 0"):
@@ -192,7 +239,36 @@ def test_the_command_writes_what_fast_reads(
     assert main(["calibrate", str(folder / "nothing")]) == 2
 
 
+@pytest.mark.parametrize("passes", [True, False])
+def test_the_command_measures_a_profile_and_writes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passes: bool
+) -> None:
+    monkeypatch.setattr("shotstream_rt.loading.history_file.passes_gate", lambda *_: passes)
+    given = ["calibrate", str(folder), "--device", "cpu", "--shots", "1", "--films", "2"]
+    assert main([*given, "--json", "--profile", "fp8-attention"]) == (0 if passes else 1)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["profile"], told["passed"], told["shots"]) == ("fp8-attention", passes, 2)
+    # What an untrained model loses says nothing, but it loses something.
+    assert told["latents_rel_l2"] > 0
+    assert not (folder / HISTORY_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (["--profile", "fast"], "wanted one of fp8, fp8-keys, fp8-attention, fp8-all"),
+        (["--profile", "exact"], "wanted one of fp8, fp8-keys, fp8-attention, fp8-all"),
+        (["--profile", "fp8", "--out", "x.json"], "--profile writes no file"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_measure(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert main(["calibrate", str(folder), "--device", "cpu", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_the_policy_in_the_package_is_for_the_model_in_the_package() -> None:
-    bundle = load_model("nano", device="cpu", profile="fast")
+    bundle = Model.open("nano", device="cpu", profile="fast")
     assert bundle.config.history == read_history(NANO_FOLDER).policy
     bundle.close()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shotstream_rt import (
@@ -16,7 +21,8 @@ from shotstream_rt import (
     Story,
     WeightsError,
 )
-from shotstream_rt.model.loading import ModelBundle
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.loading.placement import parse_size
 
 Opener = Callable[..., Session]
 
@@ -26,12 +32,12 @@ Opener = Callable[..., Session]
     [(None, ShotStreamError), (WeightsError("layer 3 is NaN"), WeightsError)],
 )
 def test_failure_reaches_the_reader_with_its_cause(
-    open_session: Opener, bundle: ModelBundle, error: Exception | None, kind: type[Exception]
+    open_session: Opener, bundle: Model, error: Exception | None, kind: type[Exception]
 ) -> None:
     pipeline: Any = bundle.pipeline
     pipeline.fail_at = (0, 2)
     if error is not None:
-        pipeline.commit = lambda: (_ for _ in ()).throw(error)
+        pipeline.commit = lambda *_: (_ for _ in ()).throw(error)
     session = open_session(bundle)
     session.cut("a")
     seen = 0
@@ -40,12 +46,13 @@ def test_failure_reaches_the_reader_with_its_cause(
             seen += 1
     assert caught.value.__cause__ is not None
     assert seen == (21 if error is None else 9), "what was ready before is delivered"
+    assert session.failed is caught.value.__cause__
     with pytest.raises(kind):
-        session.cut("b")
+        next(session.stream())
     session.close()
 
 
-def test_decoder_failure_reaches_the_reader(open_session: Opener, bundle: ModelBundle) -> None:
+def test_decoder_failure_reaches_the_reader(open_session: Opener, bundle: Model) -> None:
     codec: Any = bundle.codec
     codec.decode_gate = None
     session = open_session(bundle)
@@ -80,14 +87,37 @@ def test_closed_session_refuses_everything(open_session: Opener) -> None:
 
 
 def test_close_wakes_a_waiting_reader_and_ends_the_threads(open_session: Opener) -> None:
+    others = set(threading.enumerate())
     session = open_session()
     timer = threading.Timer(0.05, session.close)
     timer.start()
     with pytest.raises(SessionClosedError):
         next(session.stream(follow=True))
     timer.join()
-    names = {thread.name for thread in threading.enumerate()}
-    assert not any(name.startswith("shotstream-") for name in names)
+    assert set(threading.enumerate()) <= others
+
+
+def test_sessions_left_open_are_closed_at_exit() -> None:
+    program = """
+from conftest import fake_bundle
+from shotstream_rt import Session
+
+sessions = [Session(fake_bundle()) for _ in range(2)]
+for session in sessions:
+    session.cut("a")
+    next(session.stream())
+"""
+    # The last callback registered runs first, so this one sees what the sessions' own have done.
+    head = "import atexit\natexit.register(lambda: print(*(s.closed for s in sessions)))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + program],
+        capture_output=True,
+        cwd=Path(__file__).parent,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
 
 
 def test_close_with_unread_frames_does_not_hang(open_session: Opener) -> None:
@@ -133,3 +163,37 @@ def test_notes_tell_what_is_not_understood(open_session: Opener) -> None:
     session = open_session()
     assert session.cut("a xyzzy") == ("unknown word: xyzzy",)
     assert session.check("a plain one") == ()
+
+
+def test_integers_of_numpy_are_taken_everywhere(open_session: Opener) -> None:
+    session = open_session(seed=np.int64(5), queue_chunks=np.uint8(3), threads=np.int32(1))
+    assert session.stats["seed"] == 5
+    json.dumps(session.stats)
+    session.cut("a", seed=np.uint16(7), take=np.int8(2))
+    frames = [frame.pixels.copy() for frame in session.stream()]
+    plain = open_session(seed=5)
+    plain.cut("a", seed=7, take=2)
+    assert all(map(np.array_equal, frames, (frame.pixels for frame in plain.stream())))
+    assert parse_size((np.int64(32), np.int32(48))) == parse_size(np.array([32, 48])) == (32, 48)
+
+
+@pytest.mark.parametrize(
+    "size", [480, None, [32], (32.0, 48), (32, True), ["a", [1]], "9" * 5000 + "x16", b"32x48", {}]
+)
+def test_sizes_of_another_kind_are_config_errors(size: Any) -> None:
+    with pytest.raises(ConfigError, match="wanted height x width"):
+        parse_size(size)
+
+
+def test_long_prompts_are_refused_everywhere(open_session: Opener) -> None:
+    session = open_session()
+    long = "a" * 10_001
+    for use in (
+        lambda: session.cut(long),
+        lambda: session.cut("a", global_caption=long),
+        lambda: session.prompt(long),
+        lambda: session.check(long),
+        lambda: Story(shots=[long]),
+    ):
+        with pytest.raises(ConfigError, match="at most 10000"):
+            use()

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shotstream_rt import Session, Story
-from shotstream_rt.model.loading import available_models
+from shotstream_rt.loading.layouts import available_models
 
 pytestmark = pytest.mark.skipif(
     "nano" not in available_models(), reason="this checkout carries no nano weights"
@@ -20,6 +20,7 @@ def play(threads: int, seed: int = 7) -> tuple[NDArray[np.uint8], dict[str, obje
         return np.stack(frames), session.stats
 
 
+@pytest.mark.slow
 def test_nano_film_is_the_same_every_time() -> None:
     first, stats = play(1)
     again, _ = play(1)

@@ -2,18 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from shotstream_rt._native import Planner
-from shotstream_rt.config import CacheConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.playlist import Playlist, longest_shot_chunks
-from shotstream_rt.shots import AtEnd, ShotRequest, take_seed
+from shotstream_rt.film.generator import take_seed
+from shotstream_rt.film.playlist import Playlist
+from shotstream_rt.film.shots import AtEnd, CaptionChange, ShotRequest
 
 
-def ready(_: ShotRequest) -> bool:
+def ready(_: str) -> bool:
     return True
 
 
-def not_ready(_: ShotRequest) -> bool:
+def not_ready(_: str) -> bool:
     return False
 
 
@@ -26,10 +25,8 @@ def playlist(at_end: AtEnd = "hold", *texts: str) -> Playlist:
 
 def advance(made: Playlist) -> str:
     """Play one chunk and return which shot it belongs to."""
-    request = made.next_request(ready, now_ns=0)
-    run = made.run if request is None else made.begin(request)
-    assert run is not None
-    run.next_chunk += 1
+    run = made.next_run(ready, now_ns=0)
+    run.advance(1, 1)
     return f"{run.request.text}{run.shot}.{run.next_chunk - 1}"
 
 
@@ -48,6 +45,51 @@ def test_now_cuts_at_the_next_boundary_and_keeps_the_rest_queued() -> None:
     while made.has_work():
         played.append(advance(made))
     assert played == ["a0.0", "c1.0", "c1.1", "b2.0", "b2.1"]
+
+
+def test_newest_of_many_interruptions_wins_and_stays() -> None:
+    made = playlist("hold", "a", "q")
+    played = [advance(made)]
+    superseded = []
+    for text in "bcd":
+        superseded += made.add(ShotRequest(text=text, now=True))
+    assert [request.text for request in superseded] == ["b", "c"]
+    while made.has_work():
+        played.append(advance(made))
+    assert played == ["a0.0", "d1.0", "d1.1", "q2.0", "q2.1"]
+
+
+def test_shots_are_numbered_when_they_begin() -> None:
+    made = playlist("hold", "a")
+    advance(made)
+    made.add(ShotRequest(text="q", global_caption="g."))
+    made.add(ShotRequest(text="n", global_caption="g.", now=True))
+    assert [(number, request.text) for number, request in made.upcoming()] == [(1, "n"), (2, "q")]
+    captions = []
+    while made.has_work():
+        advance(made)
+        assert made.run is not None
+        captions.append(made.run.caption)
+    assert captions == ["g.shot1:n", "g.shot1:n", "g.shot2:q", "g.shot2:q"]
+
+
+def test_shot_has_the_length_it_was_asked_for() -> None:
+    made = playlist("hold")
+    made.add(ShotRequest(text="a", chunks=1))
+    made.add(ShotRequest(text="b", chunks=3))
+    played = []
+    while made.has_work():
+        played.append(advance(made))
+    assert played == ["a0.0", "b1.0", "b1.1", "b1.2"]
+
+
+def test_shot_that_failed_before_its_first_chunk_is_forgotten() -> None:
+    made = playlist("hold", "a", "b")
+    advance(made), advance(made)
+    run = made.next_run(ready, now_ns=0)
+    made.drop_run(run)
+    made.add(ShotRequest(text="c"))
+    assert advance(made) == "c1.0"
 
 
 def test_now_waits_for_its_caption_while_the_shot_runs() -> None:
@@ -83,40 +125,30 @@ def test_extended_shot_goes_on_as_a_new_one_where_positions_end() -> None:
     assert [advance(made) for _ in range(5)] == ["a0.0", "a0.1", "a0.2", "a1.0", "a1.1"]
 
 
-def test_longest_shot_is_what_the_native_planner_accepts() -> None:
-    config = StreamConfig()
-    limit = longest_shot_chunks(config)
-    assert limit == 339
-    planner = Planner(context_frames=6, chunk_frames=3, shot_frames=21)
-    planner.chunk(0, limit - 1, 1)
-    with pytest.raises(ConfigError, match="rotary positions"):
-        planner.chunk(0, limit, 1)
-    assert longest_shot_chunks(StreamConfig(cache=CacheConfig(key_rotation="on_read"))) is None
-
-
 def test_shot_begun_again_keeps_its_last_caption() -> None:
     made = Playlist(trained_chunks=1, at_end="loop")
-    made.add(ShotRequest(text="a", prefix="all: ", prompts=((9, "all: z"),), delivered_chunks=1))
+    made.add(ShotRequest(text="a", prefix="all: ", prompts=(CaptionChange(9, "all: z"),), given=1))
     advance(made)
     assert made.run is not None
-    made.run.prompts.append((0, "all: b"))
+    made.run.change_caption("all: b")
     advance(made)
     request = made.run.request
-    assert (request.prefix, request.text, request.caption) == ("all: ", "b", "all: b")
-    assert (request.prompts, request.delivered_chunks) == ((), 0)
+    assert (request.prefix, request.text, made.run.caption) == ("all: ", "b", "all: b")
+    assert (request.prompts, request.given) == ((), 0)
 
 
 def test_retake_keeps_the_number_and_counts_takes() -> None:
     made = playlist("hold", "a", "b")
     advance(made)
-    made.add(made.retake_request(None, requested_ns=0))
-    made.add(made.retake_request(0, requested_ns=0))
+    assert made.add(made.retake_request(None, requested_ns=0)) == []
+    older = made.add(made.retake_request(0, requested_ns=0))
+    assert [request.take for request in older] == [1], "the newest wins"
     takes = []
     while made.has_work():
         advance(made)
         assert made.run is not None
         takes.append((made.run.shot, made.run.request.take))
-    assert takes == [(0, 2), (0, 1), (0, 1), (1, 0), (1, 0)]
+    assert takes == [(0, 2), (0, 2), (1, 0), (1, 0)]
 
 
 @pytest.mark.parametrize("shot", [None, 1])
@@ -133,10 +165,10 @@ def test_retake_of_an_older_shot_is_an_error() -> None:
         made.retake_request(0, requested_ns=0)
 
 
-def test_chunk_limit_ends_a_shot_made_again() -> None:
+def test_a_shot_made_again_ends_where_it_had_ended() -> None:
     made = Playlist(trained_chunks=2, at_end="extend")
-    made.add(ShotRequest(text="a", chunk_limit=1))
-    made.add(ShotRequest(text="b", chunk_limit=3))
+    made.add(ShotRequest(text="a", frames=1))
+    made.add(ShotRequest(text="b", frames=3))
     made.add(ShotRequest(text="c"))
     played = [advance(made) for _ in range(5)]
     assert played == ["a0.0", "b1.0", "b1.1", "b1.2", "c2.0"]

@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 
 from shotstream_rt import ConfigError, ManifestError, Session, WeightsError
 from shotstream_rt.config import ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
-from shotstream_rt.manifest import StudentManifest
-from shotstream_rt.model.loading import load_model
-from shotstream_rt.model.nano_text import NanoTextNet
+from shotstream_rt.loading.load_model import Model
+from shotstream_rt.loading.manifest import StudentManifest
+from shotstream_rt.model.nano.text import NanoTextNet
 from shotstream_rt.model.student import Student
-from shotstream_rt.model.tiny_decoder import TinyCodec, TinyDecoder
-from shotstream_rt.model.vae import WanVAE
+from shotstream_rt.model.tiny.codec import TinyCodec
+from shotstream_rt.model.tiny.network import TinyDecoder
+from shotstream_rt.model.wan_vae.network import WanVAE
 from shotstream_rt.profiles import EXACT, PROFILES, find_profile
 
 MODEL = ModelConfig(
@@ -73,7 +74,8 @@ def play(folder: Path, profile: str) -> tuple[torch.Tensor, dict[str, object]]:
 
 
 def test_table_says_what_is_lossy() -> None:
-    assert list(PROFILES) == ["exact", "tiny", "fp8", "fp8-tiny", "fast"]
+    fp8 = ["fp8", "fp8-tiny", "fp8-keys", "fp8-attention", "fp8-all"]
+    assert list(PROFILES) == ["exact", "tiny", *fp8, "fast", "two-step"]
     assert find_profile("exact") is EXACT
     assert not EXACT.lossy
     for name, profile in PROFILES.items():
@@ -99,11 +101,11 @@ def test_stats_tell_profile_and_decoder(folder: Path, caplog: pytest.LogCaptureF
 
 
 def test_context_is_what_the_wan_vae_makes_of_the_tiny_decoders_frames(folder: Path) -> None:
-    bundle = load_model(folder, device="cpu", profile="tiny")
+    bundle = Model.open(folder, device="cpu", profile="tiny")
     codec = bundle.codec
     assert isinstance(codec, TinyCodec)
     frames = codec.decode_full(torch.randn(1, 2, 16, 2, 4))[0]
-    exact = load_model(folder, device="cpu").codec
+    exact = Model.open(folder, device="cpu").codec
     assert torch.equal(codec.encode_frames(frames), exact.encode_frames(frames))
     bundle.close()
 
@@ -127,7 +129,7 @@ def test_snapshot_stays_with_its_profile(folder: Path) -> None:
 def test_missing_file_is_named_and_nothing_else_is_taken(without_tiny: Path) -> None:
     with pytest.raises(WeightsError, match=r"missing taew2_1\.safetensors or taew2_1\.pth"):
         Session.open(without_tiny, device="cpu", profile="tiny")
-    load_model(without_tiny, device="cpu").close()
+    Model.open(without_tiny, device="cpu").close()
 
 
 def test_wrong_file_is_named(without_tiny: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from shotstream_rt import Chunk, FrameTimeoutError, Session
-from shotstream_rt.model.loading import ModelBundle
+from shotstream_rt.loading.load_model import Model
 
 Opener = Callable[..., Session]
 
@@ -25,7 +25,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def chunks_computed(bundle: ModelBundle) -> int:
+def chunks_computed(bundle: Model) -> int:
     return sum(call[0] == "chunk" for call in bundle.pipeline.calls)  # type: ignore[attr-defined]
 
 
@@ -104,7 +104,7 @@ def test_frames_do_not_depend_on_the_reader(open_session: Opener) -> None:
     assert films[0] == films[1]
 
 
-def test_reader_that_stops_stops_the_generator(open_session: Opener, bundle: ModelBundle) -> None:
+def test_reader_that_stops_stops_the_generator(open_session: Opener, bundle: Model) -> None:
     session = open_session(bundle, queue_chunks=2)
     for _ in range(3):
         session.cut("a")
@@ -119,7 +119,7 @@ def test_reader_that_stops_stops_the_generator(open_session: Opener, bundle: Mod
 
 @pytest.mark.parametrize(("policy", "kept"), [("drop_oldest", [19, 20]), ("latest", [20])])
 def test_dropping_policies_never_wait(
-    open_session: Opener, bundle: ModelBundle, policy: str, kept: list[int]
+    open_session: Opener, bundle: Model, policy: str, kept: list[int]
 ) -> None:
     session = open_session(bundle, queue_chunks=2, queue_policy=policy)
     for _ in range(3):
@@ -131,9 +131,7 @@ def test_dropping_policies_never_wait(
     assert session.stats["dropped"] == 21 - len(numbers)
 
 
-def test_first_frame_leaves_before_the_second_chunk(
-    open_session: Opener, bundle: ModelBundle
-) -> None:
+def test_first_frame_leaves_before_the_second_chunk(open_session: Opener, bundle: Model) -> None:
     session = open_session(bundle, queue_chunks=8)
     bundle.codec.decode_gate.clear()  # type: ignore[attr-defined]
     session.cut("a")
@@ -154,7 +152,7 @@ def test_follow_waits_for_a_cut_from_another_thread(open_session: Opener) -> Non
     assert frame.index == 0
 
 
-def test_timeout_is_an_error_of_its_own(open_session: Opener, bundle: ModelBundle) -> None:
+def test_timeout_is_an_error_of_its_own(open_session: Opener, bundle: Model) -> None:
     bundle.pipeline.gate.clear()  # type: ignore[attr-defined]
     session = open_session(bundle)
     session.cut("a")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shotstream_rt import Frame, Session
-from shotstream_rt.model.loading import ModelBundle
+from shotstream_rt.loading.load_model import Model
 
 Opener = Callable[..., Session]
 
@@ -42,9 +42,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(open_session: Opener) -> No
     assert films[0] != films[2]
 
 
-def test_last_chunk_of_a_shot_needs_no_clean_pass(
-    open_session: Opener, bundle: ModelBundle
-) -> None:
+def test_last_chunk_of_a_shot_needs_no_clean_pass(open_session: Opener, bundle: Model) -> None:
     session = open_session(bundle)
     session.cut("a")
     list(session.stream())
@@ -62,21 +60,20 @@ def test_many_threads_may_ask(open_session: Opener) -> None:
     assert len(list(session.stream())) == 8 * 81
 
 
-def test_long_session_keeps_nothing_it_does_not_need(
-    open_session: Opener, bundle: ModelBundle
-) -> None:
+def test_long_session_keeps_nothing_it_does_not_need(open_session: Opener, bundle: Model) -> None:
     session = open_session(bundle)
     for number in range(40):
         session.cut(f"text {number}")
     for _ in session.stream():
         pass
-    selector = session._crew.selector
+    selector = session._film.workers.selector
     assert len(selector.past) == 6
-    assert len(session._generator._runs) <= 1
+    runs = session._film.timeline.runs
+    assert sum(run.past is not None for run in runs) == 2, "older ones are let go"
     assert len(session.stats["shots"]) == 40
 
 
-def test_thirty_shots_do_not_grow_memory(open_session: Opener, large_bundle: ModelBundle) -> None:
+def test_thirty_shots_do_not_grow_memory(open_session: Opener, large_bundle: Model) -> None:
     session = open_session(large_bundle)
     resident = {}
     for number in range(30):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shotstream_rt import verify
+from shotstream_rt.backends import registry
 from shotstream_rt.cli import main
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.verify.check import Check, relative_error
@@ -19,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 @pytest.mark.parametrize("case", verify.find(GOLDEN), ids=lambda case: case.name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_golden_case_passes(case: verify.GoldenCase, dtype: torch.dtype) -> None:
-    report = verify.run(case, dtype)
+    report = verify.run(case, verify.VerifyOptions(dtype=dtype))
     failed = [check for check in report.checks if not check.passed]
     assert report.checks
     assert not failed
@@ -28,7 +29,35 @@ def test_golden_case_passes(case: verify.GoldenCase, dtype: torch.dtype) -> None
 def test_a_wrong_number_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     (case,) = [c for c in verify.find(GOLDEN) if c.name == "g_teacher"]
     case.tensors["x"] = case["x"] * 1.001
-    assert not verify.run(case, torch.float32).passed
+    assert not verify.run(case, verify.VerifyOptions()).passed
+
+
+@pytest.mark.parametrize("kernels", ["reference", "torch"])
+def test_passes_are_run_with_the_kernels_asked_for(kernels: str) -> None:
+    (case,) = [c for c in verify.find(GOLDEN) if c.name.startswith("c_")]
+    assert verify.run(case, verify.VerifyOptions(kernels=kernels)).passed
+
+
+@pytest.mark.parametrize("entry", registry.ENTRIES, ids=lambda entry: entry.name)
+def test_every_backend_is_verified_or_says_why_not(
+    entry: registry.BackendEntry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = entry.unavailable_reason(torch.device("cpu"))
+    # The options of the other case are a configuration each, which takes engines half a minute.
+    case = "d_" if entry.name in registry.ENGINE_LIBRARIES else "e_"
+    code = main(["verify", str(GOLDEN), "--case", case, "--backend", entry.name, "--json"])
+    output = capsys.readouterr()
+    if why is None:
+        assert code == 0
+        assert json.loads(output.out.splitlines()[-1])["passed"]
+    else:
+        assert code == 2
+        assert why in output.err
+
+
+def test_a_backend_or_kernel_set_that_is_not_there_is_a_user_error() -> None:
+    for choice in ("--backend", "--kernels"):
+        assert main(["verify", str(GOLDEN), "--case", "e_", choice, "warp"]) == 2
 
 
 def test_nan_never_passes() -> None:

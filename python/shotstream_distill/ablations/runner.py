@@ -18,21 +18,21 @@ from typing import Any
 
 from shotstream_rt.errors import ConfigError
 
-from ..evaluate import EvaluationConfig, evaluate
-from ..flow import train_flow
-from ..metrics.gate import run_gate
-from ..metrics.text_table import markdown_table
+from ..common.processes import Processes, join
+from ..common.product import load_product, save_product, start_weights
+from ..evaluation.context_gate import run_gate
+from ..evaluation.evaluate import EvaluationConfig, evaluate
+from ..evaluation.text_table import markdown_table
+from ..nano.flow import train_flow
+from ..nano.recipe import DistillConfig, TrainConfig
+from ..nano.ship import ship
+from ..nano.trajectory import distill_nano
+from ..paper.data_sources import codec_file, make_services
 from ..paper.finish import ship_run
 from ..paper.ode_pairs import make_pairs
-from ..paper.processes import Processes, join
-from ..paper.product import load_product, save_product, start_weights
 from ..paper.run import Run
 from ..paper.run_config import RunConfig
 from ..paper.stage_config import DmdConfig, PairsConfig, StageConfig, TrainedConfig
-from ..paper.supplies import codec_file, make_workshop
-from ..recipe import DistillConfig, TrainConfig
-from ..ship import ship
-from ..trajectory import distill_nano
 from .shared_stages import take_over
 from .table import AblationTable, Variant, column
 
@@ -110,7 +110,13 @@ def steps_of_a_round(stage: TrainedConfig) -> int:
 
 
 def time_stages(config: RunConfig, folder: Path, processes: Processes) -> dict[str, float]:
-    """Return seconds of one step (or one trajectory) of every stage; kept in ``timing.json``."""
+    """Return seconds of one step (or one trajectory) of every stage; kept in ``timing.json``.
+
+    Args:
+        config: the base of the table.
+        folder: of the ablation; ``timing.json`` and scratch files go there.
+        processes: who takes part.
+    """
     path = folder / "timing.json"
     if path.is_file():
         known: dict[str, float] = json.loads(path.read_text("utf-8"))
@@ -131,7 +137,7 @@ def time_stages(config: RunConfig, folder: Path, processes: Processes) -> dict[s
     for stage in stages:
         if isinstance(stage, PairsConfig):
             shop, weights = (
-                make_workshop(short, place, processes), load_product(run.product(stage.teacher))
+                make_services(short, place, processes), load_product(run.product(stage.teacher))
             )  # fmt: skip
             begun = time.monotonic()
             make_pairs(shop, stage, weights, place / f"{stage.name}-timed-{time.time_ns()}")
@@ -145,7 +151,14 @@ def time_stages(config: RunConfig, folder: Path, processes: Processes) -> dict[s
 def amounts(
     config: RunConfig, shares: Mapping[str, float], seconds: Mapping[str, float], minutes: float
 ) -> dict[str, int]:
-    """Return the steps (or trajectories) of every stage that its share of the time allows."""
+    """Return the steps (or trajectories) of every stage that its share of the time allows.
+
+    Args:
+        config: the run whose stages get steps.
+        shares: of the time, by stage.
+        seconds: of one step, by stage, from ``time_stages``.
+        minutes: of the whole variant.
+    """
     found = {}
     for stage in config.stages:
         count = shares[stage.name] * minutes * _SECONDS / max(seconds[stage.name], 1e-6)
@@ -160,7 +173,15 @@ def train_variant(
     config: AblationConfig, table: AblationTable, variant: Variant, processes: Processes,
     seconds: Mapping[str, float],
 ) -> Path:  # fmt: skip
-    """Train a variant, or go on with it; returns its student's folder."""
+    """Train a variant, or go on with it; returns its student's folder.
+
+    Args:
+        config: what to run.
+        table: base and variants.
+        variant: the one to train.
+        processes: who takes part.
+        seconds: of one step, by stage.
+    """
     folder = config.folder / variant.name
     student, shares = folder / "student", table.time_shares(variant)
     plain = table.config(variant)
@@ -261,7 +282,7 @@ def _result(
 
 def _plot(result: Mapping[str, Any], path: Path) -> None:
     try:
-        from ..metrics.plots import plot_table
+        from ..evaluation.plots import plot_table
     except ImportError as error:
         _log.warning("no plot: %s; pip install 'shotstream_rt[bench]'", error)
         return

@@ -1,4 +1,4 @@
-"""Takes finished stages over from a run that did them in exactly the same way.
+"""Reuses finished stages of a run that did them in exactly the same way.
 
 Called by the ablation runner. Random numbers are functions of (seed, stage, step), so variants that
 differ in their last stages only would repeat the first ones bit for bit; what one of them made is

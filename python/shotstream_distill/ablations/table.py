@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from shotstream_rt.errors import ConfigError
 
+from ..common.config_json import build, read_named, require
 from ..paper.run_config import RunConfig
-from ..paper.strict import build, read_named, require
 
 TABLES = Path(__file__).resolve().parent
 

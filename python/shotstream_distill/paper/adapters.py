@@ -21,7 +21,13 @@ _PREFIX = "base_model.model."
 
 
 class LowRank(nn.Module):
-    """``W + scale * B A``; B starts at zero, so nothing changes at first."""
+    """``W + scale * B A``; B starts at zero, so nothing changes at first.
+
+    Args:
+        weight: ``[rows, columns]`` to adapt.
+        rank: of the update.
+        scale: of the update.
+    """
 
     def __init__(self, weight: Tensor, rank: int, scale: float) -> None:
         super().__init__()
@@ -48,7 +54,14 @@ def adapted_layers(net: TrainNet) -> dict[str, nn.Linear]:
 
 
 def add_adapters(net: TrainNet, rank: int, alpha: float, *, seed: int) -> None:
-    """Freeze a network and put trainable adapters on it."""
+    """Freeze a network and put trainable adapters on it.
+
+    Args:
+        net: changed in place.
+        rank: of the updates.
+        alpha: their strength, in ranks; 0 for the rank.
+        seed: of the adapters.
+    """
     net.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

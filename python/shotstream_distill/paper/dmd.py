@@ -1,4 +1,4 @@
-"""Distribution matching: two scores disagree about a shot, and the shot moves to settle it.
+"""Distribution matching: the gradient of a shot is the difference of two networks' scores.
 
 Called by both self-forcing stages. ``gradient`` is the maths alone; ``ScoreMatch`` holds the three
 networks: the student that makes shots, the teacher that knows real ones (with guidance), and the
@@ -12,14 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .draw import Draw
+from ..common.product import Weights
+from ..common.step_rng import StepRng
 from .learner import Learner
 from .levels import clean_of, draw_levels, mean_square, mix
 from .rollout import RolloutPlan, roll_out
 from .sampler import guided_flow, teacher_flow
 from .shot_batch import Conditioning
 from .stage_config import DmdConfig
-from .workshop import StepLoss, Weights, Workshop
+from .stage_services import StageServices, StepLoss
 
 
 def gradient(shot: Tensor, fake: Tensor, real: Tensor, *, normalised: bool = True) -> Tensor:
@@ -54,23 +55,23 @@ class ScoreMatch:
     """Student, teacher and critic.
 
     Args:
-        shop: shared parts.
+        services: shared parts.
         config: of the stage.
         student: weights to start from.
         teacher: weights of the real score, and of the critic at first.
     """
 
     def __init__(
-        self, shop: Workshop, config: DmdConfig, student: Weights, teacher: Weights
+        self, services: StageServices, config: DmdConfig, student: Weights, teacher: Weights
     ) -> None:
-        self._shop, self._config = shop, config
+        self._services, self._config = services, config
         lora = {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha}
-        self.student = shop.trainable(student, **lora)  # type: ignore[arg-type]
-        self._critic = shop.trainable(teacher, **lora)  # type: ignore[arg-type]
-        self._teacher = shop.frozen(teacher)
+        self.student = services.trainable(student, **lora)  # type: ignore[arg-type]
+        self._critic = services.trainable(teacher, **lora)  # type: ignore[arg-type]
+        self._teacher = services.frozen(teacher)
         self.learners = {
-            "student": Learner({"": self.student}, config.optimizer, shop.processes, student),
-            "critic": Learner({"": self._critic}, config.critic, shop.processes, teacher),
+            "student": Learner({"": self.student}, config.optimizer, services.processes, student),
+            "critic": Learner({"": self._critic}, config.critic, services.processes, teacher),
         }
 
     def turn(self, step: int) -> str:
@@ -78,20 +79,25 @@ class ScoreMatch:
         since, cycle = step - self._config.critic_warmup, self._config.critic_updates + 1
         return "student" if since >= 0 and since % cycle == 0 else "critic"
 
-    def judge(self, told: Conditioning, plan: RolloutPlan, draw: Draw) -> tuple[Tensor, Tensor]:
+    def judge(self, told: Conditioning, plan: RolloutPlan, rng: StepRng) -> tuple[Tensor, Tensor]:
         """Compare the critic with what it began as, on shots the student makes now.
 
         The student's own loss says little: it is as large as the critic lets it be. The critic's
         alone says little too, for its subject moves; on the same shots and noise, the teacher it
         was copied from stands still.
 
+        Args:
+            told: context and captions.
+            plan: of the rollout.
+            rng: random numbers.
+
         Returns:
             The critic's flow loss minus the teacher's, 0 at first, and the shots.
         """
-        shot = roll_out(self.student, told, plan, draw, exit_step=draw.choice(range(plan.steps)))
-        times, levels = self._levels(shot, draw)
-        noise = draw.normal_like(shot)
-        noisy, clean = mix(shot, noise, levels), self._shop.config.context_clean
+        shot = roll_out(self.student, told, plan, rng, exit_step=rng.choice(range(plan.steps)))
+        times, levels = self._levels(shot, rng)
+        noise = rng.normal_like(shot)
+        noisy, clean = mix(shot, noise, levels), self._services.config.context_clean
         losses = [
             mean_square(
                 teacher_flow(net, told, noisy, times, context_clean=clean) - (noise - shot)
@@ -106,7 +112,7 @@ class ScoreMatch:
         told: Conditioning,
         plain: Conditioning,
         plan: RolloutPlan,
-        draw: Draw,
+        rng: StepRng,
     ) -> tuple[StepLoss, Tensor, int]:
         """Roll a shot out and judge it.
 
@@ -115,34 +121,34 @@ class ScoreMatch:
             told: what the shot follows.
             plain: the unconditional side.
             plan: of the rollout.
-            draw: random numbers; the exit step is the same on every process.
+            rng: random numbers; the exit step is the same on every process.
 
         Returns:
             The loss, the shot (without gradients) and the exit step.
         """
         role = self.turn(step)
-        exit_step = draw.choice(range(plan.steps))
+        exit_step = rng.choice(range(plan.steps))
         shot = roll_out(
-            self.student, told, plan, draw, exit_step=exit_step, gradients=role == "student"
+            self.student, told, plan, rng, exit_step=exit_step, gradients=role == "student"
         )
         if role == "student":
-            return self._student_loss(shot, told, plain, draw), shot.detach(), exit_step
-        return self._critic_loss(shot, told, draw), shot, exit_step
+            return self._student_loss(shot, told, plain, rng), shot.detach(), exit_step
+        return self._critic_loss(shot, told, rng), shot, exit_step
 
-    def _levels(self, shot: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def _levels(self, shot: Tensor, rng: StepRng) -> tuple[Tensor, Tensor]:
         config = self._config
         return draw_levels(
-            self._shop.schedule, draw, len(shot), low=config.min_time, high=config.max_time,
-            rounded=self._shop.config.quirks.rounded_times,
+            self._services.schedule, rng, len(shot), low=config.min_time, high=config.max_time,
+            rounded=self._services.config.quirks.rounded_times,
         )  # fmt: skip
 
     def _student_loss(
-        self, shot: Tensor, told: Conditioning, plain: Conditioning, draw: Draw
+        self, shot: Tensor, told: Conditioning, plain: Conditioning, rng: StepRng
     ) -> StepLoss:
-        clean = self._shop.config.context_clean
+        clean = self._services.config.context_clean
         with torch.no_grad():
-            times, levels = self._levels(shot, draw)
-            noisy = mix(shot, draw.normal_like(shot), levels)
+            times, levels = self._levels(shot, rng)
+            noisy = mix(shot, rng.normal_like(shot), levels)
             fake_flow = teacher_flow(self._critic, told, noisy, times, context_clean=clean)
             real_flow = guided_flow(
                 self._teacher, told, plain, noisy, times, guidance=self._config.guidance,
@@ -158,11 +164,11 @@ class ScoreMatch:
             }
         return StepLoss(learner="student", loss=moving_loss(shot, direction), scalars=scalars)
 
-    def _critic_loss(self, shot: Tensor, told: Conditioning, draw: Draw) -> StepLoss:
-        times, levels = self._levels(shot, draw)
-        noise = draw.normal_like(shot)
+    def _critic_loss(self, shot: Tensor, told: Conditioning, rng: StepRng) -> StepLoss:
+        times, levels = self._levels(shot, rng)
+        noise = rng.normal_like(shot)
         flow = teacher_flow(
             self._critic, told, mix(shot, noise, levels), times,
-            context_clean=self._shop.config.context_clean,
+            context_clean=self._services.config.context_clean,
         )  # fmt: skip
         return StepLoss(learner="critic", loss=mean_square(flow - (noise - shot)).mean())

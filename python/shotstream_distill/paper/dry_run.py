@@ -1,4 +1,4 @@
-"""A run's memory without a byte of it: every stage's step on the meta device.
+"""Estimates a run's memory: every stage's step on the meta device, where tensors hold no data.
 
 Called by ``run --dry-run``. Networks, optimisers and one micro-batch exist as shapes only; what a
 backward pass would have to keep is counted as autograd asks for it. The figure is an estimate: it
@@ -7,6 +7,7 @@ leaves out allocator slack, workspaces, the codec and the text encoder.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,18 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
-from shotstream_rt.model.weights import student_shapes
+from shotstream_rt.loading.student_weights import student_shapes
+from shotstream_rt.model.nano.codec import NanoCodec, NanoCodecNet
 
-from ..fast_student import Captions
+from ..common.processes import Processes
+from ..common.product import Weights
+from ..common.sequence import Captions
+from ..common.step_rng import StepRng
 from .dmd import ScoreMatch
-from .draw import Draw
 from .learner import Learner
-from .processes import Processes
 from .run_config import RunConfig
 from .shot_batch import ShotBatch, Words, condition
 from .stage_config import DmdConfig, OdeConfig, PairsConfig, TeacherConfig, TrainedConfig
-from .workshop import Weights, Workshop
+from .stage_services import StageServices
 
 _GIB = 2**30
 
@@ -36,7 +38,7 @@ class _Shapes:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
 
-    def shots(self, draw: Draw, count: int, frames: int) -> ShotBatch:
+    def shots(self, rng: StepRng, count: int, frames: int) -> ShotBatch:
         """Return a third shot after two others."""
         model, front = self._config.stream.model, self._config.stream.cache.context_frames
         latent = (model.in_dim, model.latent_height, model.latent_width)
@@ -48,7 +50,7 @@ class _Shapes:
             context_shots=torch.tensor([[i * 2 // front for i in range(front)]] * count),
         )
 
-    def stories(self, draw: Draw, count: int, shots: int) -> Words:
+    def stories(self, rng: StepRng, count: int, shots: int) -> Words:
         """Return blank captions."""
         return (("",) * shots,) * count
 
@@ -100,7 +102,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     """
     # The codec and text are not estimated; any codec gives the protocol's strides.
     codec = NanoCodec(NanoCodecNet())
-    shop = Workshop(
+    services = StageServices(
         config=config, processes=Processes(device=torch.device("meta")), source=_Shapes(config),
         codec=codec, text=_Blank(config),
     )  # fmt: skip
@@ -109,9 +111,24 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         if isinstance(stage, PairsConfig):
             continue
         assert isinstance(stage, TrainedConfig)
-        report[stage.name] = _estimate(shop, stage)
+        report[stage.name] = _estimate(services, stage)
     _print(config, report)
     return {"bytes": report}
+
+
+def _estimate(services: StageServices, config: TrainedConfig) -> dict[str, int]:
+    """Estimate one stage. Blocks are alike, so two small depths give the bytes of any depth."""
+    one, two = (_count(_of_depth(services, layers), config) for layers in (1, 2))
+    more = services.config.stream.model.num_layers - 1
+    return {name: one[name] + more * (two[name] - one[name]) for name in one}
+
+
+def _of_depth(services: StageServices, layers: int) -> StageServices:
+    """Return the same for a network of another depth."""
+    config = services.config
+    model = dataclasses.replace(config.stream.model, num_layers=layers)
+    stream = dataclasses.replace(config.stream, model=model)
+    return dataclasses.replace(services, config=dataclasses.replace(config, stream=stream))
 
 
 def _blank_weights(config: RunConfig) -> Weights:
@@ -119,42 +136,46 @@ def _blank_weights(config: RunConfig) -> Weights:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def _estimate(shop: Workshop, config: TrainedConfig) -> dict[str, int]:
+def _count(services: StageServices, config: TrainedConfig) -> dict[str, int]:
+    """Take a step of a stage as shapes and count its bytes."""
     from .teacher_stage import TeacherStage
 
-    weights = _blank_weights(shop.config)
-    draw = Draw(0, config.name, 0, device="meta")
-    batch = shop.source.shots(draw, config.batch, config.frames)
+    weights = _blank_weights(services.config)
+    rng = StepRng(0, config.name, 0, device="meta")
+    batch = services.source.shots(rng, config.batch, config.frames)
     frozen = 0
     with _kept_bytes() as kept:
         if isinstance(config, TeacherConfig):
-            stage = TeacherStage(shop, config, weights)
+            stage = TeacherStage(services, config, weights)
             learners = stage.learners
-            loss = stage.loss(0, draw).loss
+            loss = stage.loss(0, rng).loss
         elif isinstance(config, OdeConfig):
-            net = shop.trainable(weights)
-            learners = {"student": Learner({"": net}, config.optimizer, shop.processes, weights)}
+            net = services.trainable(weights)
+            learners = {
+                "student": Learner({"": net}, config.optimizer, services.processes, weights)
+            }
             told = condition(
-                batch, shop.text_side({}).captions(batch.words, []), quirks=shop.config.quirks,
+                batch, services.text_side({}).captions(batch.words, []),
+                quirks=services.config.quirks,
                 dropped=[False] * config.batch,
             )  # fmt: skip
-            groups = (told.context_frames, *shop.plan(config.frames).groups)
+            groups = (told.context_frames, *services.plan(config.frames).groups)
             frames = told.context_frames + config.frames
             times = torch.empty(config.batch, frames, device="meta")
             loss = net(told.whole(batch.target, times, groups))[0].sum()
         else:
             assert isinstance(config, DmdConfig)
-            match = ScoreMatch(shop, config, weights, weights)
+            match = ScoreMatch(services, config, weights, weights)
             learners = match.learners
-            text = shop.text_side({})
+            text = services.text_side({})
             told = condition(
-                batch, text.captions(batch.words, []), quirks=shop.config.quirks,
+                batch, text.captions(batch.words, []), quirks=services.config.quirks,
                 dropped=[False] * config.batch,
             )  # fmt: skip
             plain = told.unguided(text.unconditional(batch.words), config.guides)
-            plan = shop.plan(config.frames)
-            loss = match.step(config.critic_warmup, told, plain, plan, draw)[0].loss
-            width = torch.empty((), dtype=shop.compute).element_size()
+            plan = services.plan(config.frames)
+            loss = match.step(config.critic_warmup, told, plain, plan, rng)[0].loss
+            width = torch.empty((), dtype=services.compute).element_size()
             frozen = width * sum(w.numel() for w in weights.values())
     trained = sum(m.numel() for learner in learners.values() for m in learner.masters)
     networks = sum(learner.working_bytes() for learner in learners.values())

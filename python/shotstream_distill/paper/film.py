@@ -1,4 +1,4 @@
-"""A film in the making: what later shots may see of the shots so far.
+"""A film that is being made: what later shots may see of the shots so far.
 
 Used by the inter-shot stage and by the teacher's films. A finished shot is decoded, and the frames
 that context sampling can pick are encoded again one by one, as at inference.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.config import StreamConfig
-from shotstream_rt.context import frames_wanted, pick_context
+from shotstream_rt.film.picks import frames_wanted, pick_context
 from shotstream_rt.model.codec import LatentCodec
 
 from .shot_batch import ShotBatch, Words

@@ -4,7 +4,7 @@ Called by the stages at full size. The target is a film's last shot, its context
 shots before, picked as at inference. A film that cannot be read is reported and another one taken;
 only a row of failures ends the run.
 
-Source: ShotStream's training data set (spec of training, data set).
+Source: ShotStream's training data set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shotstream_rt.config import ModelConfig
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.codec import LatentCodec
 
-from .draw import Draw
+from ..common.step_rng import StepRng
 from .film_files import FilmFile, read_films, read_frames
 from .shot_batch import ShotBatch
 
@@ -31,6 +31,11 @@ _ATTEMPTS = 8
 
 def target_frames(start: int, end: int, count: int) -> list[int]:
     """Return ``count`` frames of a shot, with the largest stride that fits, from its start.
+
+    Args:
+        start: the shot's first frame.
+        end: the frame behind its last.
+        count: frames wanted.
 
     Raises:
         ConfigError: the shot is shorter.
@@ -64,23 +69,33 @@ class FilmShots:
     def __len__(self) -> int:
         return len(self._films)
 
-    def shots(self, draw: Draw, count: int, frames: int) -> ShotBatch:
+    def shots(self, rng: StepRng, count: int, frames: int) -> ShotBatch:
         """Draw samples; see ``ShotSource``.
+
+        Args:
+            rng: random numbers.
+            count: samples.
+            frames: latent frames of each target.
 
         Raises:
             ConfigError: several films in a row cannot be read.
         """
-        samples = [self._sample(draw, frames) for _ in range(count)]
+        samples = [self._sample(rng, frames) for _ in range(count)]
         return ShotBatch(
-            context=torch.stack([context for _, context, _, _ in samples]).to(draw.device),
-            target=torch.stack([target for target, _, _, _ in samples]).to(draw.device),
+            context=torch.stack([context for _, context, _, _ in samples]).to(rng.device),
+            target=torch.stack([target for target, _, _, _ in samples]).to(rng.device),
             words=tuple(film.story.captions for _, _, film, _ in samples),
             shots=tuple(len(film.ranges) - 1 for _, _, film, _ in samples),
             context_shots=torch.tensor([shots for _, _, _, shots in samples]),
         )
 
-    def stories(self, draw: Draw, count: int, shots: int) -> tuple[tuple[str, ...], ...]:
+    def stories(self, rng: StepRng, count: int, shots: int) -> tuple[tuple[str, ...], ...]:
         """Draw the captions of films with at least so many shots.
+
+        Args:
+            rng: random numbers.
+            count: films.
+            shots: of each.
 
         Raises:
             ConfigError: there is none.
@@ -88,13 +103,13 @@ class FilmShots:
         fitting = [film for film in self._films if len(film.ranges) >= shots]
         if not fitting:
             raise ConfigError(f"shots: got {shots}, and no film of the data has that many")
-        chosen = [fitting[draw.own.randrange(len(fitting))] for _ in range(count)]
+        chosen = [fitting[rng.own.randrange(len(fitting))] for _ in range(count)]
         return tuple(film.story.captions[:shots] for film in chosen)
 
-    def _sample(self, draw: Draw, frames: int) -> tuple[Tensor, Tensor, FilmFile, list[int]]:
+    def _sample(self, rng: StepRng, frames: int) -> tuple[Tensor, Tensor, FilmFile, list[int]]:
         last: ConfigError | None = None
         for _ in range(_ATTEMPTS):
-            film = self._films[draw.own.randrange(len(self._films))]
+            film = self._films[rng.own.randrange(len(self._films))]
             try:
                 return self._read(film, frames)
             except ConfigError as error:

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from shotstream_rt.model.loading import NANO_FOLDER
+from shotstream_rt.loading.project_layout import NANO_FOLDER
 from shotstream_rt.session import Session
 from shotstream_rt.story import Story
 
-from ..ship import ship
-from .product import load_product, write_whole
+from ..common.product import load_product, write_whole
+from ..nano.ship import ship
 from .run import Run
 
 _CHUNK_FRAMES = 9

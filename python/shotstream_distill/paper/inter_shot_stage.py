@@ -15,66 +15,78 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draw import Draw
+from ..common.product import Weights
+from ..common.step_rng import StepRng
 from .film import Film
 from .matching_stage import MatchingStage
 from .rollout import roll_out
 from .shot_batch import Conditioning, ShotBatch, Words, condition
 from .stage_config import DmdConfig
-from .workshop import StepLoss, Weights, Workshop
+from .stage_services import StageServices, StepLoss
 
 _SHEET_STORIES = 2
 
 
 class InterShotStage(MatchingStage):
-    """Shot after shot of a story, the context made by the student."""
+    """Shot after shot of a story, the context made by the student.
+
+    Args:
+        services: shared parts.
+        config: of the stage.
+        student: weights to begin with.
+        teacher: weights of the scores.
+    """
 
     def __init__(
-        self, shop: Workshop, config: DmdConfig, student: Weights, teacher: Weights
+        self, services: StageServices, config: DmdConfig, student: Weights, teacher: Weights
     ) -> None:
-        super().__init__(shop, config, student, teacher)
+        super().__init__(services, config, student, teacher)
         self._film: Film | None = None
 
-    def loss(self, step: int, draw: Draw) -> StepLoss:
+    def loss(self, step: int, rng: StepRng) -> StepLoss:
         """Loss on the next shot of the story; afterwards the shot is remembered."""
-        config, shop = self._config, self._shop
+        config, services = self._config, self._services
         film = self._film
         if film is None:
-            words = shop.source.stories(draw, config.batch, config.shots)
+            words = services.source.stories(rng, config.batch, config.shots)
             film = self._film = self._begin(words)
-        dropped = draw.hits(config.batch, config.context_drop)
+        dropped = rng.hits(config.batch, config.context_drop)
         told, plain = self._condition(film, dropped)
-        plan = shop.plan(config.frames)
-        loss, shot, exit_step = self._match.step(step, told, plain, plan, draw)
+        plan = services.plan(config.frames)
+        loss, shot, exit_step = self._match.step(step, told, plain, plan, rng)
         if len(film.kept) == config.shots - 1:
             self._film = None  # nobody sees a story's last shot
             return loss
-        if exit_step < plan.steps - 1 and not shop.config.quirks.history_from_exit:
+        if exit_step < plan.steps - 1 and not services.config.quirks.history_from_exit:
             # What later shots see must look like what inference would show them.
             with torch.no_grad():
-                shot = roll_out(self._match.student, told, plan, draw)
+                shot = roll_out(self._match.student, told, plan, rng)
         film.remember(shot)
         return loss
 
     @torch.no_grad()
-    def judge(self, draw: Draw) -> Tensor:
+    def judge(self, rng: StepRng) -> Tensor:
         """Return what the critic has learned, over a story's first two shots."""
-        shop, config = self._shop, self._config
-        words = shop.source.stories(draw, config.batch, config.shots)
+        services, config = self._services, self._config
+        words = services.source.stories(rng, config.batch, config.shots)
         film = self._begin(words)
         figures: list[Tensor] = []
         for number in range(min(2, config.shots)):
             told, _ = self._condition(film, [False] * config.batch)
-            figure, shot = self._match.judge(told, shop.plan(config.frames), draw)
+            figure, shot = self._match.judge(told, services.plan(config.frames), rng)
             figures.append(figure)
             if number + 1 < config.shots:
                 film.remember(shot)
         return torch.stack(figures).mean()
 
     def _begin(self, words: Words) -> Film:
-        shop = self._shop
+        services = self._services
         return Film(
-            shop.codec, shop.config.stream, words, self._config.frames, shop.processes.device
+            services.codec,
+            services.config.stream,
+            words,
+            self._config.frames,
+            services.processes.device,
         )
 
     def _condition(self, film: Film, dropped: list[bool]) -> tuple[Conditioning, Conditioning]:
@@ -82,18 +94,18 @@ class InterShotStage(MatchingStage):
         with torch.no_grad():
             captions = self._text.captions(film.words, [False] * len(film.words))
             free = self._text.unconditional(film.words)
-        told = condition(batch, captions, dropped=dropped, quirks=self._shop.config.quirks)
+        told = condition(batch, captions, dropped=dropped, quirks=self._services.config.quirks)
         return told, told.unguided(free, self._config.guides)
 
     @torch.no_grad()
-    def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
+    def sheet(self, rng: StepRng) -> tuple[ShotBatch, Tensor]:
         """Film two stories and show each one's last shot with the context it had."""
-        shop, config = self._shop, self._config
-        words = shop.source.stories(draw, _SHEET_STORIES, config.shots)
+        services, config = self._services, self._config
+        words = services.source.stories(rng, _SHEET_STORIES, config.shots)
         film = self._begin(words)
         for shot in range(config.shots):
             told, _ = self._condition(film, [False] * _SHEET_STORIES)
-            made = roll_out(self._match.student, told, shop.plan(config.frames), draw)
+            made = roll_out(self._match.student, told, services.plan(config.frames), rng)
             if shot == config.shots - 1:
                 return film.batch(), made
             film.remember(made)
@@ -107,7 +119,7 @@ class InterShotStage(MatchingStage):
         words = film.words if isinstance(film.words, Tensor) else [list(w) for w in film.words]
         return {"words": words, "kept": [kept.cpu() for kept in film.kept]}
 
-    def recall(self, memory: Mapping[str, Any]) -> None:
+    def restore(self, memory: Mapping[str, Any]) -> None:
         """Go on with a story; an empty memory begins a new one."""
         self._film = None
         if not memory:
@@ -115,5 +127,5 @@ class InterShotStage(MatchingStage):
         words = memory["words"]
         told = words if isinstance(words, Tensor) else tuple(tuple(w) for w in words)
         self._film = self._begin(told)
-        device = self._shop.processes.device
+        device = self._services.processes.device
         self._film.kept = [kept.to(device) for kept in memory["kept"]]

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draw import Draw
+from ..common.step_rng import StepRng
 from .matching_stage import MatchingStage
 from .rollout import roll_out
 from .shot_batch import Conditioning, ShotBatch, condition
-from .workshop import StepLoss
+from .stage_services import StepLoss
 
 _SHEET_SAMPLES = 4
 
@@ -25,41 +25,41 @@ _SHEET_SAMPLES = 4
 class IntraShotStage(MatchingStage):
     """One shot at a time, its context taken from the data."""
 
-    def loss(self, step: int, draw: Draw) -> StepLoss:
+    def loss(self, step: int, rng: StepRng) -> StepLoss:
         """Loss of the student or of the critic, whose turn it is."""
-        told, plain = self._condition(draw)
-        plan = self._shop.plan(self._config.frames)
-        return self._match.step(step, told, plain, plan, draw)[0]
+        told, plain = self._condition(rng)
+        plan = self._services.plan(self._config.frames)
+        return self._match.step(step, told, plain, plan, rng)[0]
 
     @torch.no_grad()
-    def judge(self, draw: Draw) -> Tensor:
+    def judge(self, rng: StepRng) -> Tensor:
         """Return what the critic has learned; see ``ScoreMatch.judge``."""
-        told, _ = self._condition(draw)
-        return self._match.judge(told, self._shop.plan(self._config.frames), draw)[0]
+        told, _ = self._condition(rng)
+        return self._match.judge(told, self._services.plan(self._config.frames), rng)[0]
 
-    def _condition(self, draw: Draw) -> tuple[Conditioning, Conditioning]:
-        config, shop = self._config, self._shop
-        batch = shop.source.shots(draw, config.batch, config.frames)
+    def _condition(self, rng: StepRng) -> tuple[Conditioning, Conditioning]:
+        config, services = self._config, self._services
+        batch = services.source.shots(rng, config.batch, config.frames)
         with torch.no_grad():
             captions = self._text.captions(batch.words, [False] * config.batch)
             free = self._text.unconditional(batch.words)
-        dropped = draw.hits(config.batch, config.context_drop)
-        told = condition(batch, captions, dropped=dropped, quirks=shop.config.quirks)
+        dropped = rng.hits(config.batch, config.context_drop)
+        told = condition(batch, captions, dropped=dropped, quirks=services.config.quirks)
         return told, told.unguided(free, config.guides)
 
     @torch.no_grad()
-    def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
+    def sheet(self, rng: StepRng) -> tuple[ShotBatch, Tensor]:
         """Roll a few shots out."""
-        shop = self._shop
-        batch = shop.source.shots(draw, _SHEET_SAMPLES, self._config.frames)
+        services = self._services
+        batch = services.source.shots(rng, _SHEET_SAMPLES, self._config.frames)
         none = [False] * _SHEET_SAMPLES
         captions = self._text.captions(batch.words, none)
-        told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
-        return batch, roll_out(self._match.student, told, shop.plan(self._config.frames), draw)
+        told = condition(batch, captions, dropped=none, quirks=services.config.quirks)
+        return batch, roll_out(self._match.student, told, services.plan(self._config.frames), rng)
 
     def memory(self) -> dict[str, Any]:
         """Nothing besides the learners."""
         return {}
 
-    def recall(self, memory: Mapping[str, Any]) -> None:
+    def restore(self, memory: Mapping[str, Any]) -> None:
         """Nothing to take over."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from .processes import Processes, alike, local, sum_plain_gradients, whole
+from ..common.processes import Processes, alike, local, sum_plain_gradients, whole
 from .stage_config import OptimizerConfig
 
 
@@ -110,7 +110,7 @@ class Learner:
         for master, parameter in zip(self.masters, self._working, strict=True):
             if master is not parameter:
                 parameter.copy_(master)
-        # A young average must not remember the start for long.
+        # At first the average follows faster, or it would hold on to the initial weights.
         keep = min(self._config.average, self.step_count / (self.step_count + 10))
         for average, master in zip(self._average, self.masters, strict=False):
             local(average).lerp_(local(master.detach()), 1 - keep)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from ..common.product import Weights
 from .dmd import ScoreMatch
 from .stage_config import DmdConfig
+from .stage_services import StageServices
 from .student_product import student_product
-from .workshop import Weights, Workshop
 
 
 class MatchingStage:
     """A stage of distribution matching.
 
     Args:
-        shop: shared parts.
+        services: shared parts.
         config: of this stage.
         student: weights to start from.
         teacher: weights of the scores.
     """
 
     def __init__(
-        self, shop: Workshop, config: DmdConfig, student: Weights, teacher: Weights
+        self, services: StageServices, config: DmdConfig, student: Weights, teacher: Weights
     ) -> None:
-        self._shop, self._config, self._start = shop, config, student
-        self._match = ScoreMatch(shop, config, student, teacher)
-        self._text = shop.text_side(student)
+        self._services, self._config, self._start = services, config, student
+        self._match = ScoreMatch(services, config, student, teacher)
+        self._text = services.text_side(student)
         self.learners = self._match.learners
 
     def product(self) -> Weights:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.video import save_png
+from shotstream_rt.media.video import save_png
 
-from .draw import Draw
+from ..common.step_rng import StepRng
 from .stage_config import TrainedConfig
-from .workshop import Stage, Workshop
+from .stage_services import Stage, StageServices
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +36,7 @@ class Monitor:
     """Use as a context manager around the loop.
 
     Args:
-        shop: shared parts.
+        services: shared parts.
         config: of the stage.
         folder: the run's.
         step: where the loop begins; later points of an earlier run are dropped.
@@ -45,19 +45,21 @@ class Monitor:
         ConfigError: tensorboard is not installed.
     """
 
-    def __init__(self, shop: Workshop, config: TrainedConfig, folder: Path, step: int) -> None:
-        self._shop, self._config, self._folder, self._first = shop, config, folder, step
+    def __init__(
+        self, services: StageServices, config: TrainedConfig, folder: Path, step: int
+    ) -> None:
+        self._services, self._config, self._folder, self._first = services, config, folder, step
         self._writer: SummaryWriter | None = None
         self._begun = self._reported = time.monotonic()
         self._recent: dict[str, list[float]] = {}
 
     def __enter__(self) -> Monitor:
-        if self._shop.processes.leads:
+        if self._services.processes.leads:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ConfigError(
-                    "tensorboard is not installed; pip install 'shotstream_rt[distill]'"
+                    "curves: tensorboard is not installed; pip install tensorboard"
                 ) from error
             self._writer = SummaryWriter(
                 str(self._folder / "curves" / self._config.name), purge_step=self._first
@@ -74,7 +76,13 @@ class Monitor:
             self._writer.close()
 
     def scalars(self, learner: str, values: Mapping[str, float], step: int) -> None:
-        """Add points to the curves."""
+        """Add points to the curves.
+
+        Args:
+            learner: prefix of the curves.
+            values: by name.
+            step: of the stage.
+        """
         self._recent.setdefault(learner, []).append(values["loss"])
         if not math.isfinite(values["gradient_norm"]):
             _log.warning("%s: step %d skipped: gradients are not finite", self._config.name, step)
@@ -86,9 +94,9 @@ class Monitor:
         """Write a line now and then."""
         now = time.monotonic()
         done = step == self._config.steps
-        if not self._shop.processes.leads:
+        if not self._services.processes.leads:
             return
-        if not done and now - self._reported < self._shop.config.log_s:
+        if not done and now - self._reported < self._services.config.log_s:
             return
         self._reported = now
         pace = (now - self._begun) / (step - self._first)
@@ -99,10 +107,16 @@ class Monitor:
         )  # fmt: skip
         self._recent = {}
 
-    def sheet(self, stage: Stage, draw: Draw, step: int) -> None:
-        """Let the stage make a few shots and write them as one picture."""
-        batch, latents = stage.sheet(draw)
-        if not self._shop.processes.leads:
+    def sheet(self, stage: Stage, rng: StepRng, step: int) -> None:
+        """Let the stage make a few shots and write them as one picture.
+
+        Args:
+            stage: that makes the shots.
+            rng: random numbers.
+            step: named in the file.
+        """
+        batch, latents = stage.sheet(rng)
+        if not self._services.processes.leads:
             return
         rows = [
             torch.cat((self._context(batch.context[row]), self._film(latents[row])))
@@ -116,13 +130,13 @@ class Monitor:
     @torch.no_grad()
     def _context(self, latents: Tensor) -> Tensor:
         """Pictures ``[Cf, 3, H, W]`` of context latents, each a clip of its own."""
-        single = [self._shop.codec.decode_full(latent[None, None])[0] for latent in latents]
+        single = [self._services.codec.decode_full(latent[None, None])[0] for latent in latents]
         return torch.cat(single).cpu()
 
     @torch.no_grad()
     def _film(self, latents: Tensor) -> Tensor:
         """A few pictures ``[n, 3, H, W]`` of a shot, evenly spaced."""
-        frames = self._shop.codec.decode_full(latents[None])[0].cpu()
+        frames = self._services.codec.decode_full(latents[None])[0].cpu()
         picks = torch.linspace(0, len(frames) - 1, _SHOWN_FRAMES).round().long()
         return frames[picks]
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.config import ContextChoice
-from shotstream_rt.context import pick_context
 from shotstream_rt.errors import ConfigError
+from shotstream_rt.film.picks import pick_context
 
-from ..bank import CANDIDATE_FRAMES, CONTEXT_FRAMES
+from ..common.step_rng import StepRng
+from ..world.bank import CANDIDATE_FRAMES, CONTEXT_FRAMES
 from ..world.render import SHOT_FRAMES
-from .draw import Draw
 from .shot_batch import ShotBatch
 
 _PLAIN_SHARE = 0.55
@@ -61,29 +61,34 @@ class NanoShots:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def shots(self, draw: Draw, count: int, frames: int) -> ShotBatch:
+    def shots(self, rng: StepRng, count: int, frames: int) -> ShotBatch:
         """Draw next-shot samples with their true context.
 
         Args:
-            draw: random numbers.
+            rng: random numbers.
             count: samples.
             frames: latent frames of each target.
         """
-        chosen = [self._rows[draw.own.randrange(len(self._rows))] for _ in range(count)]
+        chosen = [self._rows[rng.own.randrange(len(self._rows))] for _ in range(count)]
         numbers = [self._number(*place) for place in chosen]
-        words = torch.stack([self._words(draw, *place, max(numbers) + 1) for place in chosen])
+        words = torch.stack([self._words(rng, *place, max(numbers) + 1) for place in chosen])
         told = [self._context(*place) for place in chosen]
         targets = [self._shards[s]["lat"][row, :frames] for s, row in chosen]
         return ShotBatch(
-            context=torch.stack([latents for latents, _ in told]).float().to(draw.device),
-            target=torch.stack(targets).float().to(draw.device),
+            context=torch.stack([latents for latents, _ in told]).float().to(rng.device),
+            target=torch.stack(targets).float().to(rng.device),
             words=words,
             shots=tuple(numbers),
             context_shots=torch.tensor([shots for _, shots in told]),
         )
 
-    def stories(self, draw: Draw, count: int, shots: int) -> Tensor:
+    def stories(self, rng: StepRng, count: int, shots: int) -> Tensor:
         """Draw the captions of stories as token ids ``[count, shots, L]``.
+
+        Args:
+            rng: random numbers.
+            count: stories.
+            shots: of each.
 
         Raises:
             ConfigError: no story is that long.
@@ -91,15 +96,10 @@ class NanoShots:
         fitting = [story for story in self._stories if story[2] >= shots]
         if not fitting:
             raise ConfigError(f"shots: got {shots}, and no story of the data has that many")
-        chosen = [fitting[draw.own.randrange(len(fitting))] for _ in range(count)]
+        chosen = [fitting[rng.own.randrange(len(fitting))] for _ in range(count)]
         return torch.stack(
-            [self._words(draw, shard, first + shots - 1, shots) for shard, first, _ in chosen]
+            [self._words(rng, shard, first + shots - 1, shots) for shard, first, _ in chosen]
         )
-
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of a latent frame."""
-        channels, height, width = self._shards[0]["lat"].shape[2:]
-        return channels, height, width
 
     def _number(self, shard: int, row: int) -> int:
         return int(self._shards[shard]["lab"][row, -2])
@@ -112,11 +112,11 @@ class NanoShots:
         rows = [(row - number + shot, CANDIDATE_FRAMES.index(frame)) for shot, frame in chosen]
         return torch.stack([held["cand"][place] for place in rows]), [shot for shot, _ in chosen]
 
-    def _words(self, draw: Draw, shard: int, row: int, rows: int) -> Tensor:
+    def _words(self, rng: StepRng, shard: int, row: int, rows: int) -> Tensor:
         """Token ids of shots 0 .. this row's in one wording, padded to ``rows`` shots."""
         tokens, number = self._shards[shard]["tok"], self._number(shard, row)
         wordings = tokens.shape[1]
-        form = 0 if draw.own.random() < _PLAIN_SHARE else draw.own.randrange(1, wordings)
+        form = 0 if rng.own.random() < _PLAIN_SHARE else rng.own.randrange(1, wordings)
         told = torch.zeros(rows, tokens.shape[-1], dtype=torch.long)
         told[: number + 1] = tokens[row - number : row + 1, form].long()
         return told

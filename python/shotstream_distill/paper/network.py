@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from shotstream_rt.config import ModelConfig
-from shotstream_rt.kernels.kernel_set import REFERENCE
 from shotstream_rt.kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from shotstream_rt.kernels.torch_ops.qk_norm import rms_norm
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE
+from shotstream_rt.kernels.torch_ops.pass_ops import rms_norm
 from shotstream_rt.model.blocks import Block
 from shotstream_rt.model.student import Student
 
-from ..fast_student import Captions
+from ..common.sequence import Captions
 
 KeysValues = tuple[Tensor, Tensor]
 """Rotated keys and values of a layer, each ``[B, T, N, D]``."""
@@ -42,6 +42,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = 
     """Attention of ``[B, T, N, D]``; ``bias`` broadcasts to ``[B, N, T, keys]``.
 
     On a CPU torch's fused call is slower than its parts: in bfloat16 a third of the speed.
+
+    Args:
+        q: queries ``[B, T, N, D]``.
+        k: keys, alike.
+        v: values, alike.
+        scale: of the products.
+        bias: added to them, broadcasting to ``[B, N, T, keys]``.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if q.is_meta and bias is None:
@@ -125,42 +132,32 @@ class TrainBlock(Block):
         """
         bound, modulation = self.bind(_KERNELS), self.modulate(time_rows)
         scale = self.config.head_dim**-0.5
-        kept: list[Tensor] = []
-
-        def rotate(z: Tensor) -> Tensor:
-            return _KERNELS.rotate(z, tables.rotation)
-
-        def own(qkv: Tensor) -> Tensor:
-            q, k, v = bound.split(qkv, rotate)
-            kept.extend((k, v))
-            earlier = 0
-            if past is not None:
-                earlier = past[0].shape[1]
-                k, v = torch.cat((past[0], k), 1), torch.cat((past[1], v), 1)
-            parts, start = [], 0
-            for tokens in tables.group_tokens:
-                end = start + tokens
-                seen = earlier + end
-                parts.append(attend(q[:, start:end], k[:, :seen], v[:, :seen], scale))
-                start = end
-            return (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).flatten(2)
-
-        def cross(q: Tensor) -> Tensor:
-            k, v = bound.caption_kv(text)
-            bias = tables.text_bias[:, None, None]
-            if tables.rows is None:
-                return attend(q, k, v, scale, bias)
-            rows, batch = tables.rows, q.shape[0]
-            per_frame = q.unflatten(1, (tables.frames, -1)).flatten(0, 1)
-            out = attend(per_frame, k[rows], v[rows], scale, bias[rows])
-            grouped: Tensor = out.unflatten(0, (batch, -1)).flatten(1, 2)
-            return grouped
-
+        q, k, v = bound.split(bound.project(x, modulation), tables.rotation)
         if not tables.flow:
-            _, k, v = bound.split(bound.project(x, modulation), rotate)
             return x, k, v
-        out = bound(x, modulation, own, cross)
-        return (out, kept[0], kept[1]) if tables.keep else out
+        kept, earlier = (k, v), 0
+        if past is not None:
+            earlier = past[0].shape[1]
+            k, v = torch.cat((past[0], k), 1), torch.cat((past[1], v), 1)
+        parts, start = [], 0
+        for tokens in tables.group_tokens:
+            end = start + tokens
+            seen = earlier + end
+            parts.append(attend(q[:, start:end], k[:, :seen], v[:, :seen], scale))
+            start = end
+        attended = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        x, q = bound.leave_self(x, attended.flatten(2), modulation)
+
+        k, v = bound.caption_kv(text)
+        bias, rows = tables.text_bias[:, None, None], tables.rows
+        if rows is None:
+            attended = attend(q, k, v, scale, bias)
+        else:
+            per_frame = q.unflatten(1, (tables.frames, -1)).flatten(0, 1)
+            attended = attend(per_frame, k[rows], v[rows], scale, bias[rows])
+            attended = attended.unflatten(0, (len(x), -1)).flatten(1, 2)
+        out = bound.leave_cross(x, attended.flatten(2), modulation)
+        return (out, *kept) if tables.keep else out
 
 
 class TrainNet(Student):

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from shotstream_rt.errors import WeightsError
 
-from .draw import Draw
+from ..common.product import Weights
+from ..common.step_rng import StepRng
 from .sampler import sample_states, student_steps
 from .shot_batch import ShotBatch, Words, condition
 from .stage_config import PairsConfig
-from .workshop import Weights, Workshop
+from .stage_services import StageServices
 
 _log = logging.getLogger("shotstream_distill.paper.ode_pairs")
 
@@ -48,12 +49,16 @@ def pair_file(folder: Path, index: int) -> Path:
 
 
 def make_pairs(
-    shop: Workshop, config: PairsConfig, weights: Weights, folder: Path, deadline: float = math.inf
+    services: StageServices,
+    config: PairsConfig,
+    weights: Weights,
+    folder: Path,
+    deadline: float = math.inf,
 ) -> bool:
     """Sample the trajectories that are not there yet.
 
     Args:
-        shop: shared parts.
+        services: shared parts.
         config: of this stage.
         weights: of the teacher.
         folder: where to, made if missing.
@@ -65,10 +70,14 @@ def make_pairs(
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, config.pairs, config.batch)
     # Every process walks its own batches; sharded networks need all of them to walk together.
-    world = shop.processes.world
-    teacher, text = shop.frozen(weights), shop.text_side(weights)
-    shift, begun, reported = shop.config.stream.schedule.shift, time.monotonic(), time.monotonic()
-    kept_steps = student_steps(shop.schedule, config.sample_steps, shift)
+    world = services.processes.world
+    teacher, text = services.frozen(weights), services.text_side(weights)
+    shift, begun, reported = (
+        services.config.stream.schedule.shift,
+        time.monotonic(),
+        time.monotonic(),
+    )
+    kept_steps = student_steps(services.schedule, config.sample_steps, shift)
     missing = [
         first
         for first in firsts
@@ -78,23 +87,23 @@ def make_pairs(
         )
     ]
     for done in range(0, len(missing), world):
-        if shop.processes.agree(time.monotonic() > deadline):
+        if services.processes.agree(time.monotonic() > deadline):
             return False
         # The last round may have fewer batches than processes: some walk one twice.
-        first = missing[min(done + shop.processes.rank, len(missing) - 1)]
-        draw = Draw(shop.config.seed, config.name, first, device=shop.processes.device)
-        batch = shop.source.shots(draw, config.batch, config.frames)
+        first = missing[min(done + services.processes.rank, len(missing) - 1)]
+        rng = StepRng(services.config.seed, config.name, first, device=services.processes.device)
+        batch = services.source.shots(rng, config.batch, config.frames)
         none = [False] * config.batch
         with torch.no_grad():
             captions = text.captions(batch.words, none)
-        told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
-        x = draw.normal_like(batch.target)
+        told = condition(batch, captions, dropped=none, quirks=services.config.quirks)
+        x = rng.normal_like(batch.target)
         kept = [x] if 0 in kept_steps else []
         for step, state in enumerate(
             sample_states(
                 teacher, told, told.unguided(text.unconditional(batch.words), config.guides), x,
                 steps=config.sample_steps, shift=shift, guidance=config.guidance,
-                context_clean=shop.config.context_clean,
+                context_clean=services.config.context_clean,
             ),
             start=1,
         ):  # fmt: skip
@@ -102,13 +111,15 @@ def make_pairs(
                 kept.append(state)
         states = torch.stack(kept, 1)
         for row in range(min(config.batch, config.pairs - first)):
-            _write(pair_file(folder, first + row), batch, states, row, shop.processes.rank)
-        if (now := time.monotonic()) - reported > shop.config.log_s and shop.processes.leads:
+            _write(pair_file(folder, first + row), batch, states, row, services.processes.rank)
+        if (
+            now := time.monotonic()
+        ) - reported > services.config.log_s and services.processes.leads:
             reported = now
             finished = done + world
             left = (now - begun) / finished * (len(missing) - finished)
             _log.info("%s: %d of %d batches, eta %.0f s", config.name, finished, len(missing), left)
-    shop.processes.wait()
+    services.processes.wait()
     return True
 
 
@@ -128,6 +139,11 @@ def _write(path: Path, batch: ShotBatch, states: Tensor, row: int, rank: int) ->
 
 def read_pairs(folder: Path, indices: list[int], device: torch.device) -> PairBatch:
     """Read some trajectories as a batch.
+
+    Args:
+        folder: of the trajectories.
+        indices: of those to read.
+        device: to put them on.
 
     Raises:
         WeightsError: a file is missing or broken.

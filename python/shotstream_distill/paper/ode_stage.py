@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draw import Draw
+from ..common.product import Weights
+from ..common.step_rng import StepRng
 from .learner import Learner
 from .ode_pairs import read_pairs
 from .rollout import roll_out
 from .shot_batch import ShotBatch, condition
 from .stage_config import OdeConfig
-from .workshop import StepLoss, Weights, Workshop
+from .stage_services import StageServices, StepLoss
 
 _SHEET_SAMPLES = 4
 
@@ -31,7 +32,7 @@ class OdeStage:
     """The student and what trains it.
 
     Args:
-        shop: shared parts.
+        services: shared parts.
         config: of this stage.
         weights: to start from, the teacher's as a rule.
         pairs: folder of trajectories.
@@ -39,34 +40,34 @@ class OdeStage:
     """
 
     def __init__(
-        self, shop: Workshop, config: OdeConfig, weights: Weights, pairs: Path, count: int
+        self, services: StageServices, config: OdeConfig, weights: Weights, pairs: Path, count: int
     ) -> None:
-        self._shop, self._config, self._start = shop, config, weights
+        self._services, self._config, self._start = services, config, weights
         self._pairs, self._count = pairs, count
-        self._net = shop.trainable(weights)
-        self._text = shop.text_side(weights)
+        self._net = services.trainable(weights)
+        self._text = services.text_side(weights)
         self.learners = {
-            "student": Learner({"": self._net}, config.optimizer, shop.processes, weights)
+            "student": Learner({"": self._net}, config.optimizer, services.processes, weights)
         }
 
-    def loss(self, step: int, draw: Draw) -> StepLoss:
+    def loss(self, step: int, rng: StepRng) -> StepLoss:
         """Regression loss of one micro-batch."""
-        config, shop = self._config, self._shop
-        indices = [int(i) for i in draw.indices(config.batch, self._count)]
-        pairs = read_pairs(self._pairs, indices, shop.processes.device)
+        config, services = self._config, self._services
+        indices = [int(i) for i in rng.indices(config.batch, self._count)]
+        pairs = read_pairs(self._pairs, indices, services.processes.device)
         with torch.no_grad():
             captions = self._text.captions(
-                pairs.shots.words, draw.hits(config.batch, config.text_drop)
+                pairs.shots.words, rng.hits(config.batch, config.text_drop)
             )
         none = [False] * config.batch
-        told = condition(pairs.shots, captions, dropped=none, quirks=shop.config.quirks)
-        plan = shop.plan(config.frames)
+        told = condition(pairs.shots, captions, dropped=none, quirks=services.config.quirks)
+        plan = services.plan(config.frames)
         chunks = len(plan.groups)
         times = torch.tensor([*plan.schedule.timesteps, 0.0])
         levels = torch.tensor([*plan.schedule.sigmas, 0.0])
-        picked = draw.indices(config.batch * chunks, plan.steps + 1).view(-1, chunks)
+        picked = rng.indices(config.batch * chunks, plan.steps + 1).view(-1, chunks)
         picked = picked.repeat_interleave(plan.chunk_frames, 1)  # [B, F]
-        device = shop.processes.device
+        device = services.processes.device
         rows = torch.arange(config.batch)[:, None].to(device)
         columns = torch.arange(config.frames)[None].to(device)
         noisy = pairs.states[rows, picked.to(device), columns]
@@ -79,19 +80,19 @@ class OdeStage:
         asked = (picked < plan.steps).to(error)
         return StepLoss(learner="student", loss=(error * asked).sum() / asked.sum().clamp(min=1))
 
-    def judge(self, draw: Draw) -> Tensor:
+    def judge(self, rng: StepRng) -> Tensor:
         """Return the loss itself."""
-        return self.loss(0, draw).loss
+        return self.loss(0, rng).loss
 
     @torch.no_grad()
-    def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
+    def sheet(self, rng: StepRng) -> tuple[ShotBatch, Tensor]:
         """Roll a few shots out."""
-        shop = self._shop
-        batch = shop.source.shots(draw, _SHEET_SAMPLES, self._config.frames)
+        services = self._services
+        batch = services.source.shots(rng, _SHEET_SAMPLES, self._config.frames)
         none = [False] * _SHEET_SAMPLES
         captions = self._text.captions(batch.words, none)
-        told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
-        return batch, roll_out(self._net, told, shop.plan(self._config.frames), draw)
+        told = condition(batch, captions, dropped=none, quirks=services.config.quirks)
+        return batch, roll_out(self._net, told, services.plan(self._config.frames), rng)
 
     def product(self) -> Weights:
         """Return the student as it would ship."""
@@ -101,5 +102,5 @@ class OdeStage:
         """Nothing besides the learner."""
         return {}
 
-    def recall(self, memory: Mapping[str, Any]) -> None:
+    def restore(self, memory: Mapping[str, Any]) -> None:
         """Nothing to take over."""

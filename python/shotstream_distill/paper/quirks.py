@@ -1,6 +1,6 @@
-"""What the original's training does oddly, each a switch with a name; off is held right.
+"""Deviations of the original's training from its description, each a switch; off by default.
 
-Read by the stages; data only. ``docs/training.md`` explains each.
+Read by the stages; data only. ``docs/train.md`` explains each.
 """
 
 from __future__ import annotations

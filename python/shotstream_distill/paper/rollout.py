@@ -4,7 +4,7 @@ Called by the self-forcing stages and by sample sheets. Every chunk is denoised 
 exit step; there, and only there, gradients are kept. Then a clean pass leaves the chunk's keys and
 values for the chunks behind it.
 
-Source: Self Forcing and ShotStream (spec of training, stage 1).
+Source: Self Forcing; ShotStream stage 1 (``score_distillation_frameconcat``).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shotstream_rt.schedule import Schedule
+from shotstream_rt.plan.schedule import Schedule
 
-from ..fast_student import Captions
-from .draw import Draw
+from ..common.sequence import Captions
+from ..common.step_rng import StepRng
 from .network import KeysValues, TrainNet, joined
 from .quirks import Quirks
 from .shot_batch import Conditioning
@@ -55,7 +55,7 @@ def roll_out(
     net: TrainNet,
     conditioning: Conditioning,
     plan: RolloutPlan,
-    draw: Draw,
+    rng: StepRng,
     *,
     exit_step: int | None = None,
     gradients: bool = False,
@@ -66,7 +66,7 @@ def roll_out(
         net: the student.
         conditioning: context, captions and flags of each sample.
         plan: the rollout.
-        draw: noise.
+        rng: noise.
         exit_step: the denoising step whose answer is the chunk; ``None`` is the last.
         gradients: keep them at the exit step.
 
@@ -81,12 +81,12 @@ def roll_out(
     batch, _, channels, height, width = conditioning.context.shape
     shape = (batch, plan.chunk_frames, channels, height, width)
     for first in range(0, plan.frames, plan.chunk_frames):
-        x = draw.normal(*shape)
+        x = rng.normal(*shape)
         with torch.no_grad():
             for step in range(last):
                 answer, _ = _answer(net, conditioning, plan, x, first, step, past, captions)
                 level = plan.schedule.sigmas[step + 1]
-                x = (1 - level) * answer + level * draw.normal(*shape)
+                x = (1 - level) * answer + level * rng.normal(*shape)
         attached = gradients and plan.quirks.attached_caches
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             clean, own = _answer(
@@ -94,7 +94,7 @@ def roll_out(
             )
         made.append(clean)
         if first + plan.chunk_frames < plan.frames:
-            fresh = _refresh(net, conditioning, plan, clean, first, past, captions, draw)
+            fresh = _refresh(net, conditioning, plan, clean, first, past, captions, rng)
             if attached:
                 # The values of the clean pass, the gradients of the exit step.
                 fresh = [
@@ -133,13 +133,13 @@ def _refresh(
     first: int,
     past: Sequence[KeysValues],
     captions: Captions,
-    draw: Draw,
+    rng: StepRng,
 ) -> list[KeysValues]:
     """Return the keys and values of the clean chunk."""
     x = clean.detach()
     if plan.quirks.refresh_noise:
         level = float(plan.schedule.grid_sigmas[-1])
-        x = (1 - level) * x + level * draw.normal_like(x)
+        x = (1 - level) * x + level * rng.normal_like(x)
     frames = conditioning.chunk(x, plan.schedule.commit_timestep, first, captions)
     own: list[KeysValues] = net(frames, past, flow=False)[1]
     return own

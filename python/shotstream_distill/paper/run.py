@@ -14,13 +14,13 @@ from typing import Any
 
 from shotstream_rt.errors import ConfigError
 
-from .gate import Gate, GateError, examine
+from ..common.processes import Processes
+from ..common.product import Weights, load_product, save_product, start_weights
+from .data_sources import make_services
 from .inter_shot_stage import InterShotStage
 from .intra_shot_stage import IntraShotStage
 from .ode_pairs import make_pairs
 from .ode_stage import OdeStage
-from .processes import Processes
-from .product import load_product, save_product, start_weights
 from .run_config import RunConfig
 from .stage_config import (
     DmdConfig,
@@ -30,10 +30,10 @@ from .stage_config import (
     TeacherConfig,
     TrainedConfig,
 )
-from .supplies import make_workshop
+from .stage_gate import Gate, GateError, examine
+from .stage_services import Stage, StageServices
 from .teacher_stage import TeacherStage
 from .trainer import Trainer
-from .workshop import Stage, Weights, Workshop
 
 _log = logging.getLogger("shotstream_distill.paper.run")
 
@@ -68,16 +68,16 @@ class Run:
             Per stage its figures: judged loss at the start and the end, seconds, gate; ``None`` if
             time ran out before the last stage was done.
         """
-        shop = make_workshop(self.config, self.folder, self._processes)
+        services = make_services(self.config, self.folder, self._processes)
         report: dict[str, Any] = {}
         for stage in self.config.stages:
             if isinstance(stage, PairsConfig):
                 teacher = self._weights(stage.teacher)
-                if not make_pairs(shop, stage, teacher, self.folder / stage.name, deadline):
+                if not make_pairs(services, stage, teacher, self.folder / stage.name, deadline):
                     return None
                 report[stage.name] = {"pairs": stage.pairs}
             elif isinstance(stage, TrainedConfig):
-                figures = self._train(shop, stage, deadline)
+                figures = self._train(services, stage, deadline)
                 if figures is None:
                     return None
                 report[stage.name] = figures
@@ -88,15 +88,15 @@ class Run:
         return self.folder / f"{stage}.pt"
 
     def _train(
-        self, shop: Workshop, config: TrainedConfig, deadline: float
+        self, services: StageServices, config: TrainedConfig, deadline: float
     ) -> dict[str, Any] | None:
         path, told = self.product(config.name), self.folder / f"{config.name}.json"
         if path.is_file() and told.is_file():
             _log.info("%s: done before", config.name)
             done: dict[str, Any] = json.loads(told.read_text("utf-8"))
             return done
-        stage, optimizers = self._stage(shop, config)
-        trainer = Trainer(shop, config, optimizers, stage, self.folder)
+        stage, optimizers = self._stage(services, config)
+        trainer = Trainer(services, config, optimizers, stage, self.folder)
         history = trainer.run(deadline=deadline)
         if not trainer.done:
             _log.info("%s: out of time at step %d of %d", config.name, trainer.step, config.steps)
@@ -132,19 +132,19 @@ class Run:
             raise error or GateError(f"{product}: gate failed on the leading process")
 
     def _stage(
-        self, shop: Workshop, config: TrainedConfig
+        self, services: StageServices, config: TrainedConfig
     ) -> tuple[Stage, dict[str, OptimizerConfig]]:
         start = self._weights(config.start)
         if isinstance(config, TeacherConfig):
-            return TeacherStage(shop, config, start), {"teacher": config.optimizer}
+            return TeacherStage(services, config, start), {"teacher": config.optimizer}
         if isinstance(config, OdeConfig):
             pairs = next(s for s in self.config.stages if s.name == config.pairs)
             assert isinstance(pairs, PairsConfig)
-            stage = OdeStage(shop, config, start, self.folder / config.pairs, pairs.pairs)
+            stage = OdeStage(services, config, start, self.folder / config.pairs, pairs.pairs)
             return stage, {"student": config.optimizer}
         assert isinstance(config, DmdConfig)
         make = IntraShotStage if config.kind == "intra_shot" else InterShotStage
-        matched = make(shop, config, start, self._weights(config.teacher))
+        matched = make(services, config, start, self._weights(config.teacher))
         return matched, {"student": config.optimizer, "critic": config.critic}
 
     def _weights(self, stage: str) -> Weights:

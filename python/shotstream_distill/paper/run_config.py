@@ -14,9 +14,9 @@ from typing import Any, Literal
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import ConfigError
 
+from ..common.config_json import build, plain, read_named, require
 from .quirks import Quirks
 from .stage_config import PairsConfig, StageConfig
-from .strict import build, plain, read_named, require
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from shotstream_rt.schedule import Schedule, euler_grid, nearest
+from shotstream_rt.plan.schedule import Schedule, euler_grid, nearest
 
 from .network import TrainNet
 from .shot_batch import Conditioning
@@ -57,7 +57,17 @@ def guided_flow(
     guidance: float,
     context_clean: bool = False,
 ) -> Tensor:
-    """Return ``v_u + guidance * (v_c - v_u)``; see ``teacher_flow``."""
+    """Return ``v_u + guidance * (v_c - v_u)``; see ``teacher_flow``.
+
+    Args:
+        teacher: the network.
+        conditioned: context and captions.
+        plain: what guidance leads away from.
+        x: noisy latents ``[B, F, C, h, w]``.
+        times: timesteps ``[B]`` in [0, 1000].
+        guidance: weight; 1 for none.
+        context_clean: whether context frames are told time 0.
+    """
     free = teacher_flow(teacher, plain, x, times, context_clean=context_clean)
     if guidance == 0:
         return free
@@ -105,6 +115,11 @@ def sample_states(
 
 def student_steps(schedule: Schedule, steps: int, shift: float) -> list[int]:
     """Return which sampler steps start at the student's levels.
+
+    Args:
+        schedule: with the student's levels.
+        steps: of the sampler.
+        shift: of the sampler's levels.
 
     Raises:
         ValueError: the sampler has no step at one of them.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..fast_student import Captions
+from ..common.sequence import Captions
 from .network import Frames
 from .quirks import Quirks
 from .stage_config import Guides

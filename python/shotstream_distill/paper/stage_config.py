@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .strict import build, require
+from ..common.config_json import build, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

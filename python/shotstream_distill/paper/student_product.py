@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shotstream_rt.model.lora import merge_lora
+from shotstream_rt.loading.lora import merge_lora
 
+from ..common.product import TEXT, Weights
 from .adapters import adapter_name
 from .learner import Learner
 from .stage_config import DmdConfig
-from .workshop import TEXT, Weights
 
 
 def student_product(start: Weights, learner: Learner, config: DmdConfig) -> Weights:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .draw import Draw
+from ..common.product import TEXT, Weights
+from ..common.step_rng import StepRng
 from .learner import Learner
 from .levels import draw_levels, mean_square, mix
 from .sampler import sample_states, teacher_flow
 from .shot_batch import Conditioning, ShotBatch, condition, told_target_caption
 from .stage_config import TeacherConfig
+from .stage_services import StageServices, StepLoss
 from .text_side import NanoText
-from .workshop import TEXT, StepLoss, Weights, Workshop
 
 _SHEET_SAMPLES, _SHEET_STEPS, _SHEET_GUIDANCE = 4, 20, 2.5
 
@@ -30,42 +31,42 @@ class TeacherStage:
     """The teacher and what trains it.
 
     Args:
-        shop: shared parts.
+        services: shared parts.
         config: of this stage.
         weights: to start from.
     """
 
-    def __init__(self, shop: Workshop, config: TeacherConfig, weights: Weights) -> None:
-        self._shop, self._config, self._start = shop, config, weights
+    def __init__(self, services: StageServices, config: TeacherConfig, weights: Weights) -> None:
+        self._services, self._config, self._start = services, config, weights
         only = "self_attn" if config.trains == "self_attention" else ""
-        self._net = shop.trainable(weights, only=only)
-        self._text = shop.text_side(weights, learns=config.trains == "all")
+        self._net = services.trainable(weights, only=only)
+        self._text = services.text_side(weights, learns=config.trains == "all")
         modules: dict[str, nn.Module] = {"": self._net}
         if isinstance(self._text, NanoText):
             modules[TEXT] = self._text.net
-        self.learners = {"teacher": Learner(modules, config.optimizer, shop.processes, weights)}
+        self.learners = {"teacher": Learner(modules, config.optimizer, services.processes, weights)}
 
-    def condition(self, batch: ShotBatch, draw: Draw) -> Conditioning:
+    def condition(self, batch: ShotBatch, rng: StepRng) -> Conditioning:
         """Decide what a batch's frames are told, with drops."""
         config, count = self._config, len(batch.shots)
-        captions = self._text.captions(batch.words, draw.hits(count, config.text_drop))
-        quirks = self._shop.config.quirks
-        dropped = draw.hits(count, config.context_drop)
+        captions = self._text.captions(batch.words, rng.hits(count, config.text_drop))
+        quirks = self._services.config.quirks
+        dropped = rng.hits(count, config.context_drop)
         told = condition(batch, captions, dropped=dropped, quirks=quirks)
         return told_target_caption(told) if quirks.last_caption_only else told
 
-    def loss(self, step: int, draw: Draw) -> StepLoss:
+    def loss(self, step: int, rng: StepRng) -> StepLoss:
         """Flow-matching loss of one micro-batch."""
-        config, shop = self._config, self._shop
-        batch = shop.source.shots(draw, config.batch, config.frames)
-        schedule = shop.schedule
+        config, services = self._config, self._services
+        batch = services.source.shots(rng, config.batch, config.frames)
+        schedule = services.schedule
         times, levels = draw_levels(
-            schedule, draw, config.batch, rounded=shop.config.quirks.rounded_times
+            schedule, rng, config.batch, rounded=services.config.quirks.rounded_times
         )
-        noise = draw.normal_like(batch.target)
+        noise = rng.normal_like(batch.target)
         flow = teacher_flow(
-            self._net, self.condition(batch, draw), mix(batch.target, noise, levels), times,
-            context_clean=shop.config.context_clean,
+            self._net, self.condition(batch, rng), mix(batch.target, noise, levels), times,
+            context_clean=services.config.context_clean,
         )  # fmt: skip
         error = mean_square(flow - (noise - batch.target))
         weights = torch.ones_like(error)
@@ -73,22 +74,23 @@ class TeacherStage:
             weights = schedule.loss_weights()[schedule.lookup(times)].to(error)
         return StepLoss(learner="teacher", loss=(weights * error).mean())
 
-    def judge(self, draw: Draw) -> Tensor:
+    def judge(self, rng: StepRng) -> Tensor:
         """Return the loss itself."""
-        return self.loss(0, draw).loss
+        return self.loss(0, rng).loss
 
     @torch.no_grad()
-    def sheet(self, draw: Draw) -> tuple[ShotBatch, Tensor]:
+    def sheet(self, rng: StepRng) -> tuple[ShotBatch, Tensor]:
         """Sample a few shots with guidance."""
-        shop, config = self._shop, self._config
-        batch = shop.source.shots(draw, _SHEET_SAMPLES, config.frames)
+        services, config = self._services, self._config
+        batch = services.source.shots(rng, _SHEET_SAMPLES, config.frames)
         none = [False] * _SHEET_SAMPLES
         captions = self._text.captions(batch.words, none)
-        told = condition(batch, captions, dropped=none, quirks=shop.config.quirks)
+        told = condition(batch, captions, dropped=none, quirks=services.config.quirks)
         *_, shot = sample_states(
             self._net, told, told.replaced(self._text.unconditional(batch.words)),
-            draw.normal_like(batch.target), steps=_SHEET_STEPS, guidance=_SHEET_GUIDANCE,
-            shift=shop.config.stream.schedule.shift, context_clean=shop.config.context_clean,
+            rng.normal_like(batch.target), steps=_SHEET_STEPS, guidance=_SHEET_GUIDANCE,
+            shift=services.config.stream.schedule.shift,
+            context_clean=services.config.context_clean,
         )  # fmt: skip
         return batch, shot
 
@@ -100,5 +102,5 @@ class TeacherStage:
         """Nothing besides the learner."""
         return {}
 
-    def recall(self, memory: Mapping[str, Any]) -> None:
+    def restore(self, memory: Mapping[str, Any]) -> None:
         """Nothing to take over."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.captions import TextEncoder
-from shotstream_rt.model.nano_text import TEXT_LEN, NanoTextNet
+from shotstream_rt.model.nano.text import TEXT_LEN, NanoTextNet
 
-from ..fast_student import Captions
+from ..common.sequence import Captions
 from .shot_batch import Words
 
 _REMEMBERED = 256

@@ -17,19 +17,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shotstream_rt.errors import WeightsError
-from shotstream_rt.model.weights import read_checkpoint
+from shotstream_rt.model.checkpoint import read_checkpoint
 
-from .draw import Draw
+from ..common.product import write_whole
+from ..common.step_rng import StepRng
 from .monitor import Monitor
-from .product import write_whole
 from .stage_config import OptimizerConfig, TrainedConfig
-from .workshop import Stage, Workshop
+from .stage_services import Stage, StageServices
 
 _log = logging.getLogger("shotstream_distill.paper.trainer")
 
 
 def rate_scale(config: OptimizerConfig, taken: int, progress: float) -> float:
-    """Factor on the learning rate: linear warm-up, then cosine to the final share."""
+    """Factor on the learning rate: linear warm-up, then cosine to the final share.
+
+    Args:
+        config: warm-up and final share.
+        taken: steps taken.
+        progress: share of the stage that is done.
+    """
     warm = min(1.0, (taken + 1) / (config.warmup_steps + 1))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return warm * (config.final_rate + (1 - config.final_rate) * cosine)
@@ -60,7 +66,7 @@ class Trainer:
     """Drives a stage.
 
     Args:
-        shop: shared parts.
+        services: shared parts.
         config: of the stage.
         optimizers: settings by learner.
         stage: the stage.
@@ -69,13 +75,13 @@ class Trainer:
 
     def __init__(
         self,
-        shop: Workshop,
+        services: StageServices,
         config: TrainedConfig,
         optimizers: dict[str, OptimizerConfig],
         stage: Stage,
         folder: Path,
     ) -> None:
-        self._shop, self._config, self._stage = shop, config, stage
+        self._services, self._config, self._stage = services, config, stage
         self._optimizers = optimizers
         self._folder = folder
         self._checkpoint = folder / f"{config.name}.resume.pt"
@@ -97,14 +103,14 @@ class Trainer:
         Returns:
             The stage's course, what came before a restart included.
         """
-        shop, config = self._shop, self._config
+        services, config = self._services, self._config
         if self._checkpoint.is_file():
             self._resume()
         end = config.steps if stop_at is None else min(stop_at, config.steps)
         begun = time.monotonic() - self.train_s
         saved = time.monotonic()
-        with Monitor(shop, config, self._folder, self.step) as monitor:
-            while self.step < end and not shop.processes.agree(time.monotonic() > deadline):
+        with Monitor(services, config, self._folder, self.step) as monitor:
+            while self.step < end and not services.processes.agree(time.monotonic() > deadline):
                 if self.step == 0:
                     judging = time.monotonic()
                     self.history.judged = [self._judge()]
@@ -112,11 +118,13 @@ class Trainer:
                 self._one_step(monitor)
                 self.train_s = time.monotonic() - begun
                 monitor.progress(self.step, self.train_s)
-                if self.step % shop.config.sheet_steps == 0 or self.step == config.steps:
-                    draw = Draw(shop.config.seed, "sheet", 0, rank=shop.processes.rank,
-                                device=shop.processes.device)  # fmt: skip
-                    monitor.sheet(self._stage, draw, self.step)
-                if shop.processes.agree(time.monotonic() - saved > shop.config.checkpoint_s):
+                if self.step % services.config.sheet_steps == 0 or self.step == config.steps:
+                    rng = StepRng(services.config.seed, "sheet", 0, rank=services.processes.rank,
+                                device=services.processes.device)  # fmt: skip
+                    monitor.sheet(self._stage, rng, self.step)
+                if services.processes.agree(
+                    time.monotonic() - saved > services.config.checkpoint_s
+                ):
                     saved = time.monotonic()
                     self.save()
             if self.done and len(self.history.judged) == 1:
@@ -127,32 +135,32 @@ class Trainer:
     @torch.no_grad()
     def _judge(self) -> float:
         """Mean loss over fixed draws, with the weights as they are; changes nothing."""
-        shop, stage = self._shop, self._stage
+        services, stage = self._services, self._stage
         losses = []
         for index in range(_JUDGED_DRAWS):
-            draw = Draw(
-                shop.config.seed, f"{self._config.name}/judged", index, rank=shop.processes.rank,
-                device=shop.processes.device,
+            rng = StepRng(
+                services.config.seed, f"{self._config.name}/judged", index,
+                rank=services.processes.rank, device=services.processes.device,
             )  # fmt: skip
-            losses.append(stage.judge(draw).float())
-        return float(shop.processes.mean(torch.stack(losses).mean()))
+            losses.append(stage.judge(rng).float())
+        return float(services.processes.mean(torch.stack(losses).mean()))
 
     def _one_step(self, monitor: Monitor) -> None:
-        shop, config = self._shop, self._config
+        services, config = self._services, self._config
         told: dict[str, list[Tensor]] = {}
         learner = ""
         for part in range(config.accumulate):
-            draw = Draw(
-                shop.config.seed, config.name, self.step, part=part, rank=shop.processes.rank,
-                device=shop.processes.device,
+            rng = StepRng(
+                services.config.seed, config.name, self.step, part=part,
+                rank=services.processes.rank, device=services.processes.device,
             )  # fmt: skip
-            outcome = self._stage.loss(self.step, draw)
+            outcome = self._stage.loss(self.step, rng)
             learner = outcome.learner
             (outcome.loss / config.accumulate).backward()
             for name, value in {"loss": outcome.loss, **outcome.scalars}.items():
                 told.setdefault(name, []).append(value.detach().float())
         scalars = {
-            name: float(shop.processes.mean(torch.stack(values).mean()))
+            name: float(services.processes.mean(torch.stack(values).mean()))
             for name, values in told.items()
         }
         trained = self._stage.learners[learner]
@@ -169,26 +177,26 @@ class Trainer:
             "stage": self._config.name,
             "step": self.step,
             "train_s": self.train_s,
-            "world": self._shop.processes.world,
+            "world": self._services.processes.world,
             "learners": {n: learner.state() for n, learner in self._stage.learners.items()},
             "memories": memories,
             "losses": self.history.losses,
             "judged": self.history.judged,
         }
-        if self._shop.processes.leads:
+        if self._services.processes.leads:
             write_whole(self._checkpoint, data)
-        self._shop.processes.wait()
+        self._services.processes.wait()
 
     def _gathered(self, memory: dict[str, object]) -> list[dict[str, object]]:
-        if self._shop.processes.mesh is None:
+        if self._services.processes.mesh is None:
             return [memory]
-        gathered: list[dict[str, object]] = [{} for _ in range(self._shop.processes.world)]
+        gathered: list[dict[str, object]] = [{} for _ in range(self._services.processes.world)]
         dist.all_gather_object(gathered, memory)
         return gathered
 
     def _resume(self) -> None:
         data = read_checkpoint(self._checkpoint)
-        world = self._shop.processes.world
+        world = self._services.processes.world
         if data.get("stage") != self._config.name or data.get("world") != world:
             raise WeightsError(
                 f"{self._checkpoint}: got a checkpoint of stage {data.get('stage')!r} on "
@@ -197,7 +205,7 @@ class Trainer:
             )
         for name, learner in self._stage.learners.items():
             learner.restore(data["learners"][name])
-        self._stage.recall(data["memories"][self._shop.processes.rank])
+        self._stage.restore(data["memories"][self._services.processes.rank])
         self.history = History(losses=data["losses"], judged=data["judged"])
         self.step, self.train_s = data["step"], data["train_s"]
         _log.info("%s: resumed at step %d, %.0f s", self._config.name, self.step, self.train_s)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shotstream_rt.model.nano_vocabulary import SPECIES
+from shotstream_rt.model.nano.vocabulary import SPECIES
 
 from .shapes import (
     INK,

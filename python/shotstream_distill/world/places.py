@@ -88,7 +88,13 @@ class Canvas:
         paint(self.image, opacity.expand(self.image.shape[1:]), color)
 
     def fill(self, distance: Tensor, color: Color, strength: float = 1.0) -> None:
-        """Paint a shape."""
+        """Paint a shape.
+
+        Args:
+            distance: signed distances ``[T, H, W]``, negative inside.
+            color: RGB in [0, 1].
+            strength: opacity inside.
+        """
         self.over(coverage(distance, self.soft) * strength, color)
 
     def repeated(self, width: float, offset: float | Tensor) -> Tensor:

@@ -25,7 +25,7 @@ _HALF_VIEW = {"wide-shot": 1.02, "medium-shot": 0.76, "close-up": 0.47}
 # Where a close-up looks, so that each species' head is in the middle.
 _HEAD_Y = {"bunny": -0.15, "bird": 0.04, "cat": -0.07, "robot": -0.07}
 _SHADOW = (0.03, 0.02, 0.08)
-# What the evening takes from everything, characters too.
+# Light of the evening: a factor on all colours, characters included.
 _LIGHT = {"at-sunset": (1.0, 0.94, 0.88), "at-night": (0.82, 0.85, 0.98)}
 # Frames drawn together; eight of them fit a CPU's second-level cache.
 _BATCH = 8

@@ -19,7 +19,16 @@ INK: Color = (0.07, 0.06, 0.10)
 
 
 def ellipse(x: Tensor, y: Tensor, cx: float, cy: float, rx: float, ry: float) -> Tensor:
-    """Distance to an ellipse around (cx, cy)."""
+    """Distance to an ellipse around (cx, cy).
+
+    Args:
+        x: of the pixels, broadcasting with ``y``.
+        y: alike, downwards.
+        cx: of the middle.
+        cy: of the middle.
+        rx: half width.
+        ry: half height.
+    """
     squared = ((x - cx) / rx).square() + ((y - cy) / ry).square()
     return ((squared + 1e-9).sqrt() - 1) * min(rx, ry)
 
@@ -27,7 +36,17 @@ def ellipse(x: Tensor, y: Tensor, cx: float, cy: float, rx: float, ry: float) ->
 def box(
     x: Tensor, y: Tensor, cx: float, cy: float, rx: float, ry: float, corner: float = 0.02
 ) -> Tensor:
-    """Distance to an upright box of half sizes (rx, ry) with rounded corners."""
+    """Distance to an upright box of half sizes (rx, ry) with rounded corners.
+
+    Args:
+        x: of the pixels, broadcasting with ``y``.
+        y: alike, downwards.
+        cx: of the middle.
+        cy: of the middle.
+        rx: half width.
+        ry: half height.
+        corner: radius of the corners.
+    """
     qx, qy = (x - cx).abs() + (corner - rx), (y - cy).abs() + (corner - ry)
     outside = (qx.clamp(min=0).square() + qy.clamp(min=0).square() + 1e-12).sqrt()
     return outside + torch.maximum(qx, qy).clamp(max=0) - corner
@@ -40,7 +59,15 @@ def capsule(
     end: tuple[float | Tensor, float | Tensor],
     radius: float,
 ) -> Tensor:
-    """Distance to a thick line; its ends may move with time."""
+    """Distance to a thick line; its ends may move with time.
+
+    Args:
+        x: of the pixels, broadcasting with ``y``.
+        y: alike, downwards.
+        start: one end of the line, (x, y).
+        end: the other end.
+        radius: half of the thickness.
+    """
     dx, dy = end[0] - start[0], end[1] - start[1]
     px, py = x - start[0], y - start[1]
     along = ((px * dx + py * dy) / (dx * dx + dy * dy + 1e-9)).clamp(0, 1)
@@ -50,7 +77,15 @@ def capsule(
 def triangle(
     x: Tensor, y: Tensor, tip: tuple[float, float], base: tuple[float, float], base_y: float
 ) -> Tensor:
-    """Distance to a triangle from ``tip`` to the horizontal base (left, right) at ``base_y``."""
+    """Distance to a triangle from ``tip`` to the horizontal base (left, right) at ``base_y``.
+
+    Args:
+        x: of the pixels, broadcasting with ``y``.
+        y: alike, downwards.
+        tip: its corner off the base, (x, y).
+        base: left and right end of the base.
+        base_y: height of the base.
+    """
     height = base_y - tip[1]
     sign = 1.0 if height > 0 else -1.0
     edges = [
@@ -76,7 +111,13 @@ def coverage(distance: Tensor, softness: Tensor | float) -> Tensor:
 
 
 def blend(first: Color, second: Color, amount: float) -> list[float]:
-    """Mix two colours."""
+    """Mix two colours.
+
+    Args:
+        first: RGB in [0, 1].
+        second: alike.
+        amount: share of the second.
+    """
     return [a + (b - a) * amount for a, b in zip(first, second, strict=True)]
 
 

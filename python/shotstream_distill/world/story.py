@@ -11,7 +11,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from shotstream_rt.model.nano_vocabulary import (
+from shotstream_rt.model.nano.vocabulary import (
     ACCESSORIES,
     ACTIONS,
     COLORS,
@@ -120,7 +120,7 @@ def _shot(rng: random.Random, previous: Shot | None) -> Shot:
     # Two characters do not fit a close-up.
     framings = list(FRAMINGS if who != BOTH else FRAMINGS[:2])
     if previous is not None and previous.who == who:
-        # The same cast seen from as far would be a jump cut: editors avoid it, viewers miss it.
+        # The same cast at the same framing would be a jump cut, hard to see as a cut.
         framings.remove(previous.framing)
     return Shot(
         who=who,

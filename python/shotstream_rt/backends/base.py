@@ -1,8 +1,12 @@
-"""What a backend is: execution of planned passes, and nothing of chunk history."""
+"""What a backend is: it holds weights, and each film made with them is a state of its own.
+
+Any number of films share a backend; nothing that a film writes is seen by another one. Backends
+execute ``PassPlan``s and know of shots, windows and positions only what a plan says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,8 +14,20 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .._native import ChunkPlan, ContextPlan
     from ..model.captions import CaptionSet
+    from ..plan.policy import PassPlan
+
+
+class ChunkAbandonedError(Exception):
+    """A pass was given up because its caller no longer wants what it makes.
+
+    Some of its layers may have written to their slots, so nothing may read those until the same
+    pass has run again, or another shot has begun.
+    """
+
+
+never: Callable[[], bool] = bool
+"""Never abandon: ``bool()`` is false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +35,12 @@ class BackendInfo:
     """What a backend resolved to.
 
     Attributes:
-        name: ``eager``, ``cuda_graph`` or ``tensorrt``.
-        kernel_set: ``reference``, ``torch``, ``cpu`` or ``triton``.
+        name: as in the registry, such as ``eager``.
+        kernel_set: ``reference``, ``torch``, ``cpu`` or ``triton``, or an engine library's name.
         device: such as ``cpu`` or ``cuda:0``.
-        dtype: type of weights, activations and caches, such as ``bfloat16``.
-        cache_bytes: bytes of the dual cache.
-        weight_bytes: bytes of the student's weights.
+        dtype: type of activations and caches, such as ``bfloat16``.
+        cache_bytes: bytes of one film's dual cache.
+        weight_bytes: bytes of the student's weights as they are held.
     """
 
     name: str
@@ -36,11 +52,16 @@ class BackendInfo:
 
 
 class StudentBackend(Protocol):
-    """Runs the passes of the student. All latents are ``[1, F, C, h, w]`` on ``device``."""
+    """The student's weights, ready to run."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """What was chosen: name, kernels, device, type, bytes."""
+        ...
 
     @property
     def device(self) -> torch.device:
-        """Where latents are taken and given."""
+        """Device of the latents that films take and return."""
         ...
 
     @property
@@ -49,49 +70,109 @@ class StudentBackend(Protocol):
         ...
 
     @property
-    def info(self) -> BackendInfo:
-        """What was resolved."""
+    def records_passes(self) -> bool:
+        """Whether passes are recorded once and replayed; then decoding is recorded too."""
         ...
 
-    @property
-    def noise(self) -> Tensor:
-        """Noise ``[S, 1, F, C, h, w]`` of a chunk, in ``dtype``; written before its step 0.
-
-        Entry ``s`` enters the input of step ``s``.
-        """
-        ...
-
-    def set_captions(self, captions: CaptionSet) -> None:
-        """Compute caption keys and values of every layer, once per caption set."""
-        ...
-
-    def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
-        """Run the context pass at time 0 and fill the context slots.
-
-        Args:
-            plan: slots and positions.
-            rows: caption row of each context frame.
-            latents: the context frames.
-        """
-        ...
-
-    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
-        """Run one denoising step of a chunk; a chunk's steps are run in order.
-
-        Args:
-            step: index into the schedule.
-            plan: slots, positions and valid length.
-            row: caption row of the chunk.
-
-        Returns:
-            The clean estimate ``[1, F, C, h, w]``, valid until the next call.
-        """
-        ...
-
-    def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
-        """Run the clean pass: leave the keys and values of ``x0`` in the chunk's slots."""
+    def new_film(self) -> FilmState:
+        """Allocate everything that one film writes; capture its passes, if this backend does."""
         ...
 
     def close(self) -> None:
-        """Release device memory."""
+        """Drop the weights; films made before are closed already."""
+        ...
+
+
+class FilmState(Protocol):
+    """One film's caches and buffers, and the passes over them.
+
+    A shot is ``begin_shot``, ``encode_context`` if there is a context, and then chunk by chunk
+    ``begin_chunk``, ``denoise`` for every pass of the plan in order, and ``commit`` if more chunks
+    follow. Called from one thread at a time; not always the same one. All latents are
+    ``[1, F, C, h, w]`` on ``device`` in ``dtype``.
+
+    Attributes:
+        abandoned: asked between layers, or as often as the backend can stop; once it is true the
+            pass raises ``ChunkAbandonedError``. Set by the caller.
+    """
+
+    abandoned: Callable[[], bool]
+
+    @property
+    def device(self) -> torch.device:
+        """The backend's."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The backend's."""
+        ...
+
+    def begin_shot(self, captions: CaptionSet) -> None:
+        """Start a shot.
+
+        Args:
+            captions: what the context frames and the chunks attend to.
+        """
+        ...
+
+    def change_captions(self, captions: CaptionSet) -> None:
+        """Replace the captions from the next pass on, a clean pass included; caches are kept.
+
+        Args:
+            captions: as many as the shot began with.
+        """
+        ...
+
+    def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
+        """Run the one pass of a plan over frames that are known, and fill their slots.
+
+        They are the context, a given start, or frames whose keys are computed anew.
+
+        Args:
+            plan: of the pass.
+            captions: caption of each frame, as a row of the shot's captions.
+            latents: the frames.
+        """
+        ...
+
+    def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
+        """Set what all passes over a chunk share.
+
+        Args:
+            plan: of the chunk.
+            caption: row of the shot's captions.
+            noise: ``[S, 1, F, C, h, w]`` for the plan's frames; entry ``s`` enters a frame's input
+                at its step ``s``. Left as it is by the caller until the last pass was run.
+        """
+        ...
+
+    def denoise(self, step: int) -> Tensor:
+        """Run one denoising pass.
+
+        Args:
+            step: index into the plan's ``levels``.
+
+        Returns:
+            The clean estimate of the plan's frames, valid until the next call.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Run the clean pass: leave the keys and values of the last estimate in the slots."""
+        ...
+
+    def keep(self) -> Callable[[], None]:
+        """Copy what the caches hold; calling the result puts it back, so that a shot begins anew.
+
+        Asked for only where a cut keeps the caches.
+        """
+        ...
+
+    def poison(self) -> None:
+        """Fill all caches with NaN, so that reading a slot never written shows; for checks."""
+        ...
+
+    def close(self) -> None:
+        """Release this film's memory."""
         ...

@@ -1,9 +1,9 @@
 """The captured backend: every pass of a shot recorded once as a CUDA graph and replayed.
 
-A graph bakes in addresses and the plan's integers (slots, valid length); everything else that
+A graph contains fixed addresses and the plan's integers (slots, what is read); everything else that
 changes between chunks and shots is data in static buffers: latents, noise, rotary tables, caption
-keys and which caption a context frame attends to. So one graph per (pass, place in the ring) serves
-a whole film, and all of them are captured at open.
+keys and which caption a context frame attends to. So one graph per (pass, position in the ring)
+serves a whole film, and all of them are captured when the film is opened.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..cache import fold_padding
-from ..model.blocks import CrossAttend
+from ..device.transfer import send
 from ..model.captions import CaptionSet
-from ..noise import PhiloxNoise
-from ..plans import planner_of
-from ..transfer import send
-from .passes import PassRunner
+from ..plan.noise import PhiloxNoise
+from ..plan.policy import PassPlan, RolloutPolicy, policy_of
+from ..plan.schedule import COMMIT
+from .base import ChunkAbandonedError, never
+from .cross_attention import CaptionKV, caption_kv
+from .passes import PassRunner, TabulatedStudent
 
 if TYPE_CHECKING:
-    from .._native import ChunkPlan, ContextPlan
     from ..config import ModelConfig, StreamConfig
-    from ..kernels.kernel_set import KernelSet
-    from ..model.student import Student
+    from ..kernels.sets.kernel_set import KernelSet
+    from ..model.bound_student import BoundStudent
 
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
-"""Records a function that reads and writes static buffers only; gives its replay."""
+"""Records a function that reads and writes static buffers only, and returns what replays it."""
 
 
 class GraphCapture:
-    """Captures on a CUDA device; all graphs share one memory pool, for they never overlap.
+    """Captures on a CUDA device; all graphs share one memory pool, as they never run at once.
 
     What a function runs must have run before: libraries choose and load their kernels in a first
-    run, and a capture allows neither.
+    run, and a capture allows neither. Only one thread may capture at a time, and none may
+    synchronise the device meanwhile; ``Model`` ensures that.
 
     Args:
         device: where graphs are replayed.
@@ -50,7 +51,7 @@ class GraphCapture:
     def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
         self._stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)
         self._pool = torch.cuda.graph_pool_handle()
-        # A graph that is freed during a capture would spoil it.
+        # Freeing a graph during a capture would make the capture fail.
         gc.collect()
         torch.cuda.synchronize(device)
 
@@ -68,193 +69,300 @@ class GraphCapture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StaticCaptions:
-    """Caption keys and values of every layer in memory that never moves.
+    """Captions' keys and values in memory that never moves, with room for the longest caption.
 
     Attributes:
+        kernels: the kernel set to run.
         k: ``[layers, captions, text_len, N, D]``.
         v: like ``k``.
-        bias: float32 ``[captions, text_len]``; ``-inf`` hides a position, the log of a
-            count stands for folded padding.
+        bias: float32 ``[captions, text_len]``; ``-inf`` hides a position.
     """
 
+    kernels: KernelSet
     k: Tensor
     v: Tensor
     bias: Tensor
 
     @classmethod
-    def allocate(
-        cls, model: ModelConfig, captions: int, dtype: torch.dtype, device: torch.device
-    ) -> StaticCaptions:
+    def allocate(cls, student: BoundStudent, captions: int) -> StaticCaptions:
         """Make room for some captions."""
+        model, device = student.config, student.device
         shape = (model.num_layers, captions, model.text_len, model.num_heads, model.head_dim)
-        k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(k, v, torch.zeros(captions, model.text_len, device=device))
+        k, v = (torch.zeros(shape, dtype=student.dtype, device=device) for _ in range(2))
+        return cls(student.kernels, k, v, torch.zeros(captions, model.text_len, device=device))
+
+    def store(self, row: int, caption: CaptionKV) -> None:
+        """Copy a caption into a row."""
+        kept = len(caption.bias)
+        self.bias[row, :kept] = caption.bias
+        self.bias[row, kept:].fill_(-torch.inf)
+        for layer, (k, v) in enumerate(zip(caption.k, caption.v, strict=True)):
+            self.k[layer, row, :kept] = k[0]
+            self.v[layer, row, :kept] = v[0]
 
     def take(self, other: StaticCaptions, row: int) -> None:
-        """Copy one caption of ``other``; room is for one."""
+        """Copy one caption of ``other`` into the first row."""
         self.k.copy_(other.k[:, row : row + 1])
         self.v.copy_(other.v[:, row : row + 1])
         self.bias.copy_(other.bias[row : row + 1])
 
+    def first(self) -> CaptionKV:
+        """Return the first row, without a copy."""
+        k, v = (x[:, :1].unbind(0) for x in (self.k, self.v))
+        return CaptionKV(kernels=self.kernels, k=k, v=v, bias=self.bias[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CaptionPerFrame:
+    """Frames whose captions are chosen by an index on the device.
+
+    Attributes:
+        static: all captions.
+        rows: int64 ``[F]``, caption of each frame.
+    """
+
+    static: StaticCaptions
+    rows: Tensor
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        """See ``Captions``."""
+        static, rows = self.static, self.rows
+        per_frame: Tensor = q[0].unflatten(0, (len(rows), -1))
+        k, v = static.k[layer].index_select(0, rows), static.v[layer].index_select(0, rows)
+        bias = static.bias.index_select(0, rows)[:, None, None]
+        out = static.kernels.cross_attention(per_frame, k, v, q.shape[-1] ** -0.5, bias)
+        return out.flatten(0, 1).unsqueeze(0)
+
 
 class CudaGraphBackend:
-    """Replays captured passes.
+    """Holds weights; every film captures its own passes.
 
     Args:
-        student: the network, on its device and in its type.
+        student: the network, bound to kernels that can be captured.
         config: shapes, cache and schedule.
-        kernels: which maths; must be capturable.
-        capture: how passes are recorded; default: as CUDA graphs.
+        capture: makes what records one film's passes; default: CUDA graphs.
+        policy: plans the passes; default: the configuration's.
     """
+
+    records_passes = True
 
     def __init__(
         self,
-        student: Student,
+        student: BoundStudent,
         config: StreamConfig,
-        kernels: KernelSet,
-        capture: Capture | None = None,
+        capture: Callable[[], Capture] | None = None,
+        policy: RolloutPolicy | None = None,
     ) -> None:
-        self.runner = PassRunner(student, config, kernels)
-        self.student, self.cache = self.runner.student, self.runner.cache
-        self.device, self.dtype = self.runner.device, self.runner.dtype
-        self.schedule, self.noise = self.runner.schedule, self.runner.noise
-        self.info = self.runner.info("cuda_graph")
+        self._shared: TabulatedStudent | None = TabulatedStudent.of(student, config)
+        self._policy = policy or policy_of(config)
+        self.device, self.dtype = student.device, student.dtype
+        self.info = self._shared.info("cuda_graph", self._policy.arena_frames)
+        self._capture = capture or (lambda: GraphCapture(self.device))
+
+    def new_film(self) -> CudaGraphFilm:
+        """See ``StudentBackend``."""
+        assert self._shared is not None, "new_film after close"
+        return CudaGraphFilm(PassRunner(self._shared, self._policy), self._policy, self._capture())
+
+    def close(self) -> None:
+        """Drop the weights."""
+        self._shared = None
+
+
+class CudaGraphFilm:
+    """One film's static buffers and the graphs that were captured over them.
+
+    Graphs hold the addresses of this film's arenas and buffers, so they belong to it and are never
+    shared; weights and time tables, which they read, are the backend's and outlive them. Opening a
+    film therefore captures anew: seconds at full size, and memory for what lies between kernels.
+
+    Args:
+        runner: runs the passes; used by this film only.
+        policy: plans every position in the ring.
+        capture: records a pass.
+    """
+
+    def __init__(self, runner: PassRunner, policy: RolloutPolicy, capture: Capture) -> None:
+        self._runner, self.cache = runner, runner.cache
+        self.device, self.dtype = runner.device, runner.student.dtype
+        self.abandoned: Callable[[], bool] = never
+        config, frames = runner.config, policy.noisy_frames
+        context = config.cache.context_frames
+        self._noise = runner.latents(config.schedule.most_steps, 1, frames)
+        self._x, self._x0 = (runner.latents(1, frames) for _ in range(2))
+        self._context = runner.latents(1, context)
+        self._rows = torch.zeros(context, dtype=torch.int64, device=self.device)
+        self._captions = StaticCaptions.allocate(runner.student, context + 1)
+        self._chunk_caption = StaticCaptions.allocate(runner.student, 1)
+        self._caption: int | None = None
+        self._plan: PassPlan | None = None
         self._graphs: dict[tuple[object, ...], Replay] = {}
-        self._x, self._x0, self._context = (
-            self.runner.latents(1, frames)
-            for frames in (*[config.shot.chunk_frames] * 2, config.cache.context_frames)
-        )
-        context_frames = config.cache.context_frames
-        self._rows = torch.zeros(context_frames, dtype=torch.int64, device=self.device)
-        self._captions, self._caption = (
-            StaticCaptions.allocate(config.model, count, self.dtype, self.device)
-            for count in (context_frames + 1, 1)
-        )
-        self._row: int | None = None
         with torch.inference_mode():
-            self._record(config, capture or GraphCapture(self.device))
+            self._record(policy, capture)
         self._warm_up(config.model)
 
     @torch.inference_mode()
-    def set_captions(self, captions: CaptionSet) -> None:
-        """See ``StudentBackend.set_captions``."""
-        static = self._captions
-        embeddings = send(captions.embeddings, self.device).to(self.dtype)
-        for row, (rows, bias) in enumerate(fold_padding(embeddings, captions.lengths)):
-            kept = len(rows)
-            static.bias[row, :kept] = bias
-            static.bias[row, kept:].fill_(-torch.inf)
-            text = self.student.embed_text(rows[None])
-            for layer, block in enumerate(self.runner.blocks):
-                k, v = block.caption_kv(text)
-                static.k[layer, row, :kept] = k[0]
-                static.v[layer, row, :kept] = v[0]
-        self._row = None
+    def begin_shot(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self._caption = None
+        self._store(captions)
 
     @torch.inference_mode()
-    def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
-        """See ``StudentBackend.encode_context``."""
+    def change_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self._store(captions)
+        if self._caption is not None:
+            self._chunk_caption.take(self._captions, self._caption)
+
+    @torch.inference_mode()
+    def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
+        """See ``FilmState``.
+
+        Args:
+            plan: of the pass.
+            captions: caption of each frame, as a row of the shot's captions.
+            latents: the frames, ``[1, F, C, h, w]``.
+        """
+        rows = send(torch.tensor(captions), self.device)
+        graph = self._graphs.get(_key(plan, plan.levels[0]))
+        if graph is None or plan.chunk is not None:
+            self._replay(self._known_function(plan, latents, rows), plan)
+            return
         self._context.copy_(latents)
-        self._rows.copy_(send(torch.tensor(rows), self.device))
-        self.runner.context_rotation.set(plan.positions, plan.flags)
-        self._graphs[("context",)]()
+        self._rows.copy_(rows)
+        self._replay(graph, plan)
 
     @torch.inference_mode()
-    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
-        """See ``StudentBackend.denoise``."""
-        self._replay(step, plan, row)
-        return self._x0
+    def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
+        """See ``FilmState``.
+
+        Args:
+            plan: of the chunk.
+            caption: row of the shot's captions.
+            noise: ``[S, 1, F, C, h, w]``; entry ``s`` enters a frame's input at its step ``s``.
+        """
+        if caption != self._caption:
+            self._chunk_caption.take(self._captions, caption)
+        if self._plan is not None and plan.carried:
+            left = self._plan.frames
+            self._x[:, : plan.carried] = self._x[:, left - plan.carried : left].clone()
+        self._plan, self._caption = plan, caption
+        self._noise[:, :, : plan.frames] = noise
+        self._x[:, plan.carried : plan.frames] = noise[0][:, plan.carried :]
 
     @torch.inference_mode()
-    def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
-        """See ``StudentBackend.commit``."""
-        if x0 is not self._x0:
-            self._x0.copy_(x0)
-        self._replay("commit", plan, row)
+    def denoise(self, step: int) -> Tensor:
+        """See ``FilmState``."""
+        assert self._plan is not None, "a pass before begin_chunk"
+        self._run(self._plan, self._plan.levels[step])
+        return self._x0[:, : self._plan.frames]
+
+    @torch.inference_mode()
+    def commit(self) -> None:
+        """See ``FilmState``."""
+        assert self._plan is not None, "a pass before begin_chunk"
+        clean = self._plan.clean or self._plan
+        self._run(clean, (COMMIT,) * clean.frames)
+
+    @torch.inference_mode()
+    def keep(self) -> Callable[[], None]:
+        """See ``FilmState``."""
+        return self.cache.keep()
+
+    def poison(self) -> None:
+        """See ``FilmState``."""
+        self.cache.poison()
 
     def close(self) -> None:
-        """Drop graphs, caches and tables."""
+        """Drop graphs and caches."""
         self._graphs.clear()
-        self.runner.close()
+        self._runner.close()
 
-    def _record(self, config: StreamConfig, capture: Capture) -> None:
-        """Capture the context pass, and every pass of every chunk place in the ring."""
-        planner = planner_of(config)
-        if config.cache.context_frames:
-            encode = self._context_function(planner.context([0] * config.cache.context_frames))
+    def _store(self, captions: CaptionSet) -> None:
+        for row, caption in enumerate(caption_kv(self._runner.student, captions)):
+            self._captions.store(row, caption)
+
+    def _run(self, plan: PassPlan, levels: tuple[int, ...]) -> None:
+        """Replay a pass; one that no film of usual length has is run as it is."""
+        graph = self._graphs.get(_key(plan, levels))
+        self._replay(graph or self._chunk_function(plan, levels), plan)
+
+    def _replay(self, run: Replay, plan: PassPlan) -> None:
+        if self.abandoned():
+            raise ChunkAbandonedError
+        self._runner.place(plan)
+        run()
+
+    def _record(self, policy: RolloutPolicy, capture: Capture) -> None:
+        """Capture the context pass, and every pass of every chunk position in the ring."""
+        runner, frames = self._runner, self._runner.config.cache.context_frames
+        if frames:
+            plan = policy.context([0] * frames)
+            encode = self._known_function(plan, self._context, self._rows)
+            runner.place(plan)
             encode()
-            self._graphs[("context",)] = capture(encode)
-        chunk = 0
-        while self._key(0, plan := planner.chunk(0, chunk, 0)) not in self._graphs:
-            for step in (*range(config.schedule.num_steps), "commit"):
-                run = self._chunk_function(step, plan)
-                # A place's passes share the kernels for its valid length; steps have their own.
-                if chunk == 0 or step == 0:
-                    run()
-                self._graphs[self._key(step, plan)] = capture(run)
+            self._graphs[_key(plan, plan.levels[0])] = capture(encode)
+        chunk, new = 0, True
+        while new:
+            last, new = policy.chunk(0, chunk, 0), False
+            for plan in (*last.lead_in, last):
+                clean = plan.clean or plan
+                passes = [(plan, levels) for levels in plan.levels]
+                for number, (own, levels) in enumerate(
+                    [*passes, (clean, (COMMIT,) * clean.frames)]
+                ):
+                    if _key(own, levels) in self._graphs:
+                        continue
+                    run, new = self._chunk_function(own, levels), True
+                    runner.place(own)
+                    # Warm up before capture. All passes of a plan use the same kernels, so one run
+                    # is enough; in the first chunk every pass is run, because each level has its
+                    # own time table.
+                    if chunk == 0 or number == 0 or own is not plan:
+                        run()
+                    self._graphs[_key(own, levels)] = capture(run)
             chunk += 1
 
     def _warm_up(self, model: ModelConfig) -> None:
         """Compile and load what runs outside of graphs: captions and noise."""
         blank = torch.zeros(1, model.text_len, model.text_dim)
-        self.set_captions(CaptionSet(embeddings=blank, lengths=(model.text_len,)))
+        self.begin_shot(CaptionSet(embeddings=blank, lengths=(model.text_len,)))
         PhiloxNoise(0).draw(0, 0, 0, self._x.shape, self.device)
 
-    def _context_function(self, plan: ContextPlan) -> Callable[[], None]:
-        planned = self.runner.context_pass(plan, self._cross_context)
+    def _known_function(self, plan: PassPlan, latents: Tensor, rows: Tensor) -> Callable[[], None]:
+        """Return what runs a pass over known frames.
+
+        Args:
+            plan: of the pass.
+            latents: the frames.
+            rows: caption of each frame, int64 ``[F]`` on the device.
+        """
+        runner, times = self._runner, self._runner.shared.times(plan.levels[0])
+        inputs, captions = runner.inputs(plan), CaptionPerFrame(self._captions, rows)
 
         def encode() -> None:
-            self.runner.run(self._context, 0.0, planned, keep_flow=False)
+            runner.run(latents, times, inputs, captions, keep_flow=False)
 
         return encode
 
-    def _chunk_function(self, step: int | str, plan: ChunkPlan) -> Callable[[], None]:
-        planned = self.runner.chunk_pass(plan, self._cross_chunk)
+    def _chunk_function(self, plan: PassPlan, levels: tuple[int, ...]) -> Callable[[], None]:
+        """Return what runs a pass over the frames being made, at these levels."""
+        runner, times = self._runner, self._runner.shared.times(levels)
+        inputs, caption = runner.inputs(plan), self._chunk_caption.first()
+        x, x0 = self._x[:, : plan.frames], self._x0[:, : plan.frames]
+        noise = self._noise[:, :, : plan.frames]
 
         def commit() -> None:
-            time = self.schedule.commit_timestep
-            self.runner.run(self._x0, time, planned, keep_flow=False)
-
-        if isinstance(step, str):
-            return commit
-        x = self._x if step else self.noise[0]
+            runner.run(x0, times, inputs, caption, keep_flow=False)
 
         def denoise() -> None:
-            flow = self.runner.run(x, self.schedule.timesteps[step], planned, keep_flow=True)
+            flow = runner.run(x, times, inputs, caption, keep_flow=True)
             assert flow is not None
-            x0, following = self.runner.finish_step(step, x, flow)
-            self._x0.copy_(x0)
-            self._x.copy_(following)
+            runner.advance(levels, x, x0, flow, noise)
 
-        return denoise
+        return commit if levels[0] == COMMIT else denoise
 
-    def _cross_context(self, layer: int) -> CrossAttend:
-        """Cross-attention whose captions are looked up by a device index, one per frame."""
-        static, attend, rows = self._captions, self.runner.kernels.cross_attention, self._rows
 
-        def cross(q: Tensor) -> Tensor:
-            per_frame: Tensor = q[0].unflatten(0, (len(rows), -1))
-            k, v = static.k[layer].index_select(0, rows), static.v[layer].index_select(0, rows)
-            bias = static.bias.index_select(0, rows)[:, None, None]
-            out = attend(per_frame, k, v, self.runner.scale, bias)
-            return out.flatten(0, 1).unsqueeze(0)
-
-        return cross
-
-    def _cross_chunk(self, layer: int) -> CrossAttend:
-        """Cross-attention to the caption at hand."""
-        static, attend = self._caption, self.runner.kernels.cross_attention
-        k, v, bias = static.k[layer], static.v[layer], static.bias[0]
-        return lambda q: attend(q, k, v, self.runner.scale, bias)
-
-    def _replay(self, step: int | str, plan: ChunkPlan, row: int) -> None:
-        self.runner.place(plan)
-        if row != self._row:
-            self._caption.take(self._captions, row)
-            self._row = row
-        self._graphs[self._key(step, plan)]()
-
-    @staticmethod
-    def _key(step: int | str, plan: ChunkPlan) -> tuple[object, ...]:
-        """What a graph bakes in."""
-        return step, tuple(plan.write_slots), plan.valid_frames
+def _key(plan: PassPlan, levels: tuple[int, ...]) -> tuple[object, ...]:
+    """What a graph depends on; all else is data."""
+    return levels, plan.writes, plan.reads

@@ -6,126 +6,176 @@ with the ``cpu`` set it is the fast path of machines without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..cache import CaptionCache, CaptionKV, fold_padding
-from ..model.blocks import BoundBlock, CrossAttend
-from ..transfer import send
-from .passes import PassRunner
+from ..plan.policy import PassPlan, RolloutPolicy, policy_of
+from ..plan.schedule import COMMIT
+from .base import never
+from .cross_attention import CaptionKV, CaptionRuns, caption_kv
+from .passes import PassInputs, PassRunner, TabulatedStudent
 
 if TYPE_CHECKING:
-    from .._native import ChunkPlan, ContextPlan
     from ..config import StreamConfig
-    from ..kernels.kernel_set import KernelSet
+    from ..model.bound_student import BoundStudent
     from ..model.captions import CaptionSet
-    from ..model.student import Student
 
 
 class EagerBackend:
     """Runs planned passes with plain calls.
 
     Args:
-        student: the network, on its device and in its type.
+        student: the network, bound to its kernels.
         config: shapes, cache and schedule.
-        kernels: which maths.
+        policy: plans the passes; default: the configuration's.
     """
 
-    def __init__(self, student: Student, config: StreamConfig, kernels: KernelSet) -> None:
-        self.runner = PassRunner(student, config, kernels)
-        self.student, self.cache = self.runner.student, self.runner.cache
-        self.device, self.dtype = self.runner.device, self.runner.dtype
-        self.schedule, self.noise = self.runner.schedule, self.runner.noise
-        self.info = self.runner.info("eager")
-        self._captions = CaptionCache()
-        self._x = self.noise[0]
+    records_passes = False
+
+    def __init__(
+        self, student: BoundStudent, config: StreamConfig, policy: RolloutPolicy | None = None
+    ) -> None:
+        self._shared: TabulatedStudent | None = TabulatedStudent.of(student, config)
+        self._policy = policy or policy_of(config)
+        self.device, self.dtype = student.device, student.dtype
+        self.info = self._shared.info("eager", self._policy.arena_frames)
+
+    def new_film(
+        self, runner: Callable[[TabulatedStudent, RolloutPolicy], PassRunner] = PassRunner
+    ) -> EagerFilm:
+        """See ``StudentBackend``; ``runner`` makes what runs its passes, for parity checks."""
+        assert self._shared is not None, "new_film after close"
+        return EagerFilm(runner(self._shared, self._policy))
+
+    def close(self) -> None:
+        """Drop the weights."""
+        self._shared = None
+
+
+class EagerFilm:
+    """One film's caches.
+
+    Args:
+        runner: runs the passes; used by this film only.
+    """
+
+    def __init__(self, runner: PassRunner) -> None:
+        self._runner, self.cache = runner, runner.cache
+        self.device, self.dtype = runner.device, runner.student.dtype
+        self.abandoned: Callable[[], bool] = never
+        self._captions: list[CaptionKV] = []
+        self._caption = 0
+        self._inputs: PassInputs | None = None
+        self._noise = self._x = self._x0 = torch.empty(0)
+
+    def begin_shot(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self.change_captions(captions)
 
     @torch.inference_mode()
-    def set_captions(self, captions: CaptionSet) -> None:
-        """See ``StudentBackend.set_captions``."""
-        embeddings = send(captions.embeddings, self.device).to(self.dtype)
-        folded = fold_padding(embeddings, captions.lengths)
-        texts = [(self.student.embed_text(rows[None]), bias) for rows, bias in folded]
-        self._captions = CaptionCache(
-            [[self._caption_kv(block, *text) for text in texts] for block in self.runner.blocks]
+    def change_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self._captions = list(caption_kv(self._runner.student, captions))
+
+    @torch.inference_mode()
+    def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
+        """See ``FilmState``."""
+        runs = CaptionRuns(self._captions, captions)
+        runner, times = self._runner, self._runner.shared.times(plan.levels[0])
+        runner.place(plan)
+        runner.run(
+            latents, times, runner.inputs(plan), runs, keep_flow=False, abandoned=self.abandoned
         )
 
     @torch.inference_mode()
-    def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
-        """See ``StudentBackend.encode_context``."""
-        self._run_context(plan, rows, latents, keep_flow=False)
+    def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
+        """See ``FilmState``."""
+        going_on = (
+            self._x[:, self._x.shape[1] - plan.carried :] if plan.carried else noise[0][:, :0]
+        )
+        self._x = torch.cat((going_on, noise[0][:, plan.carried :]), 1)
+        self._x0 = torch.empty_like(self._x)
+        self._inputs = self._runner.inputs(plan)
+        self._caption, self._noise = caption, noise
 
     @torch.inference_mode()
-    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
-        """See ``StudentBackend.denoise``."""
-        x = self._x if step else self.noise[0]
-        flow = self.predict_flow(self.schedule.timesteps[step], plan, row, x)
-        x0, self._x = self.runner.finish_step(step, x, flow)
-        return x0
+    def denoise(self, step: int) -> Tensor:
+        """See ``FilmState``."""
+        assert self._inputs is not None, "a pass before begin_chunk"
+        levels, caption = self._inputs.plan.levels[step], self._captions[self._caption]
+        runner, times = self._runner, self._runner.shared.times(levels)
+        runner.place(self._inputs.plan)
+        flow = runner.run(
+            self._x, times, self._inputs, caption, keep_flow=True, abandoned=self.abandoned
+        )
+        assert flow is not None
+        runner.advance(levels, self._x, self._x0, flow, self._noise)
+        return self._x0
 
     @torch.inference_mode()
-    def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
-        """See ``StudentBackend.commit``."""
-        self._run_chunk(plan, row, x0, self.schedule.commit_timestep, keep_flow=False)
+    def commit(self) -> None:
+        """See ``FilmState``."""
+        assert self._inputs is not None, "a pass before begin_chunk"
+        clean = self._inputs.plan.clean
+        inputs = self._inputs if clean is None else self._runner.inputs(clean)
+        x0, times = self._x0[:, : len(inputs.plan.writes)], self._runner.shared.tables[COMMIT]
+        self._runner.place(inputs.plan)
+        self._runner.run(
+            x0, times, inputs, self._captions[self._caption], keep_flow=False,
+            abandoned=self.abandoned,
+        )  # fmt: skip
 
     @torch.inference_mode()
-    def predict_flow(self, time: float, plan: ChunkPlan, row: int, x: Tensor) -> Tensor:
-        """Run a chunk pass at any time; returns flow like ``x``."""
-        flow = self._run_chunk(plan, row, x, time, keep_flow=True)
+    def chunk_flow(self, time: float, x: Tensor) -> Tensor:
+        """Run a pass over the chunk begun, at any time; for parity checks.
+
+        Args:
+            time: timestep in [0, 1000].
+            x: ``[1, F, C, h, w]``.
+
+        Returns:
+            The predicted flow, like ``x``.
+        """
+        assert self._inputs is not None, "a pass before begin_chunk"
+        times, caption = self._runner.student.time_table(time), self._captions[self._caption]
+        self._runner.place(self._inputs.plan)
+        flow = self._runner.run(x, times, self._inputs, caption, keep_flow=True)
         assert flow is not None
         return flow
 
     @torch.inference_mode()
-    def context_flow(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> Tensor:
-        """Run the whole context pass, head included, which only parity checks need."""
-        flow = self._run_context(plan, rows, latents, keep_flow=True)
+    def context_flow(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> Tensor:
+        """Run the whole context pass, head included; for parity checks.
+
+        Args:
+            plan: as for ``encode_context``.
+            captions: likewise.
+            latents: likewise.
+
+        Returns:
+            The predicted flow, like ``latents``.
+        """
+        runs = CaptionRuns(self._captions, captions)
+        times = self._runner.shared.times(plan.levels[0])
+        self._runner.place(plan)
+        flow = self._runner.run(latents, times, self._runner.inputs(plan), runs, keep_flow=True)
         assert flow is not None
         return flow
+
+    @torch.inference_mode()
+    def keep(self) -> Callable[[], None]:
+        """See ``FilmState``."""
+        return self.cache.keep()
+
+    def poison(self) -> None:
+        """See ``FilmState``."""
+        self.cache.poison()
 
     def close(self) -> None:
-        """Drop caches and tables."""
-        self._captions = CaptionCache()
-        self.runner.close()
-
-    def _caption_kv(self, block: BoundBlock, text: Tensor, bias: Tensor) -> CaptionKV:
-        """One layer's caption keys, in the memory order that the kernels' attention wants."""
-        k, v = block.caption_kv(text)
-        if self.runner.kernels.head_major:
-            k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
-        return CaptionKV(k, v, bias)
-
-    def _run_context(
-        self, plan: ContextPlan, rows: Sequence[int], latents: Tensor, *, keep_flow: bool
-    ) -> Tensor | None:
-        planned = self.runner.context_pass(plan, lambda layer: self._cross(layer, rows))
-        return self.runner.run(latents, 0.0, planned, keep_flow=keep_flow)
-
-    def _run_chunk(
-        self, plan: ChunkPlan, row: int, x: Tensor, time: float, *, keep_flow: bool
-    ) -> Tensor | None:
-        rows = [row] * len(plan.positions)
-        self.runner.place(plan)
-        planned = self.runner.chunk_pass(plan, lambda layer: self._cross(layer, rows))
-        return self.runner.run(x, time, planned, keep_flow=keep_flow)
-
-    def _cross(self, layer: int, rows: Sequence[int]) -> CrossAttend:
-        """Cross-attention in which every run of frames attends to its own caption."""
-        captions, attend = self._captions.layers[layer], self.runner.kernels.cross_attention
-        frame_tokens, scale = self.cache.frame_tokens, self.runner.scale
-        runs = [(row, len(list(group))) for row, group in groupby(rows)]
-
-        def cross(q: Tensor) -> Tensor:
-            parts, start = [], 0
-            for row, frames in runs:
-                end = start + frames * frame_tokens
-                caption = captions[row]
-                part = attend(q[:, start:end], caption.k, caption.v, scale, caption.bias)
-                parts.append(part)
-                start = end
-            return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-        return cross
+        """Drop the caches."""
+        self._captions, self._inputs = [], None
+        self._noise = self._x = self._x0 = torch.empty(0)
+        self._runner.close()

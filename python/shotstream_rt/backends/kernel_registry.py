@@ -1,7 +1,9 @@
 """Kernel sets by name: ``triton``, or a set with parts replaced, such as ``triton+cudnn``.
 
-What a set or a part needs is asked before anything is built: a name that cannot run here is an
-error with the reason, never another set. Only ``auto`` chooses, once, and logs what it took.
+Whether a set or a part can run is asked before anything is built: a name that cannot run here is an
+error with the reason, never another set. Only ``auto`` chooses, once, and logs what it took and
+why: the attention that was the fastest on this kind of chip, where that was measured
+(``proven_attention``).
 """
 
 from __future__ import annotations
@@ -15,25 +17,28 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import BackendUnavailableError, ConfigError
-from ..kernels import kernel_set
-from ..kernels.fp8_set import fp8_unavailable_reason, with_fp8
-from ..kernels.kernel_set import KernelSet
-from ..kernels.library_attention import (
+from ..kernels.gpu.fp8_support import fp8_unavailable_reason
+from ..kernels.sets import kernel_set
+from ..kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys
+from ..kernels.sets.fp8_set import with_fp8
+from ..kernels.sets.kernel_set import KernelSet
+from ..kernels.sets.library_attention import (
     cudnn_attention,
     fa3_attention,
     flash_attention,
     library_unavailable_reason,
 )
+from .proven_attention import find_proof
 
 if TYPE_CHECKING:
-    from ..kernels.kernel_set import Attention
+    from ..kernels.sets.kernel_set import Attention
 
 _log = logging.getLogger("shotstream_rt.backends")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What kernels have to serve.
+    """What the kernels will run on.
 
     Attributes:
         device: where tensors are.
@@ -47,13 +52,26 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AutoChoice:
+    """What ``auto`` is resolved to.
+
+    Attributes:
+        name: of the kernel set, such as ``triton+gluon``.
+        reason: why that one, in words.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelEntry:
     """A set, or a part that replaces some of a set.
 
     Attributes:
         name: what users say; a part's follows a set's after a ``+``.
         summary: one line.
-        unavailable_reason: why it cannot serve a target, or ``None``.
+        unavailable_reason: why it cannot run on a target, or ``None``.
         build: makes the set; a part is given the set to change, a whole set ``None``.
     """
 
@@ -85,19 +103,17 @@ def _attend_by(name: str, attention: Attention, kernels: KernelSet | None) -> Ke
     return replace(kernels, name=f"{kernels.name}+{name}", attention=attention)
 
 
-def _with_fp8(kernels: KernelSet | None) -> KernelSet:
-    assert kernels is not None
-    return with_fp8(kernels)
-
-
 def _gluon_reason(target: Target) -> str | None:
     return kernel_set.gluon_unavailable_reason(target.device, target.dtype, target.head_dim)
 
 
 def _attend_by_gluon(kernels: KernelSet | None) -> KernelSet:
-    from ..kernels.dual_attention_hopper import dual_attention
+    from ..kernels.gpu.dual_attention_hopper import dual_attention
+    from ..kernels.gpu.history_attention_hopper import history_attention
 
-    return _attend_by("gluon", dual_attention, kernels)
+    return replace(
+        _attend_by("gluon", dual_attention, kernels), history_attention=history_attention
+    )
 
 
 def _library(name: str, attention: Attention, summary: str) -> KernelEntry:
@@ -148,24 +164,37 @@ PARTS = (
         build=_attend_by_gluon,
     ),
 )
-"""Parts; ``auto`` takes none of them until a record shows one to be faster."""
+"""Parts; ``auto`` takes one of them only on a chip on which it was proven to be the fastest."""
 
 _AUTO = {"cuda": ("triton", "torch"), "cpu": ("cpu", "torch")}
 
+_PROVEN_ON = "triton"
+"""The set whose attention was replaced in the measurements."""
+
+
+def _lossy(name: str, build: Callable[[KernelSet], KernelSet], summary: str) -> KernelEntry:
+    def build_part(kernels: KernelSet | None) -> KernelSet:
+        assert kernels is not None
+        return build(kernels)
+
+    return KernelEntry(
+        name=name,
+        summary=summary,
+        unavailable_reason=lambda target: fp8_unavailable_reason(target.device),
+        build=build_part,
+    )
+
 
 LOSSY_PARTS = (
-    KernelEntry(
-        name="fp8",
-        summary="linear layers on 8-bit numbers",
-        unavailable_reason=lambda target: fp8_unavailable_reason(target.device),
-        build=_with_fp8,
-    ),
+    _lossy("fp8", with_fp8, "linear layers on 8-bit numbers"),
+    _lossy("fp8-keys", with_fp8_keys, "an arena with keys in 8 bits"),
+    _lossy("fp8-attention", with_fp8_attention, "an arena with keys and values in 8 bits"),
 )
 """Parts that change the result by more than rounding: only a profile names them."""
 
 
 def availability(target: Target) -> dict[str, str | None]:
-    """Why each set (``triton``) and part (``+cudnn``) cannot serve a target, or ``None``."""
+    """Why each set (``triton``) and part (``+cudnn``) cannot run on a target, or ``None``."""
     found = {entry.name: entry.unavailable_reason(target) for entry in SETS}
     return found | {f"+{part.name}": part.unavailable_reason(target) for part in PARTS}
 
@@ -175,7 +204,7 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
 
     Args:
         name: ``auto``, a set's name, or one followed by parts, as in ``triton+cudnn``.
-        target: what it has to serve.
+        target: what it will run on.
         lossy_parts: of the profile, put in last.
 
     Raises:
@@ -184,14 +213,17 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
     """
     lossy = [entry for entry in LOSSY_PARTS if entry.name in lossy_parts]
     assert len(lossy) == len(lossy_parts), f"unknown among {lossy_parts}"
-    kernels: KernelSet | None = None
-    chosen = lossy
+    whole = name
     if name == "auto":
-        kernels = _resolve_auto(target)
-    else:
-        first, *rest = name.split("+")
-        parts = (_find(part, PARTS, name) for part in rest)
-        chosen = [_find(first, SETS, name), *parts, *lossy]
+        choice = choose_auto(target)
+        _log.info(
+            "kernels auto resolved to %s on %s: %s", choice.name, target.device, choice.reason
+        )
+        whole = choice.name
+    first, *rest = whole.split("+")
+    parts = (_find(part, PARTS, whole) for part in rest)
+    chosen = [_find(first, SETS, whole), *parts, *lossy]
+    kernels: KernelSet | None = None
     for entry in chosen:
         reason = entry.unavailable_reason(target)
         if reason is not None:
@@ -203,15 +235,43 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
     return kernels
 
 
-def _resolve_auto(target: Target) -> KernelSet:
+def choose_auto(target: Target) -> AutoChoice:
+    """Say what ``auto`` takes for a target, and why.
+
+    On a GPU the set is ``triton``, with the fastest usable attention of those that were measured on
+    a chip of this name; without a measurement, its own. A set that cannot run is logged and passed
+    over.
+    """
     for name in _AUTO.get(target.device.type, ("torch",)):
-        entry = _find(name, SETS, name)
-        reason = entry.unavailable_reason(target)
+        reason = _find(name, SETS, name).unavailable_reason(target)
         if reason is None:
-            _log.info("kernels auto resolved to %s on %s", name, target.device)
-            return entry.build(None)
+            break
         _log.warning("kernels auto: %s is not usable (%s)", name, reason)
-    raise AssertionError("set torch runs everywhere")
+    else:
+        raise AssertionError("set torch runs everywhere")
+    if name == _PROVEN_ON and target.device.type == "cuda":
+        return _choose_proven(target)
+    return AutoChoice(name=name, reason=f"the first usable set for {target.device.type}")
+
+
+def _choose_proven(target: Target) -> AutoChoice:
+    gpu = torch.cuda.get_device_name(target.device)
+    dtype = str(target.dtype).removeprefix("torch.")
+    proof = find_proof(gpu, dtype, target.head_dim)
+    if proof is None:
+        reason = f"no attention is proven on {gpu} for {dtype} and heads of {target.head_dim}"
+        return AutoChoice(name=_PROVEN_ON, reason=f"{reason}; this is the set's own")
+    figures = ", ".join(f"{row.kernel_set} {row.denoise_fps:.1f}" for row in proof.ranking)
+    measured = f"denoised frames per second of {proof.workload} on {gpu}: {figures}"
+    passed_over: list[str] = []
+    for row in proof.ranking:
+        parts = (_find(part, PARTS, row.kernel_set) for part in row.kernel_set.split("+")[1:])
+        reasons = [part.unavailable_reason(target) for part in parts]
+        lacking = [reason for reason in reasons if reason is not None]
+        if not lacking:
+            return AutoChoice(name=row.kernel_set, reason="; ".join([measured, *passed_over]))
+        passed_over += lacking
+    raise AssertionError(f"{_PROVEN_ON} is in every ranking and needs no part")
 
 
 def _find(name: str, entries: tuple[KernelEntry, ...], whole: str) -> KernelEntry:

@@ -1,6 +1,6 @@
-"""One forward pass over the dual cache: what every torch backend runs or captures.
+"""One forward pass over a film's dual cache: what every torch backend runs or captures.
 
-``PlannedPass`` holds a plan's integers and the tensors made from them; ``PassRunner`` runs it.
+``PassInputs`` holds a plan's integers and the tensors made from them; ``PassRunner`` runs it.
 Nothing in a run allocates caches, reads a tensor on the host or branches on its values, so a run
 can be captured once and replayed with other tensors in the same memory.
 """
@@ -9,240 +9,255 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..cache import DualKVCache, KVArena
-from ..history import spans_of
-from ..model.blocks import BoundBlock, CrossAttend, Modulation
+from ..kernels.reference.dual_attention_fp8 import key_scales, value_scales
+from ..kernels.sets.arena_layout import ArenaScales
+from ..model.bound_student import by_frame
 from ..nvtx import annotate, detail
-from ..schedule import Schedule
-from .base import BackendInfo
+from ..plan.policy import PassPlan, RolloutPolicy
+from ..plan.schedule import Schedule
+from .base import BackendInfo, ChunkAbandonedError, never
+from .cache import DualKVCache, KVArena
 from .rotary_table import RotaryTable
 
 if TYPE_CHECKING:
-    from .._native import ChunkPlan, ContextPlan
     from ..config import StreamConfig
-    from ..kernels.kernel_set import KernelSet
     from ..kernels.reference.history_attention import Spans
-    from ..model.student import Student
+    from ..model.blocks import BoundBlock, Modulation
+    from ..model.bound_student import BoundStudent, TimeTable
+    from .cross_attention import Captions
 
-
-@dataclass(frozen=True, slots=True)
-class TimeTable:
-    """Everything that depends on the time alone: one modulation per layer, and the head's rows."""
-
-    layers: list[Modulation]
-    head: tuple[Tensor, Tensor]
+HeadSpans = Sequence["Spans"]
+"""Token ranges that each head of a layer reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedPass:
+class PassInputs:
     """One pass as it is run.
 
     Attributes:
-        slots: arena slot of each latent frame.
-        valid_frames: arena frames that keys are read from.
+        plan: its integers.
         rotation: complex64 ``[T, D / 2]`` for queries, and for keys as they are written.
-        read_rotation: complex64 ``[valid tokens, D / 2]`` for keys as they are read, where keys
-            are stored unrotated; else ``None``.
-        cross: cross-attention of a layer.
-        context: frames in front that are context.
-        spans: per layer, the keys that each head reads; ``None`` where all read everything.
+        read_rotation: complex64 ``[read tokens, D / 2]`` for keys as they are read, where some are
+            stored unrotated; else ``None``.
+        read_tokens: length of the arena's prefix that is read.
+        spans: by layer, what each head reads of that prefix; ``None`` where all read all of it.
     """
 
-    slots: Sequence[int]
-    valid_frames: int
+    plan: PassPlan
     rotation: Tensor
     read_rotation: Tensor | None
-    cross: Callable[[int], CrossAttend]
-    context: int = 0
-    spans: Sequence[Sequence[Spans] | None] | None = None
+    read_tokens: int
+    spans: Sequence[HeadSpans | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TabulatedStudent:
+    """A student and its time tables: what all films of a torch backend share, read only.
+
+    Attributes:
+        config: shapes, cache and schedule.
+        student: the weights.
+        schedule: times and noise levels.
+        sigmas: float64 on the device, of each of the schedule's levels.
+        tables: time table of each level.
+        mixed: time tables of passes whose frames have different levels, made when first asked for.
+        arena_scales: by layer, of what the kernel set keeps in 8 bits.
+    """
+
+    config: StreamConfig
+    student: BoundStudent
+    schedule: Schedule
+    sigmas: Tensor
+    tables: Sequence[TimeTable]
+    mixed: dict[tuple[int, ...], TimeTable]
+    arena_scales: Sequence[ArenaScales]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, student: BoundStudent, config: StreamConfig) -> TabulatedStudent:
+        """Compute the time tables of a student."""
+        schedule = Schedule.from_config(config.schedule)
+        tables = [student.time_table(level.time) for level in schedule.levels]
+        sigmas = [level.sigma for level in schedule.levels]
+        return cls(
+            config=config,
+            student=student,
+            schedule=schedule,
+            sigmas=torch.tensor(sigmas, dtype=torch.float64, device=student.device),
+            tables=tables,
+            mixed={},
+            arena_scales=[
+                _arena_scales(block, [table.layers[layer] for table in tables])
+                for layer, block in enumerate(student.blocks)
+            ],
+        )
+
+    def times(self, levels: tuple[int, ...]) -> TimeTable:
+        """Return the time table of a pass whose frames have these levels."""
+        if levels.count(levels[0]) == len(levels):
+            return self.tables[levels[0]]
+        if levels not in self.mixed:
+            self.mixed[levels] = by_frame([self.tables[level] for level in levels])
+        return self.mixed[levels]
+
+    def info(self, name: str, arena_frames: int) -> BackendInfo:
+        """Describe the backend called ``name``."""
+        student = self.student
+        return BackendInfo(
+            name=name,
+            kernel_set=student.kernels.name,
+            device=str(student.device),
+            dtype=str(student.dtype).removeprefix("torch."),
+            cache_bytes=DualKVCache.bytes_of(
+                self.config.model, arena_frames, student.kernels.arena, student.dtype
+            ),
+            weight_bytes=student.nbytes,
+        )
 
 
 class PassRunner:
-    """The student's blocks bound to kernels and to one dual cache, with all that passes read.
+    """One film's caches and rotary tables, and the passes over them.
 
     Args:
-        student: the network, on its device and in its type.
-        config: shapes, cache and schedule.
-        kernels: which maths.
+        shared: weights and tables.
+        policy: plans the passes; says how large the arenas are.
     """
 
-    def __init__(self, student: Student, config: StreamConfig, kernels: KernelSet) -> None:
-        self.student, self.config, self.kernels = student.eval(), config, kernels
-        self.device, self.dtype = student.patch_embedding.weight.device, student.dtype
-        self.scale = config.model.head_dim**-0.5
-        self.schedule = Schedule.from_config(config.schedule)
+    def __init__(self, shared: TabulatedStudent, policy: RolloutPolicy) -> None:
+        self.shared, self.student, self.config = shared, shared.student, shared.config
+        self.kernels, self.device = self.student.kernels, self.student.device
+        model = self.config.model
+        self._scale, self._grid = model.head_dim**-0.5, model.grid
         self.cache = DualKVCache(
-            config, head_major=kernels.head_major, dtype=self.dtype, device=self.device
+            model,
+            policy.arena_frames,
+            layout=self.kernels.arena,
+            dtype=self.student.dtype,
+            device=self.device,
+            scales=shared.arena_scales,
         )
-        steps = config.schedule.num_steps
-        self.sigmas = torch.tensor(self.schedule.sigmas, dtype=torch.float64, device=self.device)
-        self.noise = self.latents(steps, 1, config.shot.chunk_frames)
-        self.context_rotation = self._table(config.cache.context_frames)
-        self.rotation = self._table(config.shot.chunk_frames)
-        self.read_rotation: RotaryTable | None = None
-        if config.cache.key_rotation == "on_read":
-            # The context is kept rotated in both modes.
-            plain = config.cache.context_frames
-            self.read_rotation = self._table(config.local_frames, plain_frames=plain)
-        self._plan: ChunkPlan | None = None
-        self._times: dict[float, TimeTable] = {}
-        with torch.inference_mode():
-            self.blocks = [block.bind(kernels) for block in student.layers]
-            for time in (*self.schedule.timesteps, 0.0, self.schedule.commit_timestep):
-                self.time_table(time)
-
-    def info(self, name: str) -> BackendInfo:
-        """Describe the backend called ``name`` that runs these passes."""
-        return BackendInfo(
-            name=name,
-            kernel_set=self.kernels.name,
-            device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
-            cache_bytes=self.cache.nbytes,
-            weight_bytes=sum(p.nbytes for p in self.student.parameters()),
-        )
+        self._rotation = self._table(policy.arena_frames)
+        self._read_rotation: RotaryTable | None = None
+        positions = policy.chunk(0, 0, 0).read_positions
+        if positions is not None:
+            # Slots that hold rotated keys come first, and are the same in every chunk.
+            rotated = positions.count(None)
+            self._read_rotation = self._table(policy.arena_frames - rotated, plain_frames=rotated)
+        self._placed: PassPlan | None = None
 
     def run(
-        self, latents: Tensor, time: float, planned: PlannedPass, *, keep_flow: bool
-    ) -> Tensor | None:
+        self, latents: Tensor, times: TimeTable, inputs: PassInputs, captions: Captions, *,
+        keep_flow: bool, abandoned: Callable[[], bool] = never,
+    ) -> Tensor | None:  # fmt: skip
         """Run a pass; it writes its keys and values to the planned slots.
 
         Args:
             latents: ``[1, F, C, h, w]``.
-            time: timestep of all frames, in [0, 1000].
-            planned: slots and tables.
-            keep_flow: without it the pass stops at the last layer's keys and values: the rest
-                would be thrown away.
+            times: of the levels of its frames.
+            inputs: slots and tables.
+            captions: what cross-attention attends to.
+            keep_flow: else it stops at the last layer's keys and values, and gives ``None``.
+            abandoned: asked in front of each layer; raises ``ChunkAbandonedError``.
 
         Returns:
-            The predicted flow like ``latents``, or ``None``.
+            The predicted flow, like ``latents``.
         """
-        times = self.time_table(time)
-        x = self.student.embed_patches(latents.to(self.dtype), planned.context)
-        for layer, (bound, m) in enumerate(zip(self.blocks, times.layers, strict=True)):
+        student, plan = self.student, inputs.plan
+        context = len(plan.writes) if plan.chunk is None else 0
+        x = student.edges.embed_patches(latents.to(student.dtype), context)
+        last = len(student.blocks) - 1
+        for layer, (block, m) in enumerate(zip(student.blocks, times.layers, strict=True)):
+            if abandoned():
+                raise ChunkAbandonedError
             arena = self.cache.arenas[layer]
             with detail("layer", layer):
-                if not keep_flow and layer == len(self.blocks) - 1:
-                    self._append(planned, bound, arena, bound.project(x, m))
+                qkv = block.project(x, m)
+                q = block.append(qkv, inputs.rotation, arena, plan)
+                if layer == last and not keep_flow:
                     return None
-                attend = partial(self._attend, planned, layer)
-                x = bound(x, m, attend, planned.cross(layer))
-        patches = self.student.head(x, *times.head, self.kernels)
-        return self.student.fold_patches(patches, latents.shape[1], self.config.model.grid)
+                attended = self._attend(q, arena, inputs, layer)
+                x, q = block.leave_self(x, attended.flatten(2), m)
+                with detail("cross"):
+                    attended = captions.attend(layer, q)
+                x = block.leave_cross(x, attended.flatten(2), m)
+        patches = student.edges.head(x, *times.head, self.kernels)
+        return student.edges.fold_patches(patches, latents.shape[1], self._grid)
 
-    def finish_step(self, step: int, x: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """Give a step's clean estimate and the next step's input; after the last step that is x0.
+    def advance(
+        self, levels: Sequence[int], x: Tensor, x0: Tensor, flow: Tensor, noise: Tensor
+    ) -> None:
+        """Finish a denoising pass: its clean estimates, and the input of each frame's next step.
 
         Args:
-            step: the step that was run.
-            x: its input ``[1, F, C, h, w]``.
-            flow: what it predicted.
+            levels: of the pass, by frame.
+            x: its input ``[1, F, C, h, w]``; overwritten where another step follows.
+            x0: like ``x``, overwritten.
+            flow: what the pass predicted, like ``x``.
+            noise: of all steps, ``[S, 1, F, C, h, w]``.
         """
-        if step + 1 == len(self.schedule.sigmas):
-            x0 = self.kernels.to_x0(x, flow, self.sigmas[step])
-            return x0, x0
-        with annotate("renoise", step + 1):
-            return self.kernels.advance(x, flow, self.noise[step + 1], self.sigmas, step)
+        kernels, sigmas, first = self.kernels, self.shared.sigmas, 0
+        for level, run in groupby(levels):
+            part = slice(first, first := first + len(list(run)))
+            _, _, step, last = self.shared.schedule.levels[level]
+            own = x[:, part], flow[:, part]
+            if last:
+                x0[:, part] = kernels.to_x0(*own, sigmas[level])
+                continue
+            with annotate("renoise", step + 1):
+                made = kernels.advance(*own, noise[step + 1][:, part], sigmas, level)
+                x0[:, part], x[:, part] = made
 
-    def place(self, plan: ChunkPlan) -> None:
-        """Turn the rotary tables to a chunk's plan; a plan's passes share them."""
-        if self._plan is plan:
+    def place(self, plan: PassPlan) -> None:
+        """Write a plan's positions into the rotary tables, unless they are there; then run it."""
+        if plan is self._placed:
             return
-        self._plan = plan
-        flags = [plan.flag] * self.config.arena_frames
-        self.rotation.set(plan.positions, flags[: len(plan.positions)])
-        if self.read_rotation is not None:
-            local = plan.key_positions[self.config.cache.context_frames :]
-            self.read_rotation.set(local, flags[: len(local)])
+        self._placed = plan
+        self._rotation.set(plan.positions)
+        if self._read_rotation is not None and plan.read_positions is not None:
+            self._read_rotation.set([place for place in plan.read_positions if place is not None])
 
-    def chunk_pass(self, plan: ChunkPlan, cross: Callable[[int], CrossAttend]) -> PlannedPass:
-        """Return the pass of a chunk that is, or will be, in place."""
-        valid_tokens = plan.valid_frames * self.cache.frame_tokens
-        read = self.read_rotation
-        return PlannedPass(
-            slots=plan.write_slots,
-            valid_frames=plan.valid_frames,
-            rotation=self.rotation.rows,
-            read_rotation=None if read is None else read.rows[:valid_tokens],
-            cross=cross,
-            spans=self._spans(plan),
+    def inputs(self, plan: PassPlan) -> PassInputs:
+        """Return the inputs of a plan's passes."""
+        frame_tokens, model = self.cache.frame_tokens, self.config.model
+        tokens, table = plan.reads[0][-1][1] * frame_tokens, self._read_rotation
+        rotates = table is not None and plan.read_positions is not None
+        return PassInputs(
+            plan=plan,
+            rotation=self._rotation.rows[: len(plan.writes) * frame_tokens],
+            read_rotation=table.rows[:tokens] if table is not None and rotates else None,
+            read_tokens=tokens,
+            spans=_spans(plan, model.num_layers, model.num_heads, frame_tokens),
         )
-
-    def context_pass(self, plan: ContextPlan, cross: Callable[[int], CrossAttend]) -> PlannedPass:
-        """Return the context pass, with its rotary table set."""
-        self.context_rotation.set(plan.positions, plan.flags)
-        return PlannedPass(
-            slots=plan.slots,
-            valid_frames=plan.valid_frames,
-            rotation=self.context_rotation.rows,
-            read_rotation=None,
-            cross=cross,
-            context=len(plan.slots),
-        )
-
-    def time_table(self, time: float) -> TimeTable:
-        """Modulation of every layer at a time; computed once per time."""
-        table = self._times.get(time)
-        if table is None:
-            features, rows = self.student.embed_times(
-                torch.full((1, 1), time, dtype=torch.float32, device=self.device)
-            )
-            layers = [block.modulate(rows) for block in self.student.layers]
-            table = self._times[time] = TimeTable(layers, self.student.head.modulate(features))
-        return table
 
     def latents(self, *leading: int) -> Tensor:
         """Return zeros ``[*leading, C, h, w]``."""
         model = self.config.model
         shape = (*leading, model.in_dim, model.latent_height, model.latent_width)
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return torch.zeros(shape, dtype=self.student.dtype, device=self.device)
 
     def close(self) -> None:
-        """Drop caches and tables."""
+        """Drop the caches, and this film's hold on the weights; idempotent."""
         self.cache.arenas.clear()
-        self._times.clear()
+        # A session that is closed but still referenced must not keep a model's memory.
+        for name in ("shared", "student"):
+            vars(self).pop(name, None)
 
-    def _append(
-        self, planned: PlannedPass, bound: BoundBlock, arena: KVArena, qkv: Tensor
-    ) -> Tensor:
-        """Store a layer's keys and values; give its queries."""
-        rotate_key = planned.read_rotation is None
-        return bound.append(qkv, planned.rotation, arena, planned.slots, rotate_key=rotate_key)
-
-    def _attend(self, planned: PlannedPass, layer: int, qkv: Tensor) -> Tensor:
-        """Store keys and values, then attend to the arena's valid prefix: ``[1, T, dim]``."""
-        arena = self.cache.arenas[layer]
-        q = self._append(planned, self.blocks[layer], arena, qkv)
-        keys, values = arena.prefix(planned.valid_frames * self.cache.frame_tokens)
-        if planned.read_rotation is not None:
-            keys = self.kernels.rotate(keys, planned.read_rotation)
-        spans = None if planned.spans is None else planned.spans[layer]
-        if spans is not None:
-            return self.kernels.history_attention(q, keys, values, self.scale, spans).flatten(2)
-        return self.kernels.attention(q, keys, values, self.scale, None).flatten(2)
-
-    def _spans(self, plan: ChunkPlan) -> list[list[Spans] | None] | None:
-        """Keys of every head in a chunk's passes; ``None`` where nothing is hidden from any."""
-        policy, cache, heads = self.config.history, self.config.cache, self.config.model.num_heads
-        if policy is None:
-            return None
-        slots = policy.visible_slots(
-            plan.slot_frames, plan.first_frame, cache.context_frames, cache.sink_frames
-        )
-        if len(slots) == plan.valid_frames:
-            return None
-        few = spans_of(slots, self.cache.frame_tokens)
-        whole = [(0, plan.valid_frames * self.cache.frame_tokens)]
-        return [
-            [few if head in pruned else whole for head in range(heads)] if pruned else None
-            for pruned in policy.pruned_heads
-        ]
+    def _attend(self, q: Tensor, arena: KVArena, inputs: PassInputs, layer: int) -> Tensor:
+        """Attend to what the plan reads of a layer's arena."""
+        with detail("attn"):
+            keys, values = arena.prefix(inputs.read_tokens)
+            if inputs.read_rotation is not None:
+                keys = self.kernels.rotate(keys, inputs.read_rotation)
+            spans = inputs.spans[layer]
+            if spans is not None:
+                return self.kernels.history_attention(q, keys, values, self._scale, spans)
+            return self.kernels.attention(q, keys, values, self._scale, None)
 
     def _table(self, frames: int, plain_frames: int = 0) -> RotaryTable:
         return RotaryTable(
@@ -252,3 +267,33 @@ class PassRunner:
             device=self.device,
             plain_frames=plain_frames,
         )
+
+
+def _arena_scales(block: BoundBlock, times: Sequence[Modulation]) -> ArenaScales:
+    """Scales of a layer's arena that hold for every pass.
+
+    Args:
+        block: of the layer.
+        times: its modulation at every time that passes have.
+    """
+    if not block.kernels.arena.keys_in_8_bits:
+        return ArenaScales()
+    keys = key_scales(block.norm_k, block.heads)
+    if block.value_reach is None:
+        return ArenaScales(keys=keys)
+    factors, offsets = (
+        torch.cat([rows.flatten(0, -2) for rows in given])
+        for given in zip(*((m.attention_factor, m.attention_offset) for m in times), strict=True)
+    )
+    return ArenaScales(keys=keys, values=value_scales(block.value_reach, factors, offsets))
+
+
+def _spans(plan: PassPlan, layers: int, heads: int, frame_tokens: int) -> list[HeadSpans | None]:
+    """By layer, the tokens each head reads; ``None`` where all heads read one whole prefix."""
+    tokens = [
+        [(begin * frame_tokens, end * frame_tokens) for begin, end in ranges]
+        for ranges in plan.reads
+    ]
+    groups = plan.groups or ((0,) * heads,) * layers
+    dense = len(plan.reads[0]) == 1 and plan.reads[0][0][0] == 0
+    return [None if dense and not any(own) else [tokens[group] for group in own] for own in groups]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from .. import env
 from ..errors import BackendUnavailableError, ConfigError
@@ -14,15 +15,18 @@ from ..nvtx import DETAIL_LEVEL
 if TYPE_CHECKING:
     import torch
 
-    from ..config import StreamConfig
-    from ..kernels.kernel_set import KernelSet
-    from ..model.student import Student
     from .base import StudentBackend
+    from .engine_backend import LoadPass
+    from .request import BackendRequest
 
 _log = logging.getLogger("shotstream_rt.backends")
 
 _USUAL_HEAD_DIM = 128
-"""Features per head of the 1.3B student, for reports that know no model."""
+"""Features per head of the 1.3B student, for reports that are not about a model."""
+
+
+def _fits_all(request: BackendRequest) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,15 @@ class BackendEntry:
     Attributes:
         name: what users ask for.
         unavailable_reason: given a device, why it cannot run there, or ``None``.
-        build: makes it with a kernel set; imports whatever it needs.
+        build: makes it; imports whatever it needs, and takes from the request what it needs.
+        unfit_reason: given a request, why it cannot run this model, such as missing engines, or
+            ``None``; asked after ``unavailable_reason``, and should load nothing large.
     """
 
     name: str
     unavailable_reason: Callable[[torch.device], str | None]
-    build: Callable[[Student, StreamConfig, KernelSet], StudentBackend]
+    build: Callable[[BackendRequest], StudentBackend]
+    unfit_reason: Callable[[BackendRequest], str | None] = _fits_all
 
 
 def _eager_reason(device: torch.device) -> str | None:
@@ -48,10 +55,10 @@ def _eager_reason(device: torch.device) -> str | None:
     return None
 
 
-def _build_eager(student: Student, config: StreamConfig, kernels: KernelSet) -> StudentBackend:
+def _build_eager(request: BackendRequest) -> StudentBackend:
     from .eager import EagerBackend
 
-    return EagerBackend(student, config, kernels)
+    return EagerBackend(request.student(), request.config)
 
 
 def _cuda_graph_reason(device: torch.device) -> str | None:
@@ -62,27 +69,68 @@ def _cuda_graph_reason(device: torch.device) -> str | None:
     return _eager_reason(device)
 
 
-def _build_cuda_graph(student: Student, config: StreamConfig, kernels: KernelSet) -> StudentBackend:
+def _build_cuda_graph(request: BackendRequest) -> StudentBackend:
     from .cuda_graph import CudaGraphBackend
 
-    return CudaGraphBackend(student, config, kernels)
+    return CudaGraphBackend(request.student(), request.config)
 
 
-_ENTRIES = (
+class EngineLibrary(Protocol):
+    """Members of an engine library's module."""
+
+    def unavailable_reason(self, device: torch.device) -> str | None:
+        """See ``BackendEntry``."""
+        ...
+
+    def unfit(self, request: BackendRequest) -> str | None:
+        """See ``BackendEntry.unfit_reason``."""
+        ...
+
+    def build(self, request: BackendRequest) -> StudentBackend:
+        """See ``BackendEntry``."""
+        ...
+
+    @property
+    def load(self) -> LoadPass:
+        """Loads one graph; libraries for CPUs have it."""
+        ...
+
+
+ENGINE_LIBRARIES = ("onnxruntime", "openvino")
+"""Backends that run exported graphs on a CPU."""
+
+
+def engine_library(name: str) -> EngineLibrary:
+    """Import the module of an engine library; the library itself is imported by its ``load``."""
+    return cast("EngineLibrary", importlib.import_module(f"{__package__}.{name}"))
+
+
+def _engine_entry(name: str) -> BackendEntry:
+    """An engine library, whose module has its name; it is imported when it is asked about."""
+    return BackendEntry(
+        name,
+        lambda device: engine_library(name).unavailable_reason(device),
+        lambda request: engine_library(name).build(request),
+        lambda request: engine_library(name).unfit(request),
+    )
+
+
+ENTRIES = (
     BackendEntry("cuda_graph", _cuda_graph_reason, _build_cuda_graph),
     BackendEntry("eager", _eager_reason, _build_eager),
+    *map(_engine_entry, (*ENGINE_LIBRARIES, "tensorrt")),
 )
 """In the order in which ``auto`` prefers them."""
 
 
 def names() -> list[str]:
     """Names a user may ask for."""
-    return ["auto", *(entry.name for entry in _ENTRIES)]
+    return ["auto", *(entry.name for entry in ENTRIES)]
 
 
 def availability(device: torch.device) -> dict[str, str | None]:
     """Why each backend cannot run on a device, or ``None`` where it can."""
-    return {entry.name: entry.unavailable_reason(device) for entry in _ENTRIES}
+    return {entry.name: entry.unavailable_reason(device) for entry in ENTRIES}
 
 
 def kernel_availability(device: torch.device) -> dict[str, str | None]:
@@ -96,48 +144,28 @@ def kernel_availability(device: torch.device) -> dict[str, str | None]:
     return kernel_registry.availability(target)
 
 
-def resolve(
-    name: str,
-    student: Student,
-    config: StreamConfig,
-    device: torch.device,
-    *,
-    kernels: str | None = None,
-    lossy_parts: Sequence[str] = (),
-) -> StudentBackend:
-    """Build the backend asked for; ``auto`` takes the first that can run and logs it.
-
-    Args:
-        name: one of ``names()``.
-        student: weights, already on ``device`` and in the wanted type.
-        config: everything that decides the numbers.
-        device: where it runs.
-        kernels: ``auto``, or a set and its parts such as ``triton+cudnn``; default: what the
-            variable ``SHOTSTREAM_KERNEL_SET`` says, else ``auto``.
-        lossy_parts: parts of the kernel set that the profile takes.
+def resolve(name: str, request: BackendRequest) -> StudentBackend:
+    """Build the backend asked for; ``auto`` takes the first that can run, and logs it.
 
     Raises:
         ConfigError: no backend or kernel set has this name.
-        BackendUnavailableError: the backend or the kernels cannot run on this device.
+        BackendUnavailableError: the backend or the kernels cannot run this model on this device.
+        WeightsError: the weights are missing, broken or of other shapes.
     """
-    from . import kernel_registry
-
     if name not in names():
         raise ConfigError(f"backend: got {name!r}, wanted one of {', '.join(names())}")
-    reasons = availability(device)
-    usable = [entry for entry in _ENTRIES if reasons[entry.name] is None]
+    reasons = {
+        entry.name: entry.unavailable_reason(request.device) or entry.unfit_reason(request)
+        for entry in ENTRIES
+    }
+    usable = [entry for entry in ENTRIES if reasons[entry.name] is None]
     chosen = [entry for entry in usable if name in ("auto", entry.name)]
     if not chosen:
         raise BackendUnavailableError(
-            f"backend {name}: cannot run on {device}: {reasons.get(name, reasons)}; usable here: "
-            f"{', '.join(entry.name for entry in usable) or 'none'}"
+            f"backend {name}: cannot run on {request.device}: {reasons.get(name, reasons)}; usable "
+            f"here: {', '.join(entry.name for entry in usable) or 'none'}"
         )
-    entry = chosen[0]
-    target = kernel_registry.Target(
-        device=device, dtype=student.dtype, head_dim=config.model.head_dim
-    )
-    chosen_kernels = kernel_registry.resolve(kernels or env.kernel_set(), target, lossy_parts)
-    backend = entry.build(student, config, chosen_kernels)
-    _log.info("backend %s resolved to %s with %s kernels on %s", name, entry.name,
-              backend.info.kernel_set, device)  # fmt: skip
+    backend = chosen[0].build(request)
+    _log.info("backend %s resolved to %s with %s kernels on %s", name, chosen[0].name,
+              backend.info.kernel_set, request.device)  # fmt: skip
     return backend

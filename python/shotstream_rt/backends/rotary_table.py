@@ -1,6 +1,6 @@
 """Rotary tables in memory that never moves, so that captured passes can read them.
 
-Rows and columns of a frame turn alike in every plan; only the time pairs change. Those are a few
+Row and column pairs have the same angles in every plan; only the time pairs change. Those are a few
 numbers per frame, computed on the host in float64 and sent without waiting.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from ..config import ModelConfig
-from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, axis_pairs, rope_angles, rotation
-from ..transfer import send
+from ..device.transfer import send
+from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, axis_frequencies, rope_angles, rotation
+from ..plan.policy import RotaryPosition
 
 
 class RotaryTable:
@@ -21,7 +22,7 @@ class RotaryTable:
     Args:
         model: grid and head size.
         frames: frames that are rotated.
-        shot_phase: whether flags turn the time pairs.
+        shot_phase: whether shot flags add a phase to the time pairs.
         device: where it lives.
         plain_frames: frames in front that are not rotated.
 
@@ -38,17 +39,17 @@ class RotaryTable:
         device: torch.device,
         plain_frames: int = 0,
     ) -> None:
-        self._head_dim = model.head_dim
+        self._frequencies = axis_frequencies(model.head_dim)[0]
         self._phase_rad = SHOT_PHASE_RAD if shot_phase else 0.0
         still = rotation(rope_angles([0.0], [0.0], model.grid, model.head_dim))
         plain = torch.ones_like(still).repeat(plain_frames, 1)
         self.rows = torch.cat([plain, still.repeat(frames, 1)]).to(device)
         turning = self.rows[len(plain) :].unflatten(0, (frames, len(still)))
-        self._time = turning[..., : axis_pairs(model.head_dim)[0]]
+        self._time = turning[..., : len(self._frequencies)]
 
-    def set(self, positions: Sequence[int], flags: Sequence[int]) -> None:
-        """Turn the first frames to their temporal positions and shot numbers, one of each."""
-        phases = [flag * self._phase_rad for flag in flags]
-        angles = rope_angles(positions, phases, (1, 1), self._head_dim)
-        time = rotation(angles[:, : self._time.shape[-1]])
-        self._time[: len(positions)] = send(time, self.rows.device).unsqueeze(1)
+    def set(self, positions: Sequence[RotaryPosition]) -> None:
+        """Set the rotation of the first frames, one at each position."""
+        frames, flags = torch.tensor(positions, dtype=torch.float64).unsqueeze(-1).unbind(1)
+        angles = frames * self._frequencies + flags * self._phase_rad
+        turns = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+        self._time[: len(positions)] = send(turns, self.rows.device).unsqueeze(1)

@@ -1,7 +1,7 @@
-"""What the device does at its best: copy bandwidth and matrix products, measured here and now.
+"""The device's best rates of copies and matrix products, measured in this process.
 
-Data sheets are not used: a floor made of these is one that this machine, at its clocks and power
-cap, has shown that it can reach.
+Data sheets are not used: a floor from measured rates is one that this machine can reach, at its
+clocks and power cap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shotstream_rt.config import ModelConfig
-from shotstream_rt.kernels.kernel_set import cpu_kernels, cpu_unavailable_reason
+from shotstream_rt.kernels.sets.kernel_set import cpu_kernels, cpu_unavailable_reason
 
 from .kernel_case import device_seconds
 
@@ -44,7 +44,13 @@ class Ceilings:
     gemm_shape: dict[str, tuple[int, int, int]]
 
     def floor_ms(self, flops: float, nbytes: float, dtype: str) -> tuple[float, str]:
-        """Return the least milliseconds for some work, and what bounds it."""
+        """Return the least milliseconds that some work can take, and what bounds it.
+
+        Args:
+            flops: floating-point operations of the work.
+            nbytes: bytes that it reads and writes.
+            dtype: type of its products, such as ``bfloat16``.
+        """
         compute = flops / (self.gemm_tflops[dtype] * 1e9)
         memory = nbytes / (self.copy_gbps * 1e6)
         return (compute, "compute") if compute >= memory else (memory, "memory")
@@ -98,7 +104,7 @@ def _products(
         layer = nn.Linear(inputs, outputs).to(device, dtype).requires_grad_(False)
         yield name, shape, partial(F.linear, x, layer.weight)
         if device.type == "cpu" and cpu_unavailable_reason() is None:
-            yield name, shape, partial(cpu_kernels().fuse_linear([layer], False), x[None])
+            yield name, shape, partial(cpu_kernels().fuse_linear([layer]), x[None])
         if has_float8:
             yield FLOAT8, shape, _float8_product(x, layer.weight)
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shotstream_rt.checks import check_one_of
 from shotstream_rt.errors import ConfigError, ManifestError
+from shotstream_rt.printable import shown
 
 from .metric import Metric
 from .record import BenchRecord, read_record
 from .workloads import DEFAULT_TOLERANCE, bundled_workloads
+
+STATISTICS = ("min", "p50", "p95", "p99", "max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +62,13 @@ def compare_paths(
         statistic: which statistic decides.
 
     Raises:
-        ConfigError: a file against a folder, two folders without a common name, or a tolerance
-            below 1.
+        ConfigError: a file against a folder, two folders without a common name, a tolerance below
+            1, or a statistic that there is not.
         ManifestError: a file is no record, or the records are of different workloads.
     """
-    if tolerance is not None and not tolerance >= 1:
-        raise ConfigError(f"tolerance: got {tolerance}, wanted a ratio >= 1, such as 1.1")
+    if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance >= 1):
+        raise ConfigError(f"tolerance: got {shown(tolerance)}, wanted a ratio >= 1, such as 1.1")
+    check_one_of("statistic", statistic, STATISTICS)
     base, new = Path(base), Path(new)
     if base.is_dir() != new.is_dir():
         raise ConfigError(f"compare: got {base} and {new}, wanted two files or two folders")
@@ -91,23 +96,31 @@ def compare_records(
 ) -> Iterator[Verdict]:
     """Yield one verdict per metric of ``base``; see ``compare_paths``.
 
-    A run that is not ``ok``, a metric that is gone, and a backend that resolved to something else
-    than before are not accepted, whatever the figures.
+    A run that is not ``ok`` on either side, a metric that is gone, and a backend that resolved to
+    something else than before are not accepted, whatever the figures.
+
+    Args:
+        base: the record before.
+        new: the record after.
+        tolerance: largest accepted ratio, at least 1; default: the workload's own.
+        statistic: which statistic decides.
 
     Raises:
         ManifestError: the records are of different workloads.
     """
     name = str(base.workload["id"])
-    if base.workload["fingerprint"] != new.workload["fingerprint"]:
+    if base.workload.get("fingerprint") != new.workload.get("fingerprint"):
         raise ManifestError(
-            f"fingerprint: got {new.workload['id']} {new.workload['fingerprint']}, wanted {name} "
-            f"{base.workload['fingerprint']}: other recipe or options, so figures do not compare"
+            f"fingerprint: got {new.workload['id']} {new.workload.get('fingerprint')}, wanted "
+            f"{name} {base.workload.get('fingerprint')}: other recipe or options, so figures do "
+            "not compare"
         )
-    resolved = [(r.backend["resolved"], r.backend["kernel_set"]) for r in (base, new)]
-    if new.status != "ok":
-        reason = f"new run is {new.status}: {new.message}"
-        yield Verdict(workload=name, metric="-", accepted=False, reason=reason)
-        return
+    resolved = [(r.backend.get("resolved"), r.backend.get("kernel_set")) for r in (base, new)]
+    for which, record in (("base", base), ("new", new)):
+        if record.status != "ok":
+            reason = f"{which} run is {record.status}: {record.message}"
+            yield Verdict(workload=name, metric="-", accepted=False, reason=reason)
+            return
     if resolved[0] != resolved[1]:
         reason = f"resolved to {resolved[1]}, before to {resolved[0]}"
         yield Verdict(workload=name, metric="-", accepted=False, reason=reason)

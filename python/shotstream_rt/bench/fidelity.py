@@ -1,7 +1,7 @@
 """How far a lossy profile is from ``exact``, on the same weights, plan and noise.
 
-Part of a record of every lossy profile. Unlike correctness (is the arithmetic right?) it passes no
-verdict: it is the price of the profile's speed.
+Part of a record of every lossy profile. Correctness says whether the arithmetic is right; fidelity
+passes no verdict, it says what the profile's speed costs.
 """
 
 from __future__ import annotations
@@ -101,5 +101,5 @@ def _grey(pixels: Tensor) -> Tensor:
 
 
 def _finite(value: float) -> float:
-    """Stand 1e9 for what is no number: JSON has none, and nothing is further away."""
+    """Replace what is not finite by 1e9, further than any real distance: JSON has no NaN."""
     return value if math.isfinite(value) else 1e9

@@ -1,4 +1,4 @@
-"""Plays a session as a reader who takes every chunk at once, and notes rates and waits."""
+"""Plays a session, takes every chunk at once, and notes rates and waits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from .stopwatch import Stopwatch
 from .timed import TimedPipeline
 
 AHEAD = 3
-"""Chunks that may be done or at work when the consumer sees one: a change needs a running shot."""
+"""Chunks that may be finished or in progress when the consumer sees one; a caption change needs a
+shot that is still running."""
 
 
 def play(session: Session, story: Story, watch: Stopwatch) -> None:
-    """Play the story once and note rates, frame intervals and waits."""
+    """Play the story once and note rates, frame intervals and waits.
+
+    Args:
+        session: open, with nothing asked of it yet.
+        story: what to play.
+        watch: takes the samples.
+    """
     begun = last = time.perf_counter_ns()
     frames = later_frames = first_at = 0
     session.story(story)
@@ -39,6 +46,11 @@ def play(session: Session, story: Story, watch: Stopwatch) -> None:
 
 def steer(session: Session, timed: TimedPipeline, story: Story) -> list[float]:
     """Make one shot and change its caption while it runs.
+
+    Args:
+        session: open, with nothing running.
+        timed: the session's pipeline.
+        story: gives the shot, and the text of the change.
 
     Returns:
         Milliseconds from each change to the first frame made under it.

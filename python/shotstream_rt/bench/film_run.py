@@ -12,25 +12,28 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from shotstream_rt.kernels.decoder_set import decoder_kernels
+from shotstream_rt.kernels.sets.decoder_set import decoder_kernels
+from shotstream_rt.loading.load_model import Model
 from shotstream_rt.model.captions import CaptionSet
-from shotstream_rt.model.loading import ModelBundle, load_model
-from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.model.student import Student
+from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.profiles import find_profile
 from shotstream_rt.session import Session
 from shotstream_rt.story import Story
 
+from .baseline import Baseline
 from .fidelity import compare_fidelity
 from .film_play import drain, play, steer
-from .measurement import Measurement, add_rates, baseline_samples
+from .measurement import Measurement, SaveUnchecked, add_rates
 from .options import DTYPES, BenchOptions
-from .oracle import checked_chunks, compare_latents, reference_pipeline, student_of
+from .oracle import checked_chunks, compare_latents, reference_pipeline
+from .oracle_precision import oracle_products
 from .plain_film import PlainFilm
 from .random_checkpoint import resolve_model
 from .roofline import Roofline, measure_roofline
 from .shot_inputs import ShotInputs, run_shot
 from .stopwatch import Stopwatch, peak_memory_mib
-from .timed import TimedCodec, TimedPipeline, TimedText
+from .timed import TimedModel, TimedPipeline
 from .work import codec_stages, network_of, pack_stage, student_stages, text_stage
 from .workloads import Workload
 
@@ -40,8 +43,15 @@ _PACKS = 20
 _log = logging.getLogger("shotstream_rt.bench")
 
 
-def measure_film(workload: Workload, options: BenchOptions) -> Measurement:
+def measure_film(
+    workload: Workload, options: BenchOptions, save_unchecked: SaveUnchecked
+) -> Measurement:
     """Run a ``film`` workload.
+
+    Args:
+        workload: of kind ``film``.
+        options: how.
+        save_unchecked: gets the measurement before its correctness check begins.
 
     Raises:
         ConfigError: the recipe or an option is not usable.
@@ -51,27 +61,30 @@ def measure_film(workload: Workload, options: BenchOptions) -> Measurement:
     watch = Stopwatch(options.torch_device())
     model = resolve_model(workload.recipe["model"])
 
-    def load(profile: str, backend: str) -> ModelBundle:
-        return load_model(
-            model, device=options.device, backend=backend, profile=profile, dtype=options.dtype
-        )
+    def load(profile: str, backend: str) -> Model:
+        return Model.open(
+            model, device=options.device, backend=backend, profile=profile, dtype=options.dtype,
+            lora=options.lora, ema=options.ema, student=options.student, engines=options.engines,
+        )  # fmt: skip
 
     begun = watch.now_ns()
     bundle = load(options.profile, options.backend)
     load_s = (watch.now_ns() - begun) / 1e9
     return measure_bundle(
-        bundle, workload, options, watch, load_s=load_s, load_exact=lambda: load("exact", "eager")
-    )
+        bundle, workload, options, watch, load_s=load_s,
+        load_exact=lambda: load("exact", "eager"), save_unchecked=save_unchecked,
+    )  # fmt: skip
 
 
 def measure_bundle(
-    bundle: ModelBundle,
+    bundle: Model,
     workload: Workload,
     options: BenchOptions,
     watch: Stopwatch,
     *,
     load_s: float,
-    load_exact: Callable[[], ModelBundle],
+    load_exact: Callable[[], Model],
+    save_unchecked: SaveUnchecked,
 ) -> Measurement:
     """Measure a loaded model, and close it.
 
@@ -82,76 +95,87 @@ def measure_bundle(
         watch: takes the samples.
         load_s: how long loading took.
         load_exact: loads it with profile ``exact``; called for a lossy profile's fidelity.
+        save_unchecked: gets the measurement before its correctness check begins.
     """
     recipe, config, profile = workload.recipe, bundle.config, find_profile(options.profile)
     story = find_story(recipe["story"]).first(recipe["shots"])
-    backend, noise = bundle.pipeline.backend, PhiloxNoise(recipe["seed"])
-    student, dtype = student_of(backend), DTYPES[backend.info.dtype]
-    checked = checked_chunks(config, full=options.full_check or profile.lossy)
-    inputs = _first_shot(bundle, story)
-    measured = run_shot(bundle.pipeline, inputs, noise, chunks=checked)
-    frames = _decode(bundle, measured) if profile.lossy else []
+    info, noise = bundle.backend.info, PhiloxNoise(recipe["seed"])
+    dtype = DTYPES[info.dtype]
+    checked = checked_chunks(config, full=options.checks_whole_shot)
+    inputs = first_shot(bundle, story)
+    pipeline = bundle.new_pipeline()
+    measured = run_shot(pipeline, inputs, noise, chunks=checked)
+    judged = profile.lossy and not options.quick  # measure its distance to exact, too
+    frames = _decode(bundle, measured) if judged else []
     watch.clear()
 
-    plain_watch = Stopwatch(bundle.device)
-
     def open_plain() -> PlainFilm:
-        return PlainFilm(bundle, student, plain_watch, seed=recipe["seed"])
+        student = Student.from_state(
+            bundle.weights(), config.model, source=bundle.name, device=bundle.device, dtype=dtype
+        )
+        return PlainFilm(bundle, student, seed=recipe["seed"])
 
-    timed = TimedPipeline(bundle.pipeline, watch)
-    wrapped = replace(
-        bundle,
-        pipeline=timed,
-        codec=TimedCodec(bundle.codec, watch),
-        text=TimedText(bundle.text, watch),
-    )
-    samples = _measure_session(
-        wrapped, timed, story, options, watch, open_plain if options.baseline else None,
-        seed=recipe["seed"],
-    )  # fmt: skip
+    timed = TimedPipeline(pipeline, watch)
+    with TimedModel(bundle, timed, watch) as wrapped:
+        samples, baseline = _measure_session(
+            wrapped, timed, story, options, watch, open_plain if options.baseline else None,
+            seed=recipe["seed"],
+        )  # fmt: skip
     samples["startup_s"] = [samples["startup_s"][0] + load_s]
     add_rates(samples, config.shot)
 
+    measurement = Measurement(
+        info=info,
+        samples=samples,
+        correctness=None,
+        timer=watch.timer,
+        consumer="fast",
+        baseline=baseline,
+    )
+    save_unchecked(measurement)
+
     fidelity = roofline = None
-    if profile.lossy:
+    if judged:
         exact = load_exact()
-        latents = run_shot(exact.pipeline, inputs, noise, chunks=checked)
-        info = exact.pipeline.backend.info
+        latents = run_shot(exact.new_pipeline(), inputs, noise, chunks=checked)
+        told = exact.backend.info
         fidelity = compare_fidelity(
             measured, latents, frames, _decode(exact, latents),
-            reference=f"exact, {info.name}, {info.kernel_set}, {info.dtype}",
+            reference=f"exact, {told.name}, {told.kernel_set}, {told.dtype}",
         )  # fmt: skip
         exact.close()
     if options.roofline:
         roofline = _roofline(bundle, inputs, samples, watch, dtype)
     _log.info("comparing with the oracle")
-    wanted = run_shot(reference_pipeline(student, config, profile), inputs, noise, chunks=checked)
-    return Measurement(
-        info=backend.info,
-        samples=samples,
-        correctness=compare_latents(measured, wanted, dtype, profile),
-        timer=watch.timer,
-        consumer="fast",
-        baseline=baseline_samples(plain_watch, config.shot),
+    with oracle_products(options, dtype) as reference:
+        oracle = reference_pipeline(
+            bundle.weights, config, device=bundle.device, dtype=dtype, profile=profile
+        )
+        wanted = run_shot(oracle, inputs, noise, chunks=checked)
+    bundle.close()
+    correctness = compare_latents(measured, wanted, dtype, profile)
+    return replace(
+        measurement,
+        correctness=replace(correctness, reference=reference),
         fidelity=fidelity,
         roofline=roofline,
     )
 
 
-def _decode(bundle: ModelBundle, chunks: Sequence[Tensor]) -> list[Tensor]:
+def _decode(bundle: Model, chunks: Sequence[Tensor]) -> list[Tensor]:
     """Return the frames of a shot's first chunks on the host, by chunk."""
     decoder = bundle.codec.decoder()
     return [decoder.decode(chunk)[0].cpu() for chunk in chunks]
 
 
 def _roofline(
-    bundle: ModelBundle,
+    bundle: Model,
     inputs: ShotInputs,
     samples: dict[str, list[float]],
     watch: Stopwatch,
     dtype: torch.dtype,
 ) -> Roofline:
-    """Put every stage of the film under the device's ceilings."""
+    """Compare every stage of the film with the device's ceilings."""
     config, codec, device = bundle.config, bundle.codec, bundle.device
     pack = pack_stage(config, codec)
     height, width = codec.pixel_size(config.model.latent_height, config.model.latent_width)
@@ -164,7 +188,7 @@ def _roofline(
             packer(pictures)
     times = {**samples, pack.metric: watch.samples()[pack.metric][1:]}
     lengths = inputs.captions.lengths
-    float8 = "fp8" in bundle.pipeline.backend.info.kernel_set
+    float8 = "fp8" in bundle.backend.info.kernel_set
     stages = [
         text_stage(network_of(bundle.text), lengths[-1]),
         *student_stages(config, lengths, 1 if float8 else dtype.itemsize),
@@ -175,7 +199,7 @@ def _roofline(
 
 
 def _measure_session(
-    bundle: ModelBundle,
+    bundle: Model,
     timed: TimedPipeline,
     story: Story,
     options: BenchOptions,
@@ -183,10 +207,11 @@ def _measure_session(
     open_plain: Callable[[], PlainFilm] | None,
     *,
     seed: int,
-) -> dict[str, list[float]]:
+) -> tuple[dict[str, list[float]], Baseline | None]:
     """Play the story ``repeats`` times in one session, then change captions of running shots.
 
-    By turns with the baseline, if there is one: so both meet the same neighbours.
+    Alternates with the baseline, if there is one, so that other load on the machine affects both
+    alike. A quick run changes no captions.
     """
     begun = watch.now_ns()
     with Session(bundle, seed=seed, threads=options.threads) as session:
@@ -215,16 +240,18 @@ def _measure_session(
             watch.add("cut_ms", shot["cut_ms"])
         watch.add("startup_s", startup_s)
         watch.add("peak_memory_mib", peak_memory_mib(bundle.device) if plain is None else peak_mib)
+        baseline = None
         if plain is not None:
+            baseline = plain.result()
             plain.close()
         samples = watch.samples()
         # A changed caption slows its shot, so that is measured in shots of their own.
-        for _ in range(options.repeats):
+        for _ in range(0 if options.quick else options.repeats):
             samples.setdefault("prompt_ms", []).extend(steer(session, timed, story))
-    return samples
+    return samples, baseline
 
 
-def _first_shot(bundle: ModelBundle, story: Story) -> ShotInputs:
+def first_shot(bundle: Model, story: Story) -> ShotInputs:
     """Return what the story's first shot begins with."""
     config, model = bundle.config, bundle.config.model
     budget = config.cache.context_frames

@@ -6,7 +6,7 @@ the cheapest on, each against the exact films with the same context, captions an
 first that passes the gate is taken. Several films, because one film's few steps may amplify any
 rounding. The same model, story and seeds give the same policy.
 
-Called by ``python -m shotstream_rt calibrate``.
+Called by ``python -m shotstream_rt calibrate``, which also measures other profiles in this way.
 
 Source of the idea, heads that do not need history: Dummy Forcing and Forcing-KV.
 """
@@ -22,31 +22,33 @@ import torch
 from torch import Tensor
 
 from shotstream_rt import _native
-from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.backends.cache import check_layout
+from shotstream_rt.backends.eager import EagerBackend, EagerFilm
 from shotstream_rt.backends.kernel_registry import Target, resolve
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.history import HistoryPolicy
-from shotstream_rt.model.captions import CaptionSet
-from shotstream_rt.model.history_file import (
+from shotstream_rt.loading.history_file import (
     MAX_LATENTS_REL_L2,
     MIN_FRAMES_PSNR_DB,
     CalibratedHistory,
     fingerprint,
     passes_gate,
 )
-from shotstream_rt.noise import PhiloxNoise
+from shotstream_rt.model.bound_student import BoundStudent
+from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.pipeline import Pipeline
-from shotstream_rt.profiles import FAST
+from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.plan.planner import planner_of
+from shotstream_rt.profiles import FAST, PROFILES, Profile
 
 from .fidelity import Fidelity, compare_fidelity
-from .oracle import student_of
 from .shot_inputs import ShotInputs, frames_of, run_shot
 
 if TYPE_CHECKING:
     from shotstream_rt.config import StreamConfig
-    from shotstream_rt.kernels.kernel_set import KernelSet
+    from shotstream_rt.kernels.sets.kernel_set import KernelSet
+    from shotstream_rt.loading.load_model import Model
     from shotstream_rt.model.codec import LatentCodec
-    from shotstream_rt.model.loading import ModelBundle
     from shotstream_rt.story import Story
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
@@ -56,7 +58,7 @@ RECENT_CHUNKS = (1, 2)
 """Chunks of history that pruned heads keep, which are tried."""
 
 _QUERIES = 128
-"""Rows of a chunk whose attention is looked at, evenly spread."""
+"""Rows of a chunk whose attention is measured, evenly spread."""
 
 _log = logging.getLogger("shotstream_rt.bench")
 
@@ -85,7 +87,7 @@ class ExactFilm:
 
 
 class HistoryMass:
-    """An attention that notes how much of each head's attention goes to old history.
+    """An attention that measures how much of each head's attention goes to old history.
 
     Args:
         kernels: attends.
@@ -101,12 +103,12 @@ class HistoryMass:
         self._layers: dict[int, int] = {}
         self._hidden: Tensor | None = None
 
-    def tell_layers(self, backend: EagerBackend) -> None:
-        """Learn where each layer's values lie."""
-        self._layers = {a.v.data_ptr(): n for n, a in enumerate(backend.cache.arenas)}
+    def tell_layers(self, film: EagerFilm) -> None:
+        """Note which memory belongs to which layer, to tell the layers apart."""
+        self._layers = {a.v.data_ptr(): n for n, a in enumerate(film.cache.arenas)}
 
     def look_at(self, hidden_slots: Sequence[int]) -> None:
-        """Note attention to these arena slots from now on; to none if there are none."""
+        """Measure attention to these arena slots from now on; none stops measuring."""
         slots = torch.tensor(list(hidden_slots), dtype=torch.int64)
         tokens = slots[:, None] * self._frame_tokens + torch.arange(self._frame_tokens)
         self._hidden = tokens.flatten() if hidden_slots else None
@@ -130,7 +132,7 @@ class HistoryMass:
 
 
 def calibrate_history(
-    bundle: ModelBundle, story: Story, *, seed: int, films: int = 3
+    bundle: Model, story: Story, *, seed: int, films: int = 3
 ) -> CalibratedHistory:
     """Find the cheapest policy that passes the gate.
 
@@ -144,28 +146,14 @@ def calibrate_history(
         ConfigError: no films, no candidate passes the gate, or the model keeps no more than it
             would prune.
     """
-    if films < 1:
-        raise ConfigError(f"films: got {films}, wanted at least 1")
-    config, student = bundle.config, student_of(bundle.pipeline.backend)
-    target = Target(device=bundle.device, dtype=student.dtype, head_dim=config.model.head_dim)
-    exact = resolve("auto", target)
-    mass = HistoryMass(exact, config)
-    backend = EagerBackend(student, config, replace(exact, attention=mass))
-    mass.tell_layers(backend)
-    pipeline = Pipeline(config, backend)
-    made = []
-    for number in range(films):
-        noise = PhiloxNoise(seed + number)
-        shots = _make_film(pipeline, mass, bundle, story, noise)
-        made.append(ExactFilm(noise=noise, shots=shots))
-        _log.info("film %d of %d", number + 1, films)
-    masses = mass.mean()
+    config = bundle.config
+    made, masses = _exact_films(bundle, story, seed, films)
     _log.info("attention to old history by head: %s", masses.tolist())
 
-    fast, tried = resolve("auto", target, FAST.kernel_parts), []
+    fast, tried = _bound(bundle, _kernels(bundle, FAST.kernel_parts)), []
     for policy in _candidates(masses, config):
         pruned = replace(config, history=policy)
-        pipeline = Pipeline(pruned, EagerBackend(student, pruned, fast))
+        pipeline = Pipeline(pruned, EagerBackend(fast, pruned).new_film())
         found = _measure(pipeline, bundle.codec, made)
         pipeline.close()
         assert found.frames_psnr_db is not None
@@ -174,7 +162,7 @@ def calibrate_history(
         _log.info("candidate %s", tried[-1])
         if passes_gate(found.frames_psnr_db, found.latents_rel_l2):
             return CalibratedHistory(
-                student=fingerprint(student),
+                student=fingerprint(bundle.weights()),
                 policy=policy,
                 share=share,
                 frames_psnr_db=found.frames_psnr_db,
@@ -197,8 +185,68 @@ def calibrate_history(
     )
 
 
+def measure_profile(
+    bundle: Model, profile: Profile, story: Story, *, seed: int, films: int = 3
+) -> Fidelity:
+    """Measure what a profile of the student's arithmetic costs, as the gate does.
+
+    Args:
+        bundle: the model, opened with profile ``exact``.
+        profile: takes parts of the kernel set and nothing else.
+        story: what to make.
+        seed: of the first film's noise; the others have the next ones.
+        films: how many are made of the story; the distance is that of all of them together.
+
+    Raises:
+        ConfigError: no films, a profile that changes something else, or that does not fit the
+            model.
+    """
+    if profile.decoder != "codec" or profile.prunes_history or not profile.kernel_parts:
+        fitting = [p.name for p in PROFILES.values() if p.kernel_parts and p.decoder == "codec"]
+        raise ConfigError(f"profile: got {profile.name!r}, wanted one of {', '.join(fitting)}")
+    kernels = _kernels(bundle, profile.kernel_parts)
+    check_layout(kernels.arena, bundle.config)
+    made, _ = _exact_films(bundle, story, seed, films)
+    backend = EagerBackend(_bound(bundle, kernels), bundle.config)
+    return _measure(Pipeline(bundle.config, backend.new_film()), bundle.codec, made)
+
+
+def _exact_films(
+    bundle: Model, story: Story, seed: int, films: int
+) -> tuple[list[ExactFilm], Tensor]:
+    """Make films, and note each head's attention to old history: ``[layers, heads]``."""
+    if films < 1:
+        raise ConfigError(f"films: got {films}, wanted at least 1")
+    config, exact = bundle.config, _kernels(bundle)
+    mass = HistoryMass(exact, config)
+    film = EagerBackend(_bound(bundle, replace(exact, attention=mass)), config).new_film()
+    mass.tell_layers(film)
+    pipeline = Pipeline(config, film)
+    made = []
+    for number in range(films):
+        noise = PhiloxNoise(seed + number)
+        shots = _make_film(pipeline, mass, bundle, story, noise)
+        made.append(ExactFilm(noise=noise, shots=shots))
+        _log.info("film %d of %d", number + 1, films)
+    return made, mass.mean()
+
+
+def _kernels(bundle: Model, lossy_parts: Sequence[str] = ()) -> KernelSet:
+    dtype, head_dim = bundle.backend.dtype, bundle.config.model.head_dim
+    target = Target(device=bundle.device, dtype=dtype, head_dim=head_dim)
+    return resolve("auto", target, lossy_parts)
+
+
+def _bound(bundle: Model, kernels: KernelSet) -> BoundStudent:
+    """Read the student again, for another kernel set."""
+    return BoundStudent.from_state(
+        bundle.weights(), bundle.config.model, kernels, source=bundle.name, device=bundle.device,
+        dtype=bundle.backend.dtype,
+    )  # fmt: skip
+
+
 def _make_film(
-    pipeline: Pipeline, mass: HistoryMass, bundle: ModelBundle, story: Story, noise: PhiloxNoise
+    pipeline: Pipeline, mass: HistoryMass, bundle: Model, story: Story, noise: PhiloxNoise
 ) -> list[ExactShot]:
     """Make every shot of a story exactly, each with the context a session would choose."""
     shots: list[ExactShot] = []
@@ -220,7 +268,7 @@ def _make_film(
 
 
 def _inputs(
-    bundle: ModelBundle, past: Sequence[ExactShot], embeddings: Tensor, lengths: Sequence[int]
+    bundle: Model, past: Sequence[ExactShot], embeddings: Tensor, lengths: Sequence[int]
 ) -> ShotInputs:
     """What the next shot of a film begins with."""
     config, number = bundle.config, len(past)
@@ -251,9 +299,9 @@ def _inputs(
 
 
 def _hidden_slots(pipeline: Pipeline, shot: int, chunk: int) -> list[int]:
-    """Arena slots that a head does not see which keeps one chunk of history."""
+    """Arena slots that a head which keeps one chunk of history does not read."""
     config = pipeline.config
-    plan = pipeline.planner.chunk(shot, chunk, 0)
+    plan = planner_of(config).chunk(shot, chunk, 0)
     policy = HistoryPolicy(recent_frames=config.shot.chunk_frames, pruned_heads=())
     seen = policy.visible_slots(
         plan.slot_frames, plan.first_frame, config.cache.context_frames, config.cache.sink_frames
@@ -308,7 +356,7 @@ def _measure(pipeline: Pipeline, codec: LatentCodec, films: Sequence[ExactFilm])
     )
 
 
-def _decode(bundle: ModelBundle, latents: Sequence[Tensor]) -> Tensor:
+def _decode(bundle: Model, latents: Sequence[Tensor]) -> Tensor:
     return bundle.codec.decode_full(torch.cat(list(latents), 1))[0].cpu()
 
 

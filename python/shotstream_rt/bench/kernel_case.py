@@ -1,4 +1,4 @@
-"""What a kernel's micro-benchmark needs: shapes, seeded numbers, a check in front of the clock.
+"""What a kernel's micro-benchmark needs: shapes, seeded numbers, a check before timing.
 
 ``bench/conftest.py`` hands a ``KernelCase`` to every function of ``bench/bench_X.py``. A whole
 bench file is::
@@ -14,7 +14,7 @@ bench file is::
         )
 
 ``kernels`` runs it with every kernel set that the device can run; a kernel that no set names takes
-``load_kernel`` instead, which gives the modules ``reference.X`` and ``X`` in turn. Several forms of
+``load_kernel`` instead, which gives the modules ``reference.X`` and ``gpu.X``. Several forms of
 one kernel (launches, types) are a plain ``pytest.mark.parametrize``: its ids go into the record's
 name.
 """
@@ -29,7 +29,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from shotstream_rt.cache import KVArena
+from shotstream_rt.backends.cache import KVArena
+from shotstream_rt.kernels.sets.arena_layout import ArenaLayout
 
 from .record import Correctness
 
@@ -40,6 +41,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 WARM_UP, REPEATS = 5, 50
 _FLUSH_BYTES = 1 << 30
+_TOKEN_MAJOR = ArenaLayout()
 """More than any second-level cache, and longer to write than a launch takes."""
 
 
@@ -134,12 +136,12 @@ class KernelCase:
         """Draw normal numbers, the same on every device; default: in the type asked for."""
         return torch.randn(shape, generator=self._generator).to(self.device, dtype or self.dtype)
 
-    def arena(self, *, head_major: bool = False, filled: bool = True) -> KVArena:
+    def arena(self, layout: ArenaLayout = _TOKEN_MAJOR, *, filled: bool = True) -> KVArena:
         """Return one layer's cache of ``cached_tokens`` rows, of normal numbers or of zeros."""
         shapes = self.shapes
         arena = KVArena(
             shapes.cached_tokens, shapes.heads, shapes.head_dim,
-            head_major=head_major, dtype=self.dtype, device=self.device,
+            layout=layout, dtype=self.dtype, device=self.device,
         )  # fmt: skip
         if filled:
             arena.k.copy_(self.normal(*arena.k.shape))
@@ -192,11 +194,17 @@ class KernelCase:
 def device_seconds(
     run: Callable[[], object], device: torch.device, *, repeats: int = REPEATS
 ) -> list[float]:
-    """Time runs by the GPU's own clock, each with a cold second-level cache."""
+    """Time runs by the GPU's own clock, each with a cold second-level cache.
+
+    Args:
+        run: launches the kernel.
+        device: the GPU.
+        repeats: counted runs.
+    """
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
     events = []
     for _ in range(WARM_UP + repeats):
-        # While the GPU writes this, the host gets ahead: its time to launch does not count.
+        # While the GPU writes this, the host queues the rest, so launching is not timed.
         flush.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -208,7 +216,13 @@ def device_seconds(
 
 
 def compare_with_reference(got: Results, wanted: Results, tolerance: float) -> Correctness:
-    """Return the distance of a kernel's results to the reference's; NaN never passes."""
+    """Return the distance of a kernel's results to the reference's; NaN never passes.
+
+    Args:
+        got: what the kernel made.
+        wanted: what the reference made in float32, the same shapes.
+        tolerance: largest relative distance that passes.
+    """
     narrow, wide = _flat(got), _flat(wanted)
     error = narrow - wide
     rel_l2 = float(error.norm() / wide.norm())

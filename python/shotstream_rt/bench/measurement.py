@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from shotstream_rt.backends.base import BackendInfo
 from shotstream_rt.config import ShotConfig
@@ -14,9 +15,14 @@ from .metric import Metric
 from .record import Correctness
 from .roofline import Roofline
 from .shot_inputs import FRAMES_PER_LATENT, frames_of
-from .stopwatch import Stopwatch
 
-_UNITS = {"s": "s", "ms": "ms", "fps": "fps", "mib": "MiB", "db": "dB"}
+if TYPE_CHECKING:
+    from .baseline import Baseline
+
+_UNITS = {
+    "s": "s", "ms": "ms", "fps": "fps", "mib": "MiB", "db": "dB", "chunks": "chunks",
+    "frames": "frames",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,42 +32,46 @@ class Measurement:
     Attributes:
         info: what the backend resolved to.
         samples: by metric name, which ends in its unit.
-        correctness: distance to the oracle.
+        correctness: distance to the oracle; None while it has not run.
         timer: how time was read.
-        consumer: ``fast`` (takes every frame at once) or ``none``.
-        baseline: the plain baseline's samples by the same names; empty where it was not asked for.
+        consumer: ``fast`` (takes every frame at once), ``paced`` (at a rate) or ``none``.
+        baseline: the plain baseline's samples by the same names; None where it was not asked for.
         fidelity: distance of a lossy profile to ``exact``.
         roofline: floors of the stages, if asked for.
+        notes: what else belongs to how it was measured, for ``BenchRecord.method``.
     """
 
     info: BackendInfo
     samples: Mapping[str, Sequence[float]]
-    correctness: Correctness
+    correctness: Correctness | None
     timer: str
     consumer: str
-    baseline: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    baseline: Baseline | None = None
     fidelity: Fidelity | None = None
     roofline: Roofline | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def metrics(self) -> tuple[Metric, ...]:
         """Return the statistics of every non-empty sample, in the order of names."""
+        beside = {} if self.baseline is None else self.baseline.samples
         return tuple(
-            Metric.of(name, unit_of(name), values, self.baseline.get(name, ()))
+            Metric.of(name, unit_of(name), values, beside.get(name, ()))
             for name, values in sorted(self.samples.items())
             if values
         )
 
+    def medians(self) -> dict[str, float]:
+        """Return every metric's median, and as ``NAME.ratio`` its ratio to the baseline's."""
+        found: dict[str, float] = {}
+        for metric in self.metrics():
+            found[metric.name] = metric.p50
+            if metric.ratio is not None:
+                found[f"{metric.name}.ratio"] = metric.ratio
+        return found
 
-NOT_COMPARABLE = ("caption_kv_ms", "context_pass_ms")
-"""Stages that the baseline cuts elsewhere: it makes caption keys in the context pass."""
 
-
-def baseline_samples(watch: Stopwatch, shot: ShotConfig) -> dict[str, list[float]]:
-    """Return what the baseline measured under the names of stages that both have, with rates."""
-    samples = watch.samples()
-    if samples:
-        add_rates(samples, shot)
-    return {name: values for name, values in samples.items() if name not in NOT_COMPARABLE}
+SaveUnchecked = Callable[[Measurement], None]
+"""Called once all samples are there, before the correctness check takes its time."""
 
 
 def add_rates(samples: dict[str, list[float]], shot: ShotConfig) -> None:

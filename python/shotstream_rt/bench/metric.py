@@ -18,7 +18,8 @@ class Metric:
 
     Attributes:
         name: such as ``chunk_ms`` or, for the third chunk of a shot alone, ``chunk_ms.3``.
-        unit: ``s``, ``ms``, ``fps``, ``MiB``, ``GB/s``, ``TFLOP/s``, ``dB`` or ``x`` (a ratio).
+        unit: ``s``, ``ms``, ``fps``, ``MiB``, ``GB/s``, ``TFLOP/s``, ``dB``, ``chunks`` (a time in
+            those of a chunk), ``frames`` or ``x`` (a ratio).
         n: number of samples.
         min: smallest sample.
         p50: median.
@@ -50,7 +51,14 @@ class Metric:
     def of(
         cls, name: str, unit: str, samples: Sequence[float], baseline: Sequence[float] = ()
     ) -> Metric:
-        """Summarise at least one sample, beside those of the baseline."""
+        """Summarise samples, beside those of the baseline.
+
+        Args:
+            name: such as ``chunk_ms``.
+            unit: of the samples, such as ``ms``.
+            samples: at least one.
+            baseline: the plain baseline's samples of the same metric; empty for none.
+        """
         low, p50, p95, p99, high = (
             round(float(value), 6) for value in np.percentile(samples, (0, 50, 95, 99, 100))
         )

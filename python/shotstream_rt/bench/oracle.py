@@ -1,26 +1,23 @@
-"""The correctness check beside every figure: the measured passes against the float32 oracle.
+"""The correctness check of every figure: the measured passes compared with the float32 oracle.
 
-The oracle is backend ``eager`` with the reference kernels in float32, on the same weights (widened
-to float32), plan and noise. A profile that quantises is held against the reference twins of its own
-kernels: whether its arithmetic is right is one question, how far it is from ``exact`` another
-(``fidelity.py``).
+The oracle is backend ``eager`` with the reference kernels in float32, on the same weights (rounded
+to the measured type, then widened), plan and noise. It reads the weights itself, so that it can
+judge any backend, one without torch weights too. A profile that quantises is compared with the
+reference forms of its own kernels: this checks that its arithmetic is right; how far it is from
+``exact`` is measured in ``fidelity.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from shotstream_rt.backends.base import StudentBackend
 from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.config import StreamConfig
-from shotstream_rt.errors import BackendUnavailableError
-from shotstream_rt.kernels.fp8_set import with_fp8
-from shotstream_rt.kernels.kernel_set import REFERENCE
-from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.profiles import EXACT, Profile
 
@@ -40,30 +37,48 @@ def checked_chunks(config: StreamConfig, *, full: bool) -> int:
     return config.shot.chunks if full else min(CHECKED_CHUNKS, config.shot.chunks)
 
 
-def student_of(backend: StudentBackend) -> Student:
-    """Return the weights a backend runs.
-
-    Raises:
-        BackendUnavailableError: it does not keep them.
-    """
-    student = getattr(backend, "student", None)
-    if not isinstance(student, Student):
-        raise BackendUnavailableError(
-            f"backend {backend.info.name}: gives no weights to check against; use eager"
-        )
-    return student
-
-
 def reference_pipeline(
-    student: Student, config: StreamConfig, profile: Profile = EXACT
+    weights: Callable[[], Mapping[str, Tensor]],
+    config: StreamConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    profile: Profile = EXACT,
 ) -> Pipeline:
-    """Return the oracle of a student of any float type, on its device, with a profile's parts."""
-    with torch.device("meta"):
-        wide = Student(config.model)
-    state = {name: tensor.float() for name, tensor in student.state_dict().items()}
-    wide.load_state_dict(state, assign=True)
-    kernels = with_fp8(REFERENCE) if "fp8" in profile.kernel_parts else REFERENCE
-    return Pipeline(config, EagerBackend(wide.requires_grad_(False), config, kernels))
+    """Return the oracle of a student.
+
+    Args:
+        weights: reads the student's tensors under their released names.
+        config: as of the measured passes.
+        device: where the oracle runs.
+        dtype: of the measured passes; the weights are rounded to it.
+        profile: of the measured passes; the oracle has its lossy parts too.
+    """
+    request = BackendRequest(
+        config=config,
+        device=device,
+        dtype=torch.float32,
+        weights=lambda: _Rounded(weights(), dtype),
+        kernel_set="reference",
+        lossy_parts=tuple(profile.kernel_parts),
+    )
+    return Pipeline(config, EagerBackend(request.student(), config).new_film())
+
+
+class _Rounded(Mapping[str, Tensor]):
+    """Tensors rounded to a type, one by one as they are read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._tensors, self._dtype = tensors, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].to(self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def compare_latents(

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import torch
 
-from shotstream_rt.context import ContextSelector
+from shotstream_rt.film.context import ContextSelector
 from shotstream_rt.kernels.reference.frame_pack import frame_pack
+from shotstream_rt.loading.load_model import Model
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.codec import LatentCodec
-from shotstream_rt.model.loading import ModelBundle
 from shotstream_rt.model.student import Student
-from shotstream_rt.noise import PhiloxNoise
-from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.story import Story
 
-from .plain_student import PlainStudent
+from .baseline import Baseline, BaselineRuns
 from .shot_inputs import ShotInputs, run_shot
 from .stopwatch import Stopwatch
 from .timed import TimedPipeline
@@ -32,27 +31,30 @@ class PlainFilm:
     Args:
         bundle: gives configuration, text encoder and codec.
         student: weights.
-        watch: takes the samples, by the names that a session's have.
         seed: of the noise.
     """
 
-    def __init__(
-        self, bundle: ModelBundle, student: Student, watch: Stopwatch, *, seed: int
-    ) -> None:
-        self._bundle, self._watch, self._noise = bundle, watch, PhiloxNoise(seed)
+    def __init__(self, bundle: Model, student: Student, *, seed: int) -> None:
+        self._bundle, self._noise = bundle, PhiloxNoise(seed)
         self._codec: LatentCodec = exact_codec(bundle.codec)
-        self._pipeline = TimedPipeline(
-            Pipeline(bundle.config, PlainStudent(student, bundle.config)), watch
-        )
+        self._runs = BaselineRuns(student, bundle.config)
 
     def warm_up(self, story: Story) -> None:
         """Play a story without noting anything."""
         self.play(story)
-        self._watch.clear()
+        self._runs.clear()
+
+    def play(self, story: Story) -> None:
+        """Play a story once with each attention, and note rates and latencies."""
+        for pipeline, watch in self._runs.turns():
+            self._play(story, pipeline, watch)
+
+    def result(self) -> Baseline:
+        """Return what was measured, by the names that a session's samples have."""
+        return self._runs.result()
 
     @torch.inference_mode()
-    def play(self, story: Story) -> None:
-        """Play a story and note rates and latencies."""
+    def _play(self, story: Story, pipeline: TimedPipeline, watch: Stopwatch) -> None:
         config, device = self._bundle.config, self._bundle.device
         model = config.model
         selector = ContextSelector(
@@ -62,9 +64,9 @@ class PlainFilm:
             shot_limit=1 + self._codec.temporal_stride * (config.shot.shot_frames - 1),
             device=device,
         )
-        begun, frames = self._watch.now_ns(), 0
+        begun, frames = watch.now_ns(), 0
         for shot, caption in enumerate(story.captions):
-            asked = self._watch.now_ns()
+            asked = watch.now_ns()
             embeddings, lengths = self._bundle.text.encode(story.captions[: shot + 1])
             context = selector.select()
             seen = sorted(set(context.flags)) if shot and config.shot.multi_caption else []
@@ -78,18 +80,18 @@ class PlainFilm:
                 ),
                 target_flag=context.target_flag,
             )
-            chunks = run_shot(self._pipeline, inputs, self._noise, commit_last=True)
-            self._pipeline.finish_shot()
+            chunks = run_shot(pipeline, inputs, self._noise, commit_last=True)
+            pipeline.finish_shot()
             pictures = self._codec.decode_full(torch.cat(chunks, 1))[0]
             frames += len(frame_pack(pictures).cpu())
-            took_ms = (self._watch.now_ns() - asked) / 1e6
-            self._watch.add("first_frame_ms", took_ms)
-            self._watch.add("cut_ms", took_ms)
+            took_ms = (watch.now_ns() - asked) / 1e6
+            watch.add("first_frame_ms", took_ms)
+            watch.add("cut_ms", took_ms)
             selector.begin_shot(shot, caption)
             selector.add_frames(pictures)
             selector.end_shot()
-        self._watch.add("e2e_fps", frames * 1e9 / (self._watch.now_ns() - begun))
+        watch.add("e2e_fps", frames * 1e9 / (watch.now_ns() - begun))
 
     def close(self) -> None:
         """Free the baseline's caches."""
-        self._pipeline.close()
+        self._runs.close()

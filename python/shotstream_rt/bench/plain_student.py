@@ -1,43 +1,57 @@
-"""The baseline: the student as one writes it first, in eager torch, pass by pass.
+"""The baseline: a straightforward student in eager torch, pass by pass.
 
 Same weights, plans, noise and results as the runtime, and the structure of the original's inference
 code: nothing is kept from one pass to the next but keys and values. Every pass embeds the captions
-and times again and builds the rotary tables again; every layer turns queries and keys as complex
+and times again and builds the rotary tables again; every layer rotates queries and keys as complex
 numbers in float64, clones the caches and concatenates what it attends to; captions are attended to
-with all their padding; the clean pass and the context pass run to the end, head included. What the
-original does beyond that and is no matter of structure (prints, scalars read from the device in
-every layer) is left out, so ratios to it are on the low side.
+with all their padding; the clean pass and the context pass run to the end, head included. Other
+slow things that the original does (prints, scalars read from the device in every layer) are left
+out, so ratios to it are on the low side.
 
-Source: ``docs/architecture.md``; what the original repeats, in ShotStream
+The maths is in ``docs/architecture.md``. Source of what is repeated: ShotStream
 ``wan/modules/causal_model.py`` and ``pipeline/causal_inference_ar.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shotstream_rt.backends.base import BackendInfo
+from shotstream_rt.backends.base import never
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.student import Student
-from shotstream_rt.schedule import Schedule
+from shotstream_rt.plan.schedule import Schedule
 
 if TYPE_CHECKING:
-    from shotstream_rt._native import ChunkPlan, ContextPlan
     from shotstream_rt.config import StreamConfig
     from shotstream_rt.model.blocks import Attention, Block
     from shotstream_rt.model.captions import CaptionSet
+    from shotstream_rt.plan.policy import PassPlan, RotaryPosition
 
 _MAX_POSITIONS = 1024
 _SHOT_PHASE_RAD = 1 / 6
 
 
+_SDPA_BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+
+
+def attend_by(name: str) -> AbstractContextManager[None]:
+    """Make torch's attention use one library, or fail; ``torch`` leaves the choice to it."""
+    return nullcontext() if name == "torch" else sdpa_kernel([_SDPA_BACKENDS[name]])
+
+
 class PlainStudent:
-    """A ``StudentBackend`` without any of the runtime's savings.
+    """A ``FilmState`` without any of the runtime's savings.
+
+    Attributes:
+        attention: ``torch`` for what torch takes by itself, else the library that it must take:
+            ``cudnn`` or ``flash``.
 
     Args:
         student: the network, on its device and in its type.
@@ -55,16 +69,13 @@ class PlainStudent:
                 "of a whole shot; leave out --baseline"
             )
         self.student, self.config = student.eval(), config
+        self.attention = "torch"
+        self.abandoned: Callable[[], bool] = never
         self.device, self.dtype = student.patch_embedding.weight.device, student.dtype
         self.schedule = Schedule.from_config(config.schedule)
         model = config.model
         self._scale = model.head_dim**-0.5
         self._phase_rad = _SHOT_PHASE_RAD if config.shot.shot_phase else 0.0
-        self.noise = torch.zeros(
-            config.schedule.num_steps, 1, config.shot.chunk_frames,
-            model.in_dim, model.latent_height, model.latent_width,
-            device=self.device, dtype=self.dtype,
-        )  # fmt: skip
         rows = config.shot.shot_frames * model.tokens_per_frame
         shape = (1, rows, model.num_heads, model.head_dim)
         self._local = [
@@ -74,67 +85,99 @@ class PlainStudent:
         self._context: list[list[Tensor]] = []
         self._embeddings = torch.empty(0)
         self._captions: list[tuple[Tensor, Tensor]] = []
-        self._x = self.noise[0]
+        self._plan: PassPlan | None = None
+        self._caption = 0
+        self._noise = self._x = self._x0 = torch.empty(0)
 
-    @property
-    def info(self) -> BackendInfo:
-        """What was resolved."""
-        return BackendInfo(
-            name="baseline",
-            kernel_set="plain",
-            device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
-            cache_bytes=sum(cache.nbytes for pair in self._local for cache in pair),
-            weight_bytes=sum(p.nbytes for p in self.student.parameters()),
-        )
+    def begin_shot(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self.change_captions(captions)
 
-    def set_captions(self, captions: CaptionSet) -> None:
-        """See ``StudentBackend``; keys and values are made by the next pass."""
+    def change_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``; keys and values are made by the next pass."""
         self._embeddings = captions.embeddings.to(self.device, self.dtype)
         self._captions = []
 
     @torch.inference_mode()
-    def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
-        """See ``StudentBackend``."""
+    def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
+        """See ``FilmState``.
+
+        Args:
+            plan: of the context pass.
+            captions: caption of each context frame, as a row of the shot's captions.
+            latents: the context frames, ``[1, F, C, h, w]``.
+        """
         self._context = []
-        self._pass(latents, 0.0, plan.positions, plan.flags, rows, first_token=None)
+        self._pass(latents, 0.0, plan, captions, first_token=None)
+
+    def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
+        """See ``FilmState``.
+
+        Args:
+            plan: of the chunk.
+            caption: row of the shot's captions.
+            noise: ``[S, 1, F, C, h, w]``; entry ``s`` enters the input of step ``s``.
+        """
+        self._plan, self._caption = plan, caption
+        self._noise, self._x = noise, noise[0]
 
     @torch.inference_mode()
-    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
-        """See ``StudentBackend``."""
-        x = self._x if step else self.noise[0]
+    def denoise(self, step: int) -> Tensor:
+        """See ``FilmState``."""
         sigmas = self.schedule.sigmas
-        flow = self._chunk(x, self.schedule.timesteps[step], plan, row)
-        x0 = (x.double() - sigmas[step] * flow.double()).to(self.dtype)
+        flow = self._chunk(self._x, self.schedule.timesteps[step])
+        x0 = (self._x.double() - sigmas[step] * flow.double()).to(self.dtype)
         if step + 1 < len(sigmas):
-            level, noise = sigmas[step + 1], self.noise[step + 1]
+            level, noise = sigmas[step + 1], self._noise[step + 1]
             self._x = ((1 - level) * x0.float() + level * noise.float()).to(self.dtype)
+        self._x0 = x0
         return x0
 
     @torch.inference_mode()
-    def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
-        """See ``StudentBackend``."""
-        self._chunk(x0, self.schedule.commit_timestep, plan, row)
+    def commit(self) -> None:
+        """See ``FilmState``."""
+        self._chunk(self._x0, self.schedule.commit_timestep)
+
+    def keep(self) -> Callable[[], None]:
+        """See ``FilmState``."""
+        raise ConfigError("baseline: got a student that keeps its caches at a cut, wanted none")
+
+    def poison(self) -> None:
+        """See ``FilmState``."""
+        for pair in self._local:
+            for cache in pair:
+                cache.fill_(torch.nan)
 
     def close(self) -> None:
         """Drop the caches."""
         self._context, self._captions, self._local = [], [], []
 
-    def _chunk(self, x: Tensor, time: float, plan: ChunkPlan, row: int) -> Tensor:
-        frames = len(plan.positions)
-        first = plan.first_frame * self.config.model.tokens_per_frame
-        return self._pass(x, time, plan.positions, [plan.flag] * frames, [row] * frames, first)
+    def _chunk(self, x: Tensor, time: float) -> Tensor:
+        plan, cache = self._plan, self.config.cache
+        assert plan is not None, "a pass before begin_chunk"
+        first = (plan.writes[0] - cache.context_frames) * self.config.model.tokens_per_frame
+        return self._pass(x, time, plan, [self._caption] * len(plan.writes), first)
 
     def _pass(
         self,
         latents: Tensor,
         time: float,
-        positions: Sequence[int],
-        flags: Sequence[int],
+        plan: PassPlan,
         rows: Sequence[int],
         first_token: int | None,
     ) -> Tensor:
         """Run the network; ``first_token`` is the chunk's place in its shot, None for context."""
+        with attend_by(self.attention):
+            return self._layers(latents, time, plan, rows, first_token)
+
+    def _layers(
+        self,
+        latents: Tensor,
+        time: float,
+        plan: PassPlan,
+        rows: Sequence[int],
+        first_token: int | None,
+    ) -> Tensor:
         student, frames = self.student, latents.shape[1]
         x = student.embed_patches(latents, frames if first_token is None else 0)
         times = torch.full((1, frames), time, dtype=torch.float32, device=self.device)
@@ -148,7 +191,7 @@ class PlainStudent:
             m = (time_rows + block.modulation).unsqueeze(3).unbind(2)
             h = self._modulate(x, m[0], m[1])
             q, k, v = self._project(block.self_attn, h)
-            turns = self._rotation(frequencies, positions, flags)
+            turns = self._rotation(frequencies, plan.positions)
             q, k = _rotate(q, turns), _rotate(k, turns)
             keys, values = self._remember(layer, k, v, first_token)
             x = x + _gated(self._attend(block.self_attn, q, keys, values), m[2])
@@ -227,17 +270,15 @@ class PlainStudent:
             tables.append(torch.polar(torch.ones_like(angles), angles).to(self.device))
         return tables
 
-    def _rotation(
-        self, frequencies: list[Tensor], positions: Sequence[int], flags: Sequence[int]
-    ) -> Tensor:
+    def _rotation(self, frequencies: list[Tensor], positions: Sequence[RotaryPosition]) -> Tensor:
         """The rotation of every token of some frames, complex128 ``[T, 1, D / 2]``."""
         time, height, width = frequencies
         rows, columns = self.config.model.grid
         parts = []
-        for position, flag in zip(positions, flags, strict=True):
-            angle = torch.full((1, 1), flag * self._phase_rad, dtype=torch.float64)
+        for place in positions:
+            angle = torch.full((1, 1), place.flag * self._phase_rad, dtype=torch.float64)
             phase = torch.polar(torch.ones_like(angle), angle).to(self.device)
-            turned = (time[position] * phase).expand(rows, columns, -1)
+            turned = (time[place.frame] * phase).expand(rows, columns, -1)
             down = height[:rows, None].expand(rows, columns, -1)
             across = width[None, :columns].expand(rows, columns, -1)
             parts.append(torch.cat([turned, down, across], -1).flatten(0, 1))
@@ -245,7 +286,7 @@ class PlainStudent:
 
 
 def _rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the feature pairs of ``[B, T, N, D]``."""
+    """Rotate the feature pairs of ``[B, T, N, D]``."""
     pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 

@@ -1,4 +1,4 @@
-"""Plots of one run: chunk time by position, stages of a shot, latencies, roofline.
+"""Plots of one run: chunk time by position, stages of a shot, latencies, roofline; cold starts.
 
 Drawn with matplotlib, which only this file needs (``pip install shotstream_rt[bench]``); each plot
 is written as PNG and as SVG.
@@ -15,6 +15,7 @@ from shotstream_rt.errors import ConfigError, OutputError
 
 from .measurement import Measurement
 from .record import BenchRecord
+from .startup_run import StartupReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,10 @@ _LATENCIES = ("first_frame_ms", "cut_ms", "prompt_ms", "chunk_ms")
 _STAGES = ("text_encode_ms", "caption_kv_ms", "context_pass_ms", "step_ms", "commit_ms",
            "vae_encode_ms", "vae_decode_ms")  # fmt: skip
 _OURS, _PLAIN, _FLOOR = "tab:blue", "tab:gray", "tab:green"
+
+
+PICTURES = (".png", ".svg", ".pdf")
+"""Endings of the pictures that can be drawn."""
 
 
 def require_matplotlib() -> None:
@@ -81,9 +86,52 @@ def draw(record: BenchRecord, measured: Measurement, folder: Path) -> list[Path]
     return written
 
 
+def draw_startup(report: StartupReport, path: Path) -> None:
+    """Draw every cold start as a bar of its stages.
+
+    Args:
+        report: the starts.
+        path: picture to write, in the format of its ending, one of ``PICTURES``; its folder is
+            made.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    starts = len(report.totals)
+    figure = Figure(figsize=(8, 1.6 + 0.5 * starts), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    left = [0.0] * starts
+    for name, times in report.stages.items():
+        bars = axes.barh(range(starts), times, left=left, label=name)
+        wide = [f"{time:.2f}" if time > max(report.totals) / 20 else "" for time in times]
+        axes.bar_label(bars, labels=wide, label_type="center", fontsize=8, color="white")
+        left = [before + time for before, time in zip(left, times, strict=True)]
+    for row, total in enumerate(left):
+        axes.text(total, row, f" {total:.2f} s", va="center", fontsize=8)
+    axes.set_yticks(range(starts), [f"start {row + 1}" for row in range(starts)])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds to the first chunk")
+    axes.set_title(
+        f"{report.model}, {report.info['backend']}, {report.info['dtype']}, caches "
+        f"{'empty' if report.cold else 'as they are'}\n"
+        f"{report.hardware['gpu'] or report.hardware['cpu']}",
+        fontsize=9,
+    )
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write the picture: {error}") from error
+
+
 def _draw_chunks(axes: Axes, measured: Measurement) -> bool:
     """Chunk time by position: spread and median, and the baseline's."""
-    series = [(measured.baseline, _PLAIN, "plain baseline"), (measured.samples, _OURS, "measured")]
+    plain = {} if measured.baseline is None else measured.baseline.samples
+    series = [(plain, _PLAIN, "plain baseline"), (measured.samples, _OURS, "measured")]
     drawn = [_draw_positions(axes, samples, colour, label) for samples, colour, label in series]
     if not any(drawn):
         return False

@@ -2,56 +2,63 @@
 
 Opens and warms up a workload, then marks the shots to look at by the CUDA profiler's start and
 stop calls, so that ``nsys --capture-range=cudaProfilerApi`` and ``ncu --profile-from-start off``
-see these alone. Where Nsight Systems is not at hand, ``--trace FILE`` writes a timeline with
-torch's own profiler. Nothing is timed here: a profiled run is slower than a measured one.
+see these alone. Without Nsight Systems, ``--trace FILE`` writes a timeline with
+torch's own profiler, ``--summary`` adds up the stages, ``--memory`` tells what holds memory, and
+``--onednn`` which products and convolutions oneDNN ran on a CPU. A profiled run is slower than a
+measured one: for records, measure.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from shotstream_rt.errors import ConfigError, OutputError
-from shotstream_rt.model.loading import load_model
-from shotstream_rt.noise import PhiloxNoise
-from shotstream_rt.session import Session
+from shotstream_rt.device.profiler import profiled
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.outputs import check_file_target
+from shotstream_rt.terminal import CommandParser, tell, tell_json
 
-from .film_run import find_story
-from .options import DTYPES, BenchOptions
-from .random_checkpoint import resolve_model
-from .shot_inputs import run_shot
-from .student_run import open_student
-from .workloads import Workload, find_workload
+from .onednn_log import onednn_calls, onednn_lines
+from .options import BenchOptions, add_how
+from .profile_subject import open_subject
+from .workloads import find_workload
 
 _log = logging.getLogger("shotstream_rt.bench")
 
 
 def profile_parser() -> argparse.ArgumentParser:
     """Return the parser of ``profile``."""
-    out = argparse.ArgumentParser(
+    out = CommandParser(
         prog="python -m shotstream_rt.bench profile",
         description="Warm up a workload and run shots between the CUDA profiler's start and stop "
         "calls; see docs/profiling.md.",
     )
     out.add_argument("--workload", default="nano-story", metavar="ID", help="default nano-story")
     out.add_argument("--shots", type=int, default=1, metavar="N", help="shots to look at (1)")
-    out.add_argument("--device", default="auto")
-    out.add_argument("--backend", default="auto")
-    out.add_argument("--kernels", metavar="SET", help="kernel set and its parts")
-    out.add_argument("--profile", default="exact", help="of the runtime, such as exact or fp8")
-    out.add_argument("--dtype", choices=tuple(DTYPES))
-    out.add_argument("--threads", type=int, metavar="N")
+    add_how(out)
     out.add_argument("--trace", metavar="FILE.json", help="write a Chrome or Perfetto timeline")
+    out.add_argument(
+        "--summary", action="store_true",
+        help="measure the device's ceilings; tell time, share and percent of floor of every stage",
+    )  # fmt: skip
+    out.add_argument(
+        "--memory", action="store_true", help="tell what weights, arenas, graphs and rings hold"
+    )
+    out.add_argument(
+        "--onednn", action="store_true",
+        help="on a CPU: add up the calls that oneDNN reports of itself, by kind",
+    )  # fmt: skip
+    out.add_argument("--json", action="store_true", help="print what was asked for as a JSON line")
     return out
 
 
 def profile(asked: argparse.Namespace) -> None:
-    """Run what ``profile_parser`` understood.
+    """Run what ``profile_parser`` parsed.
 
     Raises:
         ConfigError: the workload or an option is not usable.
@@ -63,6 +70,9 @@ def profile(asked: argparse.Namespace) -> None:
         device=asked.device, backend=asked.backend, kernels=asked.kernels, profile=asked.profile,
         dtype=asked.dtype, threads=asked.threads,
     )  # fmt: skip
+    device = options.torch_device()
+    if asked.onednn and device.type != "cpu":
+        raise ConfigError("onednn: oneDNN computes on CPUs only; add --device cpu")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     workload = find_workload(asked.workload)
@@ -70,72 +80,37 @@ def profile(asked: argparse.Namespace) -> None:
         raise ConfigError(
             f"workload {workload.id}: kernels are profiled by: ncu ... pytest bench --workload ID"
         )
+    if workload.kind == "interactive":
+        raise ConfigError(
+            f"workload {workload.id}: got an interactive one, wanted a film, such as nano-story"
+        )
     trace = None if asked.trace is None else Path(asked.trace)
-    run = _student_run if workload.kind == "student" else _film_run
-    with run(workload, options) as play:
-        play(1)
-        _log.info("warm; looking at %d shot(s)", asked.shots)
-        with looking(options.torch_device(), trace):
-            play(asked.shots)
-
-
-@contextmanager
-def looking(device: torch.device, trace: Path | None) -> Iterator[None]:
-    """Mark what is enclosed for profilers, and write its timeline if asked.
-
-    Raises:
-        OutputError: the trace cannot be written.
-    """
-    on_gpu = device.type == "cuda"
     if trace is not None:
-        kinds = [torch.profiler.ProfilerActivity.CPU]
-        kinds += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
-        # A session works in threads of its own.
-        every = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-        with torch.profiler.profile(activities=kinds, experimental_config=every) as profiler:
-            yield
-        try:
-            trace.parent.mkdir(parents=True, exist_ok=True)
-            profiler.export_chrome_trace(str(trace))
-        except (OSError, RuntimeError) as error:
-            raise OutputError(f"{trace}: cannot write the timeline: {error}") from error
-        return
-    if not on_gpu:
-        yield
-        return
-    torch.cuda.synchronize(device)
-    torch.cuda.cudart().cudaProfilerStart()
-    yield
-    torch.cuda.synchronize(device)
-    torch.cuda.cudart().cudaProfilerStop()
-
-
-@contextmanager
-def _student_run(workload: Workload, options: BenchOptions) -> Iterator[Callable[[int], None]]:
-    pipeline, inputs, _ = open_student(workload, options)
-    noise = PhiloxNoise(workload.recipe["seed"])
-
-    def play(shots: int) -> None:
-        for number in range(shots):
-            run_shot(pipeline, inputs[number % len(inputs)], noise)
-
-    yield play
-    pipeline.close()
-
-
-@contextmanager
-def _film_run(workload: Workload, options: BenchOptions) -> Iterator[Callable[[int], None]]:
-    bundle = load_model(
-        resolve_model(workload.recipe["model"]), device=options.device, backend=options.backend,
-        profile=options.profile, dtype=options.dtype,
-    )  # fmt: skip
-    story: Sequence[str] = find_story(workload.recipe["story"]).shots
-    with Session(bundle, seed=workload.recipe["seed"], threads=options.threads) as session:
-
-        def play(shots: int) -> None:
-            for number in range(shots):
-                session.cut(story[number % len(story)])
-            for _ in session.chunks():
-                pass
-
-        yield play
+        check_file_target(trace)
+    found: dict[str, Any] = {"workload": workload.id, "device": str(device), "shots": asked.shots}
+    lines: list[str] = []
+    with open_subject(workload, options) as subject:
+        subject.play(1)
+        _log.info("warm; looking at %d shot(s)", asked.shots)
+        subject.watch.clear()
+        with ExitStack() as looks:
+            calls = looks.enter_context(onednn_calls()) if asked.onednn else []
+            looks.enter_context(profiled(device, trace))
+            begun_ns = subject.watch.now_ns()
+            subject.play(asked.shots)
+            wall_s = (subject.watch.now_ns() - begun_ns) / 1e9
+        if asked.summary:
+            summary = subject.summary(workload.id, asked.shots, wall_s)
+            found["summary"] = summary.to_dict()
+            lines += summary.lines()
+        if asked.memory:
+            table = subject.memory()
+            found["memory"] = table.to_dict()
+            lines += ["", *table.lines()] if lines else table.lines()
+        if asked.onednn:
+            found["onednn"] = [total.to_dict() for total in calls]
+            lines += ["", *onednn_lines(calls)] if lines else onednn_lines(calls)
+    if asked.json:
+        tell_json(found)
+    elif lines:
+        tell(*lines)

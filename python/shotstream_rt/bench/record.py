@@ -8,26 +8,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from shotstream_rt.errors import ManifestError
+from shotstream_rt.inputs import parse_json, read_text
 from shotstream_rt.outputs import atomic_file
+from shotstream_rt.printable import listed, shown
 from shotstream_rt.profiles import EXACT
 
 from .fidelity import Fidelity
 from .metric import Metric
 
 SCHEMA_VERSION = 1
+_MAX_RECORD_BYTES = 64 << 20
+_REQUIRED = {"workload": ("id", "fingerprint"), "backend": ("resolved", "kernel_set")}
+"""What comparing reads of a record's free parts."""
 
-Status = Literal["ok", "incorrect", "oom", "unsupported", "error"]
-STATUSES: tuple[Status, ...] = ("ok", "incorrect", "oom", "unsupported", "error")
+_Part = TypeVar("_Part", "Metric", "Correctness", "Fidelity", "BenchRecord")
+
+Status = Literal["ok", "incorrect", "oom", "unsupported", "error", "not checked"]
+STATUSES: tuple[Status, ...] = ("ok", "incorrect", "oom", "unsupported", "error", "not checked")
+
+_CHECKED: tuple[Status, ...] = ("ok", "incorrect")
+"""What the correctness check says; any other status means that it did not come to an end."""
 
 HEADLINE_STATISTICS = {
     "shot_s": "min",
     "denoise_fps": "max",
+    "denoise_no_commit_fps": "max",
     "e2e_fps": "p50",
     "first_frame_ms": "p50",
     "cut_ms": "p50",
@@ -63,19 +76,24 @@ class BenchRecord:
 
     Attributes:
         workload: ``id``, ``version`` and ``fingerprint`` of the declared recipe.
-        backend: ``requested``, ``resolved``, ``kernels`` (asked for, if any), ``kernel_set``,
-            ``dtype``, ``profile``, ``device``.
+        backend: ``requested``, ``resolved``, ``kernels``, ``lora`` and ``ema`` (where asked for),
+            ``kernel_set``, ``dtype``, ``profile``, ``device``.
         git: ``commit`` and ``dirty``; nulls outside a checkout.
         hardware: see ``hardware.describe_hardware``.
         software: versions, null where absent.
         method: ``command``, ``timer``, ``warmup``, ``repeats``, ``l2``, ``consumer``, ``threads``
-            and the load of the machine before the run.
-        status: ``ok``, ``incorrect``, ``oom``, ``unsupported`` or ``error``.
+            and the load of the machine before the run; ``quick`` if the check was the quick one;
+            ``baseline``: see ``baseline.Baseline``, if it was asked for; of an interactive run
+            ``flush``, ``kinds``, ``queue_chunks``, ``reader_fps`` and ``asks_too_late``.
+        status: ``ok``, ``incorrect``, ``oom``, ``unsupported``, ``error`` or ``not checked``
+            (measured, and the correctness check is still to come, or was cut short).
         message: one line when the status is not ``ok``, else empty.
         correctness: null when the run did not get that far.
         metrics: statistics by name.
         fidelity: distance of a lossy profile to ``exact``; null for ``exact`` itself.
         roofline: see ``roofline.Roofline``; null where it was not asked for.
+        unchecked: medians by name while the status is ``not checked``, so that a run that is cut
+            short leaves its figures; they are not to be quoted or compared.
         schema_version: of this layout.
     """
 
@@ -91,6 +109,7 @@ class BenchRecord:
     metrics: tuple[Metric, ...] = ()
     fidelity: Fidelity | None = None
     roofline: Mapping[str, Any] | None = None
+    unchecked: Mapping[str, float] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -102,6 +121,11 @@ class BenchRecord:
                 f"metrics: got {len(self.metrics)} with status {self.status!r} and correctness "
                 f"{'passed' if passed else 'not passed'}, wanted none: a figure without passed "
                 "correctness is no figure"
+            )
+        if self.unchecked is not None and self.status != "not checked":
+            raise ManifestError(
+                f"unchecked: got {len(self.unchecked)} medians with status {self.status!r}, wanted "
+                "none: they are for status 'not checked' alone"
             )
 
     def metric(self, name: str) -> Metric | None:
@@ -134,18 +158,69 @@ class BenchRecord:
                 f"schema_version: got {version!r}, wanted {SCHEMA_VERSION}; run the bench again"
             )
         values = {key: value for key, value in data.items() if key not in HEADLINE_STATISTICS}
-        try:
-            metrics = tuple(Metric(**metric) for metric in values.pop("metrics", ()))
-            correctness = values.pop("correctness", None)
-            fidelity = values.pop("fidelity", None)
-            return cls(
-                **values,
-                metrics=metrics,
-                correctness=None if correctness is None else Correctness(**correctness),
-                fidelity=None if fidelity is None else Fidelity(**fidelity),
-            )
-        except TypeError as error:
-            raise ManifestError(f"bench record: {error}") from error
+        metrics = values.pop("metrics", [])
+        if not isinstance(metrics, list | tuple):
+            raise ManifestError(f"metrics: got {shown(metrics)}, wanted a list")
+        values["metrics"] = tuple(_build(Metric, metric, "metric") for metric in metrics)
+        for metric in values["metrics"]:
+            for statistic in ("min", "p50", "p95", "p99", "max"):
+                if not math.isfinite(getattr(metric, statistic)):
+                    raise ManifestError(f"{metric.name}: {statistic} is no finite number")
+        if values.get("correctness") is not None:
+            values["correctness"] = _build(Correctness, values["correctness"], "correctness")
+        if values.get("fidelity") is not None:
+            values["fidelity"] = _build(Fidelity, values["fidelity"], "fidelity")
+        record = _build(cls, values, "bench record")
+        for part, keys in _REQUIRED.items():
+            for key in keys:
+                if not isinstance(getattr(record, part).get(key), str | NoneType):
+                    raise ManifestError(f"{part}: {key} is no text")
+        if record.workload.get("id") is None:
+            raise ManifestError("workload: got no id, wanted the name of a workload")
+        return record
+
+
+def _build(kind: type[_Part], data: object, what: str) -> _Part:
+    """Make a dataclass of a JSON object's values.
+
+    Args:
+        kind: the dataclass.
+        data: the values by name.
+        what: for messages.
+
+    Raises:
+        ManifestError: no object, or a key that is missing, unknown or of a wrong kind.
+    """
+    if not isinstance(data, Mapping):
+        raise ManifestError(f"{what}: got {shown(data)}, wanted a JSON object")
+    hints = get_type_hints(kind)
+    needed = {
+        field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING
+    }
+    if wrong := [key for key in data if key not in hints]:
+        raise ManifestError(f"{what}: unknown key(s) {listed(wrong)}")
+    if missing := sorted(needed - data.keys()):
+        raise ManifestError(f"{what}: missing key(s) {listed(missing)}")
+    for key, value in data.items():
+        if not _fits(value, hints[key]):
+            raise ManifestError(f"{what}: {key} is {shown(value)}, wanted {hints[key]}")
+    return kind(**data)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Tell whether a JSON value has the type that a field declares."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool, NoneType):
+        return isinstance(value, hint)
+    if hint == Mapping[str, Any]:
+        return isinstance(value, Mapping)
+    # Other fields are checked where they are made: the status, and the parts of a record.
+    return True
 
 
 def read_record(path: str | Path) -> BenchRecord:
@@ -154,11 +229,12 @@ def read_record(path: str | Path) -> BenchRecord:
     Raises:
         ManifestError: not a record of this version.
     """
-    try:
-        text = Path(path).read_text("utf-8").strip()
-        data = json.loads(text if text.startswith("{") else text.splitlines()[-1])
-    except (OSError, ValueError, IndexError) as error:
-        raise ManifestError(f"{path}: cannot be read as a bench record: {error}") from error
+    text = read_text(
+        Path(path), limit_bytes=_MAX_RECORD_BYTES, what="bench record", error=ManifestError
+    ).strip()
+    if not text:
+        raise ManifestError(f"{path}: cannot be read as a bench record: it is empty")
+    data = parse_json(text if text.startswith("{") else text.splitlines()[-1], path, ManifestError)
     try:
         return BenchRecord.from_dict(data)
     except ManifestError as error:
@@ -169,23 +245,32 @@ def write_record(record: BenchRecord, path: str | Path) -> Path:
     """Write a record atomically; a folder gets ``WORKLOAD--BACKEND-DTYPE.json``.
 
     A lossy profile's name and kernels asked for are added, so that such a record never takes the
-    place of another one.
+    place of another one. A record that is not checked yet goes to ``NAME.unchecked.json`` beside it
+    and is removed when the one with the check's verdict is written.
 
     Raises:
         OutputError: the file cannot be written; nothing half-written is left behind.
     """
-    path = Path(path)
-    if path.is_dir():
-        backend = record.backend
-        profile = backend.get("profile")
-        parts = (
-            backend.get("resolved") or backend.get("requested"),
-            backend.get("dtype"),
-            backend.get("kernels"),
-            None if profile == EXACT.name else profile,
-        )
-        stem = "-".join(str(part) for part in parts if part)
-        path = path / f"{record.workload['id']}--{stem}.json"
-    with atomic_file(path) as part:
+    path = _record_path(record, Path(path))
+    unchecked = path.with_name(f"{path.stem}.unchecked.json")
+    target = unchecked if record.status == "not checked" else path
+    with atomic_file(target) as part:
         part.write_text(json.dumps(record.to_dict(), indent=2) + "\n", "utf-8")
-    return path
+    if record.status in _CHECKED:
+        unchecked.unlink(missing_ok=True)
+    return target
+
+
+def _record_path(record: BenchRecord, path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    backend = record.backend
+    profile = backend.get("profile")
+    parts = (
+        backend.get("resolved") or backend.get("requested"),
+        backend.get("dtype"),
+        backend.get("kernels"),
+        None if profile == EXACT.name else profile,
+    )
+    stem = "-".join(str(part) for part in parts if part)
+    return path / f"{record.workload['id']}--{stem}.json"

@@ -34,17 +34,29 @@ def record_table(record: BenchRecord) -> str:
     compared = any(metric.ratio is not None for metric in record.metrics)
     if record.metrics:
         columns = (*_STATISTICS, *(("baseline", "ratio", "best ratio") if compared else ()))
-        lines.append(f"\n{'metric':22}{'unit':>8}{'n':>6}" + _header(columns))
+        wide = max(22, *(len(metric.name) + 1 for metric in record.metrics))
+        lines.append(f"\n{'metric':{wide}}{'unit':>8}{'n':>6}" + _header(columns))
     for metric in record.metrics:
         values = "".join(f"{getattr(metric, name):>12.4g}" for name in _STATISTICS)
         for value in (metric.baseline_p50, metric.ratio, metric.best_ratio):
             values += "" if value is None else f"{value:>12.4g}"
-        lines.append(f"{metric.name:22}{metric.unit:>8}{metric.n:>6}{values}")
+        lines.append(f"{metric.name:{wide}}{metric.unit:>8}{metric.n:>6}{values}")
     if compared:
-        lines.append("baseline: plain eager torch in this run; ratio: of medians, and of the best")
+        lines.append(_baseline_line(method.get("baseline")))
     if record.roofline is not None:
         lines += ["", *_roofline_lines(record.roofline)]
     return "\n".join(lines)
+
+
+def _baseline_line(baseline: Mapping[str, Any] | None) -> str:
+    text = "baseline: plain eager torch in this run"
+    if baseline is not None:
+        text += f", attention by {baseline['attention']}"
+        others = baseline["times_slower"].items()
+        if others:
+            slower = ", ".join(f"{name} took {ratio:.2f} times as long" for name, ratio in others)
+            text += f" ({slower})"
+    return f"{text}; ratio: of medians, and of the best"
 
 
 def _fidelity_line(found: Fidelity) -> str:
@@ -74,13 +86,14 @@ def _roofline_lines(roofline: Mapping[str, Any]) -> list[str]:
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """Return one row per compared metric."""
-    lines = [f"{'workload':28}{'metric':22}" + _header(("base", "new", "ratio", "accepted"))]
+    wide = max(22, *(len(verdict.metric) + 1 for verdict in verdicts), 0)
+    lines = [f"{'workload':28}{'metric':{wide}}" + _header(("base", "new", "ratio", "accepted"))]
     for verdict in verdicts:
         if verdict.reason:
-            lines.append(f"{verdict.workload:28}{verdict.metric:22}{verdict.reason}")
+            lines.append(f"{verdict.workload:28}{verdict.metric:{wide}}{verdict.reason}")
             continue
         lines.append(
-            f"{verdict.workload:28}{verdict.metric:22}{verdict.base:>12.4g}{verdict.new:>12.4g}"
+            f"{verdict.workload:28}{verdict.metric:{wide}}{verdict.base:>12.4g}{verdict.new:>12.4g}"
             f"{verdict.ratio:>12.3f}{'yes' if verdict.accepted else 'NO':>12}"
         )
     return "\n".join(lines)

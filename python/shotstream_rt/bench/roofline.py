@@ -1,4 +1,4 @@
-"""How far every stage is from what the device allows: measured time beside its floor."""
+"""How near every stage is to what the device allows: its measured time and its floor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .work import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTime:
-    """One stage against its floor.
+    """One stage and its floor.
 
     Attributes:
         stage: what it must do.
@@ -58,7 +58,7 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roofline:
-    """The ceilings of a device and the stages under them.
+    """The ceilings of a device, and the stages compared with them.
 
     Attributes:
         dtype: type whose products make the compute floors: the narrowest that the run uses.
@@ -88,7 +88,7 @@ def measure_roofline(
     *,
     float8: bool = False,
 ) -> Roofline:
-    """Measure the device's ceilings and put the stages under them.
+    """Measure the device's ceilings and compare the stages with them.
 
     Args:
         stages: those without samples are left out.
@@ -113,7 +113,14 @@ def place(
     ceilings: Ceilings,
     dtype: str,
 ) -> list[StageTime]:
-    """Put measured stages under ceilings."""
+    """Return the measured stages beside their floors.
+
+    Args:
+        stages: what each must do.
+        samples: milliseconds by metric name; a stage without samples is left out.
+        ceilings: measured in the same process.
+        dtype: type of the products, such as ``bfloat16``.
+    """
     placed = []
     for stage in stages:
         times = samples.get(stage.metric)

@@ -1,4 +1,4 @@
-"""Made-up inputs of a student's shots: captions and context of the right shape, from a seed."""
+"""Random inputs of a student's shots: captions and context of the right shape, from a seed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from shotstream_rt import _native
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.model.captions import CaptionSet
-from shotstream_rt.noise import NoiseSource
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.plan.noise import NoiseSource
 
 FRAMES_PER_LATENT = 4
 """Frames that a latent frame after a shot's first one decodes to."""
@@ -37,9 +37,15 @@ def frames_of(latents: int) -> int:
 def random_inputs(
     config: StreamConfig, *, shots: int, text_tokens: int, seed: int
 ) -> list[ShotInputs]:
-    """Make up the inputs of a film's first shots.
+    """Make random inputs of a film's first shots.
 
     The context of a later shot has the frame flags a session would choose, with random latents.
+
+    Args:
+        config: shapes of student, context and captions.
+        shots: how many shots.
+        text_tokens: real tokens of each caption.
+        seed: of captions and context.
     """
     generator = torch.Generator().manual_seed(seed)
     model, budget = config.model, config.cache.context_frames

@@ -1,7 +1,7 @@
 """Collects durations by metric name, from any thread, without disturbing what it measures.
 
-On a GPU a stage is timed by a pair of events on the stream it is queued on, read when all is over:
-nothing waits, so what overlaps goes on overlapping.
+On a GPU a stage is timed by a pair of events on the stream it is queued on, read at the end:
+nothing waits for the device, so work that overlaps still does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A pipeline, a backend, a codec and a text encoder that note how long their stages take.
+"""A pipeline, a film, a codec and a text encoder that note how long their stages take.
 
 Put around the real ones by the bench; what they compute is unchanged. A stage whose work grows with
 the place in the shot is noted twice: as ``step_ms`` and, in a shot's third chunk, as ``step_ms.3``.
@@ -7,83 +7,116 @@ the place in the shot is noted twice: as ``step_ms`` and, in a shot's third chun
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from shotstream_rt.backends.base import BackendInfo, StudentBackend
+from shotstream_rt.backends.base import FilmState, never
+from shotstream_rt.loading.load_model import Model
 from shotstream_rt.pipeline import Pipeline
 
+from .shot_inputs import frames_of
 from .stopwatch import Reading, Stopwatch
 
 if TYPE_CHECKING:
-    from shotstream_rt._native import ChunkPlan, ContextPlan
     from shotstream_rt.model.captions import CaptionSet, TextEncoder
     from shotstream_rt.model.codec import LatentCodec, StreamDecoder
-    from shotstream_rt.noise import NoiseSource
+    from shotstream_rt.plan.noise import NoiseSource
+    from shotstream_rt.plan.policy import PassPlan
 
 
-class TimedBackend:
-    """A backend that notes ``caption_kv_ms``, ``context_pass_ms``, ``step_ms``, ``commit_ms``."""
+class TimedFilm:
+    """A film that notes ``caption_kv_ms``, ``context_pass_ms``, ``step_ms``, ``commit_ms``."""
 
-    def __init__(self, backend: StudentBackend, watch: Stopwatch) -> None:
-        self._backend, self._watch = backend, watch
+    def __init__(self, film: FilmState, watch: Stopwatch) -> None:
+        self._film, self._watch = film, watch
+        self._place = 0
 
     @property
     def device(self) -> torch.device:
-        """See ``StudentBackend``."""
-        return self._backend.device
+        """See ``FilmState``."""
+        return self._film.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """See ``StudentBackend``."""
-        return self._backend.dtype
+        """See ``FilmState``."""
+        return self._film.dtype
 
     @property
-    def info(self) -> BackendInfo:
-        """See ``StudentBackend``."""
-        return self._backend.info
+    def abandoned(self) -> Callable[[], bool]:
+        """See ``FilmState``."""
+        return self._film.abandoned
 
-    @property
-    def noise(self) -> Tensor:
-        """See ``StudentBackend``."""
-        return self._backend.noise
+    @abandoned.setter
+    def abandoned(self, abandoned: Callable[[], bool]) -> None:
+        self._film.abandoned = abandoned
 
-    def set_captions(self, captions: CaptionSet) -> None:
-        """See ``StudentBackend``."""
+    def begin_shot(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
         with self._watch.time_ms("caption_kv_ms"):
-            self._backend.set_captions(captions)
+            self._film.begin_shot(captions)
 
-    def encode_context(self, plan: ContextPlan, rows: Sequence[int], latents: Tensor) -> None:
-        """See ``StudentBackend``."""
+    def change_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        with self._watch.time_ms("caption_kv_ms"):
+            self._film.change_captions(captions)
+
+    def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
+        """See ``FilmState``.
+
+        Args:
+            plan: of the context pass.
+            captions: caption of each context frame, as a row of the shot's captions.
+            latents: the context frames, ``[1, F, C, h, w]``.
+        """
         with self._watch.time_ms("context_pass_ms"):
-            self._backend.encode_context(plan, rows, latents)
+            self._film.encode_context(plan, captions, latents)
 
-    def denoise(self, step: int, plan: ChunkPlan, row: int) -> Tensor:
-        """See ``StudentBackend``."""
-        with self._watch.time_ms("step_ms", f"step_ms.{plan.chunk + 1}"):
-            return self._backend.denoise(step, plan, row)
+    def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
+        """See ``FilmState``; not a stage of its own, but part of the chunk's time.
 
-    def commit(self, plan: ChunkPlan, row: int, x0: Tensor) -> None:
-        """See ``StudentBackend``."""
-        with self._watch.time_ms("commit_ms", f"commit_ms.{plan.chunk + 1}"):
-            self._backend.commit(plan, row, x0)
+        Args:
+            plan: of the chunk.
+            caption: row of the shot's captions.
+            noise: ``[S, 1, F, C, h, w]``; entry ``s`` enters the input of step ``s``.
+        """
+        self._place = 0 if plan.chunk is None else plan.chunk + 1
+        self._film.begin_chunk(plan, caption, noise)
+
+    def denoise(self, step: int) -> Tensor:
+        """See ``FilmState``."""
+        with self._watch.time_ms("step_ms", f"step_ms.{self._place}"):
+            return self._film.denoise(step)
+
+    def commit(self) -> None:
+        """See ``FilmState``."""
+        with self._watch.time_ms("commit_ms", f"commit_ms.{self._place}"):
+            self._film.commit()
+
+    def keep(self) -> Callable[[], None]:
+        """See ``FilmState``."""
+        return self._film.keep()
+
+    def poison(self) -> None:
+        """See ``FilmState``."""
+        self._film.poison()
 
     def close(self) -> None:
-        """See ``StudentBackend``."""
-        self._backend.close()
+        """See ``FilmState``."""
+        self._film.close()
 
 
 class TimedPipeline(Pipeline):
     """A pipeline that notes ``context_encode_ms``, ``chunk_ms`` (also by position) and ``shot_s``.
 
     ``shot_s`` is the sum over a shot of all student passes: captions, context, chunks and clean
-    passes; ``shot_cpu_s`` (on a CPU) is what this thread worked meanwhile, torch's helpers not
-    counted: on a busy machine and with one thread it tells what an idle one would take. Both are
-    noted when the next shot begins or ``finish_shot`` is called.
+    passes; ``denoise_no_commit_fps`` are the shot's frames over that sum without the clean passes,
+    as some publish their rate; ``shot_cpu_s`` (on a CPU) is the CPU time of the calling thread
+    only: with ``--threads 1`` it does not depend on other load. They are noted when the next shot
+    begins or ``finish_shot`` is called.
 
     Args:
         pipeline: the real one.
@@ -91,46 +124,42 @@ class TimedPipeline(Pipeline):
     """
 
     def __init__(self, pipeline: Pipeline, watch: Stopwatch) -> None:
-        super().__init__(pipeline.config, TimedBackend(pipeline.backend, watch))
+        super().__init__(pipeline.config, TimedFilm(pipeline.film, watch))
         self._watch = watch
         self._spans: list[Reading] = []
+        self._commits: list[Reading] = []
         self._shot_cpu_ns = 0
         self._next: tuple[int, int] = (0, 0)
         self.applied: list[tuple[int, int]] = []
         """(shot, chunk) from which each change of a running shot's caption held."""
 
-    def begin_shot(
-        self,
-        shot: int,
-        context: Tensor,
-        flags: Sequence[int],
-        captions: CaptionSet,
-        target_flag: int,
-    ) -> None:
+    def begin_shot(self, shot: int, *others: Any, **options: Any) -> None:
         """See ``Pipeline``."""
         self.finish_shot()
-        self._spans, self._shot_cpu_ns = [], 0
+        self._spans, self._commits, self._shot_cpu_ns = [], [], 0
         with self._account(), self._watch.time_ms("context_encode_ms"):
-            super().begin_shot(shot, context, flags, captions, target_flag)
-        self.applied.pop()  # the captions a shot begins with are no change
+            super().begin_shot(shot, *others, **options)
         self._next = (shot, 0)
 
-    def set_captions(self, captions: CaptionSet) -> None:
+    def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
         """See ``Pipeline``."""
-        super().set_captions(captions)
+        super().change_captions(captions, abandoned)
         self.applied.append(self._next)
 
-    def run_chunk(self, chunk: int, noise: NoiseSource) -> Tensor:
+    def run_chunk(
+        self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = lambda: False
+    ) -> Tensor:
         """See ``Pipeline``."""
         with self._account(), self._watch.time_ms("chunk_ms", f"chunk_ms.{chunk + 1}"):
-            x0 = super().run_chunk(chunk, noise)
+            x0 = super().run_chunk(chunk, noise, abandoned)
         self._next = (self._next[0], chunk + 1)
         return x0
 
-    def commit(self) -> None:
+    def commit(self, abandoned: Callable[[], bool] = never) -> None:
         """See ``Pipeline``."""
         with self._account():
-            super().commit()
+            super().commit(abandoned)
+        self._commits.append(self._spans[-1])
 
     def forget(self) -> None:
         """Drop all samples, as after a warm-up."""
@@ -140,9 +169,13 @@ class TimedPipeline(Pipeline):
     def finish_shot(self) -> None:
         """Note the shot's totals, if its chunks all ran."""
         if self._next[1] == self.config.shot.chunks:
-            spans = self._spans
-            self._watch.add("shot_s", lambda: sum(reading() for reading in spans) / 1e3)
-            if self.backend.device.type == "cpu":
+            spans, commits = self._spans, self._commits
+            frames = frames_of(self.config.shot.shot_frames)
+            self._watch.add("shot_s", lambda: _total_s(spans))
+            self._watch.add(
+                "denoise_no_commit_fps", lambda: frames / (_total_s(spans) - _total_s(commits))
+            )
+            if self.film.device.type == "cpu":
                 self._watch.add("shot_cpu_s", self._shot_cpu_ns / 1e9)
         self._next = (self._next[0], 0)
 
@@ -154,6 +187,10 @@ class TimedPipeline(Pipeline):
             yield
         self._spans += reading
         self._shot_cpu_ns += time.thread_time_ns() - begun
+
+
+def _total_s(spans: Sequence[Reading]) -> float:
+    return sum(reading() for reading in spans) / 1e3
 
 
 class TimedDecoder:
@@ -242,3 +279,35 @@ class TimedText:
     def check(self, prompt: str) -> list[str]:
         """See ``TextEncoder``."""
         return self._text.check(prompt)
+
+
+class TimedModel(Model):
+    """A model for one session whose stages are timed; holds the real one until it is freed.
+
+    Args:
+        model: the real one.
+        pipeline: what the session gets, made with ``model``.
+        watch: takes the samples.
+    """
+
+    def __init__(self, model: Model, pipeline: TimedPipeline, watch: Stopwatch) -> None:
+        model.acquire(self)
+        super().__init__(
+            name=model.name,
+            config=model.config,
+            backend=model.backend,
+            codec=TimedCodec(model.codec, watch),
+            text=TimedText(model.text, watch),
+            device=model.device,
+            frame_rate_hz=model.frame_rate_hz,
+            info=model.info,
+        )
+        self._real, self._pipeline = model, pipeline
+
+    def new_pipeline(self) -> Pipeline:
+        """Return the timed one."""
+        return self._pipeline
+
+    def _free(self, shared: object) -> None:
+        """Release the real model, which is freed when nothing else holds it."""
+        self._real.release(self)

@@ -1,8 +1,8 @@
-"""What every stage must compute and move at least, counted from the configuration.
+"""The least that every stage must compute and move, counted from the configuration.
 
 Two FLOPs per multiply and add. Bytes are those that no implementation can do without: weights once,
 valid keys and values once, own keys and values, latents or pixels in and out; activations between
-layers are not counted, for a fused implementation keeps them on the chip. So the time that these
+layers are not counted, as a fused implementation keeps them on the chip. So the time that these
 take at the device's measured ceilings is a floor, not a prediction.
 """
 
@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.model.codec import LatentCodec
-from shotstream_rt.model.nano_codec import NanoCodec, NanoCodecNet
-from shotstream_rt.model.tiny_decoder import TinyCodec
-from shotstream_rt.model.vae import WanCodec
+from shotstream_rt.model.nano.codec import NanoCodec, NanoCodecNet
+from shotstream_rt.model.tiny.codec import TinyCodec
+from shotstream_rt.model.wan_vae.codec import WanCodec
 
 _PATCH = 4
 """Latent pixels of a token."""
@@ -113,6 +113,15 @@ def student_stages(config: StreamConfig, captions: Sequence[int], itemsize: int)
     ]  # fmt: skip
 
     def stage(name: str, metric: str, frames: int, keys: float, keeps_flow: bool) -> Stage:
+        """Return a stage that is one pass of the student.
+
+        Args:
+            name: for people.
+            metric: the samples that time it.
+            frames: latent frames of the pass.
+            keys: latent frames attended to, own ones included.
+            keeps_flow: whether the head runs.
+        """
         flops, nbytes = pass_work(
             model, queries=frames * per_frame, keys=keys * per_frame, caption=seen[-1],
             itemsize=itemsize, keeps_flow=keeps_flow,
@@ -209,13 +218,13 @@ def text_stage(network: nn.Module, tokens: int) -> Stage:
 
 
 def plain_codec(codec: LatentCodec) -> LatentCodec:
-    """Return the codec that decodes latent by latent under one that decodes recorded chunks."""
+    """Return the codec that decodes latent by latent, which a codec of recorded chunks wraps."""
     inner = getattr(codec, "codec", None)
     return codec if inner is None else plain_codec(inner)
 
 
 def exact_codec(codec: LatentCodec) -> LatentCodec:
-    """Return the plain codec of profile ``exact`` under any other."""
+    """Return the plain codec of profile ``exact``, which others wrap."""
     plain = plain_codec(codec)
     return plain.exact if isinstance(plain, TinyCodec) else plain
 

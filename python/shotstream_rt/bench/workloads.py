@@ -16,15 +16,17 @@ from typing import Any, Literal
 
 from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
+from shotstream_rt.plan.students import STUDENTS
 
 from .hardware import slug
 
-Kind = Literal["student", "film", "kernels"]
-KINDS: tuple[Kind, ...] = ("student", "film", "kernels")
+Kind = Literal["student", "film", "interactive", "kernels"]
+KINDS: tuple[Kind, ...] = ("student", "film", "interactive", "kernels")
 
 _RECIPE_KEYS = {
     "student": {"stream", "text_tokens", "seed", "shots"},
     "film": {"model", "story", "seed", "shots"},
+    "interactive": {"model", "story", "seed", "asks", "queue_chunks"},
     "kernels": {
         "frames", "rows", "columns", "heads", "head_dim", "ffn_dim", "cached_frames",
         "latent_channels",
@@ -43,7 +45,8 @@ class Workload:
         id: file name and name in records.
         version: counted up whenever the recipe changes.
         kind: ``student`` (passes of the student alone, random weights), ``film`` (a session, from
-            prompts to frames) or ``kernels`` (shapes for ``bench/``).
+            prompts to frames), ``interactive`` (a session that is directed while it is shown) or
+            ``kernels`` (shapes for ``bench/``).
         title: one line for people.
         recipe: what is computed; see ``bench/workloads``.
         tolerance: by metric, the largest accepted ratio to a baseline in the worse direction;
@@ -131,37 +134,54 @@ def find_workload(name: str) -> Workload:
     return known[name]
 
 
-def student_workload(path: str | Path, *, shots: int, text_tokens: int = 100) -> Workload:
-    """Declare a run of a student's shape with random weights.
+def student_workload(
+    name: str | Path, *, shots: int, text_tokens: int = 100, model: ModelConfig | None = None
+) -> Workload:
+    """Declare a run of a student's passes with random weights.
 
     Args:
-        path: JSON file with keys of ``ModelConfig``.
+        name: a student of ``plan.students.STUDENTS``, with its own settings at its released size;
+            or a JSON file with keys of ``ModelConfig``, which has ShotStream's settings.
         shots: shots of the film.
-        text_tokens: real tokens of each caption, at most the file's ``text_len``.
+        text_tokens: real tokens of each caption, at most the student's ``text_len``.
+        model: another size for a student by name.
 
     Raises:
         ConfigError: the file cannot be read or does not describe a student.
     """
-    try:
-        data = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as a student's JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: got {type(data).__name__}, wanted a JSON object of ModelConfig")
-    try:
-        model = ModelConfig.from_dict(data)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    if str(name) in STUDENTS:
+        stream = STUDENTS[str(name)].stream(model or ModelConfig())
+        label, title = f"student-{name}", f"student passes of {name}, random weights"
+    else:
+        stream = StreamConfig(model=_model_in(Path(name)))
+        label = "student"
+        title = f"student passes at the shape of {Path(name).name}, random weights"
+    size = stream.model
     return Workload(
-        id=f"student-{model.dim}x{model.num_layers}-{model.latent_height}x{model.latent_width}",
+        id=f"{label}-{size.dim}x{size.num_layers}-{size.latent_height}x{size.latent_width}",
         version=1,
         kind="student",
-        title=f"student passes at the shape of {Path(path).name}, random weights",
+        title=title,
         recipe={
-            "stream": StreamConfig(model=model).to_dict(),
-            "text_tokens": min(text_tokens, model.text_len),
+            "stream": stream.to_dict(),
+            "text_tokens": min(text_tokens, size.text_len),
             "seed": 0,
             "shots": shots,
         },
         tolerance={},
     )
+
+
+def _model_in(path: Path) -> ModelConfig:
+    """Read a student's shape from a JSON file."""
+    known = f"; wanted a file, or one of {', '.join(STUDENTS)}"
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a student's JSON: {error}{known}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: got {type(data).__name__}, wanted a JSON object of ModelConfig")
+    try:
+        return ModelConfig.from_dict(data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

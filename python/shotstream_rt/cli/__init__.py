@@ -1,25 +1,32 @@
 """The commands: ``python -m shotstream_rt COMMAND``.
 
 One module per command with ``HELP``, ``configure(parser)`` and ``run(arguments) -> exit code``,
-imported only when it is asked for. A mistake of the user ends with exit code 2 and one line.
+imported only when it is asked for. A mistake of the user ends with exit code 2 and one line; see
+``terminal.run_command``.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from shotstream_rt import env
+from shotstream_rt.terminal import CommandParser, log_handler, run_command
 
 _COMMANDS = {
     "calibrate": "choose and measure which attention heads profile fast prunes",
+    "export": "write the student as ONNX files for engine libraries; build or check them",
+    "fetch": "get a model's files from Hugging Face's hub",
     "generate": "make films from a story, a table of stories, or prompts",
     "info": "show what this machine can run and why not the rest",
+    "serve": "open a page on which films are directed while they play",
     "verify": "compare this machine's numbers with golden ones",
 }
 
@@ -38,7 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    return run_command(words, lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    parser = CommandParser(
         prog="python -m shotstream_rt",
         description="Streaming prompts in, streaming multi-shot video out.",
         epilog=_EPILOG,
@@ -56,42 +67,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in words[:1]:
             _module(name).configure(command)
     arguments = parser.parse_args(words)
-    return _run(arguments)
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from shotstream_rt import env
-    from shotstream_rt.errors import DeviceError, ShotStreamError
-
-    on_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _interrupt) if on_main else None
-    try:
-        logging.basicConfig(level=env.log_level(), format="%(levelname)s %(name)s: %(message)s")
+    layout = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=env.log_level(), handlers=[log_handler(layout)])
+    with _ended_like_ctrl_c():
         code: int = _module(arguments.command).run(arguments)
-    except ShotStreamError as error:
-        message = " ".join(str(error).split())
-        _say(f"error: {message}")
-        if getattr(arguments, "json", False):
-            report = {"error": message, "kind": type(error).__name__}
-            sys.stdout.write(json.dumps(report) + "\n")
-        return 1 if isinstance(error, DeviceError) else 2
-    except KeyboardInterrupt:
-        _say("interrupted; unfinished files were removed")
-        return 130
-    finally:
-        if on_main:
-            signal.signal(signal.SIGTERM, before)
     return code
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let signals that end a process remove its unfinished files first."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # nohup has hangups ignored, and that stays so.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: object) -> None:
     """End like Ctrl-C, so that unfinished files are removed."""
     raise KeyboardInterrupt
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def _module(name: str) -> Any:

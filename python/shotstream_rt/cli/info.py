@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
-import sys
 from typing import Any
 
 import torch
 
 import shotstream_rt
-from shotstream_rt.backends import registry
-from shotstream_rt.model.loading import available_models
+from shotstream_rt.backends import kernel_registry, registry
+from shotstream_rt.backends.proven_attention import HEAD_DIM
+from shotstream_rt.loading.fetch import BASE, fetched_models
+from shotstream_rt.loading.layouts import available_models
+from shotstream_rt.plan.students import STUDENTS
 from shotstream_rt.profiles import PROFILES
+from shotstream_rt.terminal import tell, tell_json
 
-_PACKAGES = ("torch", "numpy", "av", "pillow", "safetensors", "transformers", "triton", "tensorrt",
+_PACKAGES = ("torch", "numpy", "av", "pillow", "safetensors", "transformers", "huggingface_hub",
+             "triton", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt-rtx", "tensorrt",
              "nvtx")  # fmt: skip
 
 _EXAMPLES = """\
@@ -38,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what was found."""
     found = collect()
     if arguments.json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        tell_json(found)
         return 0
     lines = [
         f"shotstream_rt {found['version']}, Python {found['python']}, {found['platform']}",
@@ -52,21 +56,31 @@ def run(arguments: argparse.Namespace) -> int:
             lines.append(f"  backend  {name}: {'usable' if reason is None else reason}")
         for name, reason in device["kernels"].items():
             lines.append(f"  kernels  {name}: {'usable' if reason is None else reason}")
+        auto = device["auto_kernels"]
+        lines.append(f"  kernels  auto takes {auto['name']}: {auto['reason']}")
     models = found["models"] or {"none": "this build carries no weights; give a folder"}
     lines += [f"model      {name}: {place}" for name, place in models.items()]
+    lines.append(f"model      {BASE}: {found['base_model'] or 'not fetched'}")
+    for name, student in found["students"].items():
+        lines.append(f"student    {name}: {student['title']}; {student['file'] or 'not fetched'}")
+        lines += [f"  {word:8} {student[word]}" for word in ("cut", "prompt", "extend")]
     for profile in PROFILES.values():
         lines.append(f"profile    {profile.name}: {profile.summary}")
         if profile.lossy:
             lines += [f"  lossy    {profile.changes}", f"  needs    {profile.needs}"]
-    sys.stdout.write("\n".join(lines) + "\n")
+    tell(*lines)
     return 0
 
 
 def collect() -> dict[str, Any]:
     """Return everything as plain JSON values.
 
-    The value of a backend, a kernel set or a part of one is why it cannot run, or None.
+    Of a student that was fetched, ``file`` says where it is.
+
+    The value of a backend, a kernel set or a part of one is why it cannot run, or None. A device's
+    ``auto_kernels`` is the set that ``auto`` takes there for the released student, and why.
     """
+    fetched = fetched_models()
     return {
         "version": shotstream_rt.__version__,
         "python": platform.python_version(),
@@ -76,6 +90,11 @@ def collect() -> dict[str, Any]:
         "devices": [_device(torch.device("cpu"))]
         + [_device(torch.device("cuda", index)) for index in range(_cuda_devices())],
         "models": available_models(),
+        "base_model": fetched[BASE],
+        "students": {
+            name: {**student.describe(), "file": fetched[name]}
+            for name, student in STUDENTS.items()
+        },
         "profiles": {profile.name: profile.describe() for profile in PROFILES.values()},
     }
 
@@ -98,7 +117,14 @@ def _device(device: torch.device) -> dict[str, Any]:
         "memory_bytes": memory,
         "backends": registry.availability(device),
         "kernels": registry.kernel_availability(device),
+        "auto_kernels": dataclasses.asdict(kernel_registry.choose_auto(_student_on(device))),
     }
+
+
+def _student_on(device: torch.device) -> kernel_registry.Target:
+    """The released student in the type that it usually has there."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    return kernel_registry.Target(device=device, dtype=dtype, head_dim=HEAD_DIM)
 
 
 def _cuda_devices() -> int:

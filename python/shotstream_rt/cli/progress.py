@@ -7,6 +7,9 @@ import sys
 import time
 from typing import TextIO
 
+from shotstream_rt.printable import printable
+from shotstream_rt.terminal import write_safely
+
 _LIVE_S, _PLAIN_S = 0.1, 2.0
 
 
@@ -16,7 +19,7 @@ class Progress:
     Args:
         shots: shots of the film.
         frames: frames expected in all, for the time left.
-        out: where to write.
+        out: where to write; default: standard error, if there is one.
         quiet: write nothing.
     """
 
@@ -25,7 +28,7 @@ class Progress:
     ) -> None:
         self._shots, self._expected, self._quiet = shots, frames, quiet
         self._out = sys.stderr if out is None else out
-        self._live = self._out.isatty()
+        self._live = self._out is not None and not self._out.closed and self._out.isatty()
         self._begun_s = self._shown_s = time.monotonic()
         self._frames = 0
         self._open_line = False
@@ -53,21 +56,18 @@ class Progress:
         if self._quiet:
             return
         self.end()
-        self._out.write(f"{line}\n")
-        self._out.flush()
+        write_safely(self._out, f"{printable(line)}\n")
 
     def end(self) -> None:
         """Close the live line."""
         if self._open_line:
-            self._out.write("\n")
-            self._out.flush()
+            write_safely(self._out, "\n")
             self._open_line = False
 
     def _write(self, line: str) -> None:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            self._out.write("\r" + line[:width].ljust(width))
+            write_safely(self._out, "\r" + line[:width].ljust(width))
             self._open_line = True
         else:
-            self._out.write(f"{line}\n")
-        self._out.flush()
+            write_safely(self._out, f"{line}\n")

@@ -1,36 +1,30 @@
 """One transformer block of the Wan2.1 architecture, and its head.
 
-Parameters carry the names of the released checkpoints. ``bind`` pairs them with a ``KernelSet``;
-the bound form is the only forward there is, for training, for the oracle and for fast backends.
+``Block`` holds parameters under the names of the released checkpoints. ``bind`` pairs them with a
+``KernelSet``; the bound form is the only forward pass: training, checks and all torch backends use
+it. It has three parts, before, between and after the block's two attentions, because only the
+caller knows which keys there are: a pass reads an arena, training masks a sequence.
 
 Source: ShotStream ``wan/modules/causal_model.py``; the maths is in ``docs/architecture.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..kernels.reference.dual_attention_fp8 import value_reach
 from ..nvtx import detail
 
 if TYPE_CHECKING:
-    from ..cache import KVArena
+    from ..backends.cache import KVArena
     from ..config import ModelConfig
-    from ..kernels.kernel_set import KernelSet, Linear
-
-Attend = Callable[[Tensor], Tensor]
-"""Self-attention from a fused projection ``[B, T, 3 * dim]`` (queries | keys | values, neither
-normalised nor rotated) to ``[B, T, dim]``. It may store keys and values and attend to more."""
-
-CrossAttend = Callable[[Tensor], Tensor]
-"""Cross-attention of normalised q ``[B, T, N, D]`` to the captions; returns like q."""
-
-Rotate = Callable[[Tensor], Tensor]
-"""Rotary embedding of ``[B, T, N, D]``."""
+    from ..kernels.sets.kernel_set import KernelSet, Linear
+    from ..plan.pass_plan import PassPlan
 
 
 class Modulation(NamedTuple):
@@ -44,8 +38,19 @@ class Modulation(NamedTuple):
     ffn_gate: Tensor
 
 
+def modulate(time_rows: Tensor, table: Tensor) -> Modulation:
+    """Add a block's table to the time projection.
+
+    Args:
+        time_rows: ``[B, F, 6, dim]``.
+        table: ``[1, 6, dim]``.
+    """
+    rows = Modulation(*(time_rows + table).unbind(2))
+    return rows._replace(attention_factor=1 + rows.attention_factor, ffn_factor=1 + rows.ffn_factor)
+
+
 class RmsNorm(nn.Module):
-    """The learned factors of an RMS norm; the maths is in ``kernels/qk_norm``."""
+    """The learned factors of an RMS norm; the maths is in ``kernels/reference/qk_norm.py``."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -72,7 +77,7 @@ class Block(nn.Module):
         super().__init__()
         dim = config.dim
         self.config = config
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.modulation = nn.Parameter(_random_table(6, dim))
         self.self_attn = Attention(dim)
         self.norm3 = nn.LayerNorm(dim, eps=config.eps)
         self.cross_attn = Attention(dim)
@@ -88,25 +93,64 @@ class Block(nn.Module):
         Args:
             time_rows: ``[B, F, 6, dim]``.
         """
-        rows = Modulation(*(time_rows + self.modulation).unbind(2))
-        return rows._replace(
-            attention_factor=1 + rows.attention_factor, ffn_factor=1 + rows.ffn_factor
+        return modulate(time_rows, self.modulation)
+
+    def bind(
+        self, kernels: KernelSet, load: Callable[[nn.Linear, str], None] | None = None
+    ) -> BoundBlock:
+        """Pair the parameters with kernels; fused or packed weights are made here, once.
+
+        The bound block holds no parameter that a fused weight replaces, so that dropping this block
+        frees them.
+
+        Args:
+            kernels: the kernel set to run.
+            load: given a linear layer and its name in the block, puts its weights in place. The
+                layer is dropped as soon as it is fused, so that no more than one fused layer is
+                held twice; this block is of no use afterwards. Default: the weights are in place.
+        """
+        own, cross = self.self_attn, self.cross_attn
+        names = {module: name for name, module in self.named_modules()}
+        reach: list[Tensor] = []
+
+        def fused(*layers: nn.Linear, gelu: bool = False) -> Linear:
+            if load is not None:
+                for layer in layers:
+                    load(layer, names[layer])
+            if kernels.arena.values_in_8_bits and own.v in layers:
+                reach.append(value_reach(own.v, self.config.num_heads))
+            product = kernels.fuse_linear(layers, gelu)
+            if load is not None:
+                for layer in layers:
+                    del layer.weight, layer.bias
+            return product
+
+        qkv = fused(own.q, own.k, own.v)
+        return BoundBlock(
+            kernels=kernels,
+            heads=self.config.num_heads,
+            eps=self.config.eps,
+            modulation=self.modulation,
+            norm_q=own.norm_q.weight,
+            norm_k=own.norm_k.weight,
+            cross_factor=self.norm3.weight[None, None],
+            cross_offset=self.norm3.bias[None, None],
+            cross_norm_q=cross.norm_q.weight,
+            cross_norm_k=cross.norm_k.weight,
+            value_reach=reach[0] if reach else None,
+            qkv=qkv,
+            out=fused(own.o),
+            cross_q=fused(cross.q),
+            cross_kv=fused(cross.k, cross.v),
+            cross_out=fused(cross.o),
+            ffn_up=fused(self._ffn(0), gelu=True),
+            ffn_down=fused(self._ffn(2)),
         )
 
-    def bind(self, kernels: KernelSet) -> BoundBlock:
-        """Pair the parameters with kernels; fused or packed weights are made here, once."""
-        own, cross = self.self_attn, self.cross_attn
-        return BoundBlock(
-            block=self,
-            kernels=kernels,
-            qkv=kernels.fuse_linear([own.q, own.k, own.v], False),
-            out=kernels.fuse_linear([own.o], False),
-            cross_q=kernels.fuse_linear([cross.q], False),
-            cross_kv=kernels.fuse_linear([cross.k, cross.v], False),
-            cross_out=kernels.fuse_linear([cross.o], False),
-            ffn_up=kernels.fuse_linear([self._ffn(0)], True),
-            ffn_down=kernels.fuse_linear([self._ffn(2)], False),
-        )
+    def names_beside_linear_layers(self) -> list[str]:
+        """Return the names of the parameters that ``bind`` keeps as they are."""
+        linear = {name for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+        return [name for name in self.state_dict() if name.rpartition(".")[0] not in linear]
 
     def _ffn(self, index: int) -> nn.Linear:
         layer = self.ffn[index]
@@ -114,12 +158,54 @@ class Block(nn.Module):
         return layer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BoundBlock:
-    """A block ready to run: parameters and kernels."""
+    """A block ready to run, in three parts around its two attentions.
 
-    block: Block
+    A pass is::
+
+        qkv = block.project(x, m)                       # [B, T, 3 * dim]
+        attended = ...                                  # self-attention, [B, T, dim]
+        x, q = block.leave_self(x, attended, m)         # q [B, T, N, D]
+        attended = ...                                  # cross-attention, [B, T, dim]
+        x = block.leave_cross(x, attended, m)           # [B, T, dim]
+
+    ``T`` is the frames of ``m`` times their tokens. ``append`` and ``split`` are the two ways from
+    ``qkv`` to queries, keys and values: into an arena, or as tensors.
+
+    Attributes:
+        kernels: the kernel set to run.
+        heads: attention heads ``N``.
+        eps: of every norm.
+        modulation: ``[1, 6, dim]``; see ``modulate``.
+        norm_q: ``[dim]``, factors of the norm of self-attention's queries.
+        norm_k: ``[dim]``, of its keys.
+        cross_factor: ``[1, 1, dim]``, factor of the norm in front of cross-attention.
+        cross_offset: ``[1, 1, dim]``, its offset.
+        cross_norm_q: ``[dim]``, factors of the norm of cross-attention's queries.
+        cross_norm_k: ``[dim]``, of its keys.
+        value_reach: ``[2, N]``, see ``reference.dual_attention_fp8``; ``None`` where the kernels
+            keep values in the model's type.
+        qkv: queries | keys | values of self-attention.
+        out: self-attention's output layer.
+        cross_q: cross-attention's queries.
+        cross_kv: keys | values of embedded captions.
+        cross_out: cross-attention's output layer.
+        ffn_up: the feed-forward's first layer and its GELU.
+        ffn_down: its second layer.
+    """
+
     kernels: KernelSet
+    heads: int
+    eps: float
+    modulation: Tensor
+    norm_q: Tensor
+    norm_k: Tensor
+    cross_factor: Tensor
+    cross_offset: Tensor
+    cross_norm_q: Tensor
+    cross_norm_k: Tensor
+    value_reach: Tensor | None
     qkv: Linear
     out: Linear
     cross_q: Linear
@@ -128,62 +214,86 @@ class BoundBlock:
     ffn_up: Linear
     ffn_down: Linear
 
-    def __call__(self, x: Tensor, m: Modulation, attend: Attend, cross: CrossAttend) -> Tensor:
-        """Run the block on ``[B, T, dim]``; ``T`` is the frames of ``m`` times their tokens."""
-        kernels, eps = self.kernels, self.block.config.eps
-        factor, offset = self.block.norm3.weight[None, None], self.block.norm3.bias[None, None]
-        with detail("attn"):
-            y = self.out(attend(self.project(x, m)))
-            x, h = kernels.gated_residual_norm(x, y, m.attention_gate, factor, offset, eps)
-        with detail("cross"):
-            q = kernels.rms_norm(self.cross_q(h), self.block.cross_attn.norm_q.weight, eps)
-            y = self.cross_out(cross(self._heads(q)).flatten(2))
-            x, h = kernels.gated_residual_norm(x, y, None, m.ffn_factor, m.ffn_offset, eps)
-        with detail("ffn"):
-            return kernels.gated_residual(x, self.ffn_down(self.ffn_up(h)), m.ffn_gate)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights held."""
+        parts = (
+            self.modulation, self.norm_q, self.norm_k, self.cross_factor, self.cross_offset,
+            self.cross_norm_q, self.cross_norm_k, self.qkv, self.out, self.cross_q, self.cross_kv,
+            self.cross_out, self.ffn_up, self.ffn_down,
+        )  # fmt: skip
+        return sum(part.nbytes for part in parts)
 
     def project(self, x: Tensor, m: Modulation) -> Tensor:
-        """Modulated norm and fused projection: what ``Attend`` takes."""
-        eps = self.block.config.eps
-        qkv: Tensor = self.qkv(
-            self.kernels.layer_norm(x, m.attention_factor, m.attention_offset, eps)
-        )
-        return qkv
+        """Modulated norm of ``x`` ``[B, T, dim]``, then raw queries | keys | values."""
+        with detail("attn"):
+            h = self.kernels.layer_norm(x, m.attention_factor, m.attention_offset, self.eps)
+            qkv: Tensor = self.qkv(h)
+            return qkv
 
-    def split(self, qkv: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised, rotated q and k, and v, each ``[B, T, N, D]``: attention without an arena."""
-        own, eps = self.block.self_attn, self.block.config.eps
-        q, k, v = qkv.chunk(3, -1)
-        q = rotate(self._heads(self.kernels.rms_norm(q, own.norm_q.weight, eps)))
-        k = rotate(self._heads(self.kernels.rms_norm(k, own.norm_k.weight, eps)))
-        return q, k, self._heads(v)
-
-    def append(
-        self,
-        qkv: Tensor,
-        rotation: Tensor,
-        arena: KVArena,
-        slots: Sequence[int],
-        *,
-        rotate_key: bool,
-    ) -> Tensor:
-        """Leave a chunk's keys and values in their arena slots; give its queries.
+    def append(self, qkv: Tensor, rotation: Tensor, arena: KVArena, plan: PassPlan) -> Tensor:
+        """Store a pass's keys and values in their slots; return its queries ``[1, T, N, D]``.
 
         Args:
             qkv: ``[1, T, 3 * dim]``.
             rotation: complex64 ``[T, D / 2]``.
             arena: of this layer.
-            slots: arena slot of each of the chunk's latent frames.
-            rotate_key: store keys rotated; otherwise as normalised.
+            plan: says which slots, and whether keys are stored rotated.
+        """
+        with detail("attn"):
+            return self.kernels.qkv_append(
+                qkv[0], self.norm_q, self.norm_k, rotation, arena.keys, arena.values, plan.writes,
+                qkv.shape[1] // len(plan.writes), self.eps, plan.rotate_keys,
+            ).unsqueeze(0)  # fmt: skip
+
+    def leave_self(self, x: Tensor, attended: Tensor, m: Modulation) -> tuple[Tensor, Tensor]:
+        """Add self-attention's result; return the sum and cross-attention's queries.
+
+        Args:
+            x: ``[B, T, dim]``, as given to ``project``.
+            attended: ``[B, T, dim]``.
+            m: as for ``project``.
+        """
+        kernels, eps = self.kernels, self.eps
+        with detail("attn"):
+            x, h = kernels.gated_residual_norm(
+                x, self.out(attended), m.attention_gate, self.cross_factor, self.cross_offset, eps
+            )
+        with detail("cross"):
+            q = kernels.rms_norm(self.cross_q(h), self.cross_norm_q, eps)
+            return x, q.unflatten(-1, (self.heads, -1))
+
+    def leave_cross(self, x: Tensor, attended: Tensor, m: Modulation) -> Tensor:
+        """Add cross-attention's result ``[B, T, dim]``, then the feed-forward's.
+
+        Args:
+            x: ``[B, T, dim]``, from ``leave_self``.
+            attended: ``[B, T, dim]``.
+            m: as for ``project``.
+        """
+        kernels = self.kernels
+        with detail("cross"):
+            x, h = kernels.gated_residual_norm(
+                x, self.cross_out(attended), None, m.ffn_factor, m.ffn_offset, self.eps
+            )
+        with detail("ffn"):
+            return kernels.gated_residual(x, self.ffn_down(self.ffn_up(h)), m.ffn_gate)
+
+    def split(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as tensors: attention without an arena.
+
+        Args:
+            qkv: ``[B, T, 3 * dim]``.
+            rotation: complex64 ``[T, D / 2]``, or one of each sample ``[B, T, D / 2]``.
 
         Returns:
-            Normalised, rotated queries ``[1, T, N, D]``.
+            Normalised, rotated q and k, and v, each ``[B, T, N, D]``.
         """
-        own = self.block.self_attn
-        return self.kernels.qkv_append(
-            qkv[0], own.norm_q.weight, own.norm_k.weight, rotation, arena.k, arena.v, slots,
-            qkv.shape[1] // len(slots), self.block.config.eps, rotate_key,
-        ).unsqueeze(0)  # fmt: skip
+        kernels = self.kernels
+        q, k, v = qkv.chunk(3, -1)
+        q = kernels.rotate(self._heads(kernels.rms_norm(q, self.norm_q, self.eps)), rotation)
+        k = kernels.rotate(self._heads(kernels.rms_norm(k, self.norm_k, self.eps)), rotation)
+        return q, k, self._heads(v)
 
     def caption_kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-attention keys and values of embedded captions.
@@ -195,12 +305,11 @@ class BoundBlock:
             Two ``[captions, tokens, N, D]``.
         """
         k, v = self.cross_kv(text).chunk(2, -1)
-        eps = self.block.config.eps
-        k = self.kernels.rms_norm(k, self.block.cross_attn.norm_k.weight, eps)
+        k = self.kernels.rms_norm(k, self.cross_norm_k, self.eps)
         return self._heads(k), self._heads(v)
 
     def _heads(self, x: Tensor) -> Tensor:
-        heads: Tensor = x.unflatten(-1, (self.block.config.num_heads, -1))
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))
         return heads
 
 
@@ -210,7 +319,7 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(_random_table(2, config.dim))
         self.head = nn.Linear(config.dim, config.out_dim * 4)
 
     def modulate(self, time_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,6 +328,23 @@ class Head(nn.Module):
         return 1 + scale, offset
 
     def forward(self, x: Tensor, factor: Tensor, offset: Tensor, kernels: KernelSet) -> Tensor:
-        """Return ``[B, T, 4 * out_dim]``, channel fastest inside a patch."""
+        """Return ``[B, T, 4 * out_dim]``, channel fastest inside a patch.
+
+        Args:
+            x: ``[B, T, dim]``.
+            factor: ``[B, F, dim]``, from ``modulate``.
+            offset: like ``factor``.
+            kernels: the kernel set to run.
+        """
         out: Tensor = self.head(kernels.head_norm(x, factor, offset, self.eps))
         return out
+
+
+def _random_table(rows: int, dim: int) -> Tensor:
+    """Initial modulation ``[1, rows, dim]``; on the meta device nothing is drawn.
+
+    Torch computes ``randn / x`` on the meta device by decomposing it, and its first decomposition
+    imports the compiler: seconds, and 140 MiB, for numbers that are never used.
+    """
+    table = torch.empty(1, rows, dim)
+    return table if table.is_meta else table.normal_().div_(dim**0.5)

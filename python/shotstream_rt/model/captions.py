@@ -1,7 +1,7 @@
 """Captions after the text encoder: what the student is conditioned on.
 
 Made by the session from a ``TextEncoder``'s output, read by the pipeline and the backends. Holds
-tensors only; wording of captions is decided elsewhere.
+tensors only, no text.
 """
 
 from __future__ import annotations

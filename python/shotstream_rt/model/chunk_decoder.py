@@ -1,10 +1,10 @@
-"""Decoding whole chunks on a device: the fast twin of a codec's ``StreamDecoder``.
+"""Decoding whole chunks on a device: the fast form of a codec's ``StreamDecoder``.
 
 A ``ChunkProgram`` decodes a fixed number of latents of a fixed size, from one static buffer into
 another, without an allocation that outlives it, a host synchronisation or a branch on a value. So
 it can be recorded once, as a shot's first chunk and as any later one, and replayed. ``ChunkCodec``
-puts such decoders in the place of a codec's own; put together by ``loading.py``, used by the decode
-thread.
+replaces a codec's own decoders by such ones. Made by ``loading/recorded_codec.py``, used by the
+decode thread.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.kernels.decoder_set import DecoderKernels, decoder_kernels
+from shotstream_rt.kernels.sets.decoder_set import DecoderKernels, decoder_kernels
 
 from .codec import LatentCodec
 
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
-"""Records a function that reads and writes static buffers only; gives its replay."""
+"""Records a function that reads and writes static buffers only, and returns what replays it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class ProgrammableCodec(LatentCodec, Protocol):
         ...
 
     def chunk_program(self, shape: ChunkShape, kernels: DecoderKernels) -> ChunkProgram:
-        """Return a new program; its stream is its own."""
+        """Return a new program, with a stream of its own."""
         ...
 
 
@@ -87,7 +87,7 @@ class ChunkDecoder:
     def __init__(self, program: ChunkProgram, capture: Capture) -> None:
         self._program = program
         with torch.inference_mode():
-            # Libraries choose and load their kernels in a first run, which no capture allows.
+            # Libraries choose and load kernels in a first run, which a capture does not allow.
             program.run(True)
             program.run(False)
             if program.pixels.is_cuda:
@@ -123,7 +123,7 @@ class ChunkDecoder:
 
 
 class ChunkCodec:
-    """A codec whose streaming decoders are recorded chunk decoders; all else is the codec's own.
+    """A codec whose streaming decoders are recorded; everything else is done by the codec it wraps.
 
     Args:
         codec: encodes, and decodes whole clips.
@@ -144,7 +144,7 @@ class ChunkCodec:
 
     @property
     def kernel_set(self) -> str:
-        """Which kernels stand between the convolutions."""
+        """Name of the kernels between the convolutions."""
         return self._kernels.name
 
     def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
@@ -166,7 +166,7 @@ class ChunkCodec:
         """
         decoder = ChunkDecoder(self.codec.chunk_program(self.shape, self._kernels), self._capture())
         if self.codec.device.type == "cuda":
-            torch.cuda.empty_cache()  # what warming up took; the recording has memory of its own
+            torch.cuda.empty_cache()  # warming up took memory that the recording does not use
         return decoder
 
     def decode_full(self, latents: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """What a latent codec offers: frames to latents, latents to frames, and streaming decode.
 
-Implemented by the Wan VAE (``vae.py``) and the nano codec (``nano_codec.py``); called by the
-session and the trainers, which see only these protocols. A codec must not know about shots: whoever
-decodes a film makes one ``StreamDecoder`` and resets it at each cut.
+Implemented in ``wan_vae/codec.py``, ``tiny/codec.py`` and ``nano/codec.py``; sessions and trainers
+use only these protocols. A codec does not know about shots: the code that decodes a film makes one
+``StreamDecoder`` and resets it at each cut.
 
 Layouts: latents are ``[batch, F, C, h, w]``, normalised (unit scale); frames are RGB in [-1, 1].
 """
@@ -32,6 +32,23 @@ class StreamDecoder(Protocol):
 
     def reset(self) -> None:
         """Forget the stream: the next latent decoded is a first one."""
+        ...
+
+
+@runtime_checkable
+class ResumableDecoder(StreamDecoder, Protocol):
+    """A stream decoder whose memory is so small that a copy of it may be kept for every chunk."""
+
+    def state(self) -> tuple[Tensor, ...]:
+        """Return a copy of what it remembers of a stream of which something was decoded."""
+        ...
+
+    def resume(self, state: tuple[Tensor, ...]) -> None:
+        """Go on where its stream, or another one of the same size, was when ``state`` was taken.
+
+        Args:
+            state: what ``state`` returned; it may be resumed from again.
+        """
         ...
 
 

@@ -1,8 +1,8 @@
 """Convolutions over frames whose channels come last, ``[F, H, W, C]`` dense.
 
 What the chunk programs share. A batch of one in this layout is torch's ``channels_last_3d`` and a
-run of frames is one piece of memory, so a convolution over time reads its input and the frames in
-front of it where they lie, and its result is the next kernel's input: nothing is moved.
+run of frames is one piece of memory, so a convolution over time reads its input and the frames
+before it in place, and its result is the next kernel's input: nothing is copied.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDE = 8
 
 
 def conv_over_time(lane: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve frames with the past in front of them; same height and width.
+    """Convolve frames together with those before them; same height and width.
 
     Args:
         lane: ``[T - 1 + F, H, W, C]``, the past first.
@@ -37,12 +37,18 @@ def conv_over_time(lane: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 def as_clip(frames: Tensor) -> Tensor:
     """View ``[F, H, W, C]`` as a batch of one, ``[1, C, F, H, W]`` in ``channels_last_3d``."""
-    # The batch comes first: torch tells the format by its stride too.
+    # The batch axis is added first: torch reads the format off its stride too.
     return frames[None].permute(0, 4, 1, 2, 3)
 
 
 def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve every frame alone: ``[F, H, W, C]`` with ``[O, C, K, K]`` to ``[F, H, W, O]``."""
+    """Convolve every frame alone, to ``[F, H, W, O]``.
+
+    Args:
+        frames: ``[F, H, W, C]``.
+        weight: ``[O, C, K, K]``, ``K`` odd.
+        bias: ``[O]``; ``None`` for none.
+    """
     y = F.conv2d(frames.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2)
     return y.permute(0, 2, 3, 1).contiguous()
 
@@ -71,7 +77,7 @@ def enlarge(frames: Tensor, weight: Tensor) -> Tensor:
 
 
 def enlarging_weight(weight: Tensor) -> Tensor:
-    """Fold nearest-neighbour doubling into the 3x3 convolution behind it.
+    """Fold nearest-neighbour doubling into the 3x3 convolution after it.
 
     Of a doubled picture's three neighbours two are equal, so along an axis an output sees two
     inputs: ``y[2m] = w0 x[m-1] + (w1 + w2) x[m]``, ``y[2m+1] = (w0 + w1) x[m] + w2 x[m+1]``.

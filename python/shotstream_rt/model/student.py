@@ -1,22 +1,23 @@
 """The student (and teacher): the Wan2.1 transformer with per-frame times and shot phases.
 
 Holds parameters under their released names, the small pieces around the blocks, and the masked
-full-sequence form used in training. The cached form is ``backends/eager.py``; both run the same
-bound blocks and are equal to rounding.
+full-sequence form used in training. The form that the runtime runs is ``bound_student.py``; both
+run the same bound blocks and are equal to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.kernel_set import REFERENCE
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from .blocks import Block, BoundBlock, Head
+from ..kernels.sets.kernel_set import REFERENCE
+from .blocks import Block, Head
+from .checkpoint import load_into
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -27,9 +28,10 @@ class Student(nn.Module):
 
     Args:
         config: shape of the network.
+        layers: how many of its blocks to make; default: all. A bound student keeps none of them.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, layers: int | None = None) -> None:
         super().__init__()
         dim = config.dim
         self.config = config
@@ -41,9 +43,38 @@ class Student(nn.Module):
             nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            Block(config) for _ in range(config.num_layers if layers is None else layers)
+        )
         self.head = Head(config)
         self.cache_indicator = nn.Embedding(2, dim) if config.cache_indicator else None
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, Tensor],
+        config: ModelConfig,
+        *,
+        source: str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Student:
+        """Load a whole student, as training and checks want it.
+
+        Args:
+            state: exactly the tensors of a ``Student`` of this shape.
+            config: shape of the network.
+            source: named in errors.
+            device: where the parameters go.
+            dtype: what they are cast to; ``None`` keeps the file's.
+
+        Raises:
+            WeightsError: names or shapes differ.
+        """
+        with torch.device("meta"):
+            student = cls(config)
+        load_into(student, state, source=source, device=device, dtype=dtype)
+        return student.eval().requires_grad_(False)
 
     @property
     def layers(self) -> list[Block]:
@@ -59,8 +90,8 @@ class Student(nn.Module):
         """Turn latents ``[B, F, C, h, w]`` into tokens ``[B, F * rows * columns, dim]``.
 
         Tokens are ordered (frame, row, column), column fastest. The convolution does not overlap,
-        so it is one matrix product on unfolded patches. The first ``context`` frames are context,
-        which only a student with a cache indicator tells apart here.
+        so it is one matrix product. That the first ``context`` frames are context matters to a
+        student with a cache indicator only.
         """
         rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
         patches = latents.unflatten(-1, (columns, 2)).unflatten(-3, (rows, 2))
@@ -74,7 +105,13 @@ class Student(nn.Module):
         return torch.cat((tokens[:, :edge] + other, tokens[:, edge:] + own), 1)
 
     def fold_patches(self, patches: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-        """Inverse of the patch order: ``[B, T, 4 * C]`` to ``[B, F, C, h, w]``."""
+        """Turn tokens back into latents, ``[B, F, C, h, w]``.
+
+        Args:
+            patches: ``[B, T, 4 * C]``, channel fastest inside a patch.
+            frames: latent frames ``F``.
+            grid: token rows and columns of a frame.
+        """
         x = patches.view(patches.shape[0], frames, *grid, 2, 2, -1)
         return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
@@ -87,8 +124,12 @@ class Student(nn.Module):
         Returns:
             ``[B, F, dim]`` (for the head) and ``[B, F, 6, dim]`` (for the blocks).
         """
-        features = self.time_embedding(time_features(times, self.config.freq_dim).to(self.dtype))
-        return features, self.time_projection(features).unflatten(-1, (6, -1))
+        return self.project_times(time_features(times, self.config.freq_dim).to(self.dtype))
+
+    def project_times(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what ``embed_times`` gives, from sinusoids ``[B, F, freq_dim]``."""
+        embedded = self.time_embedding(features)
+        return embedded, self.time_projection(embedded).unflatten(-1, (6, -1))
 
     def embed_text(self, embeddings: Tensor) -> Tensor:
         """Text MLP on ``[captions, tokens, text_dim]``; padding rows are zeros, not skipped."""
@@ -127,7 +168,7 @@ class Student(nn.Module):
         batch, frames, _, height, width = latents.shape
         grid, tokens = (height // 2, width // 2), height * width // 4
         if flags is None:
-            flags = torch.zeros(frames)
+            flags = torch.zeros(frames, dtype=torch.float32)
         tables = [
             rotation(rope_angles(positions, row.double() * SHOT_PHASE_RAD, grid, config.head_dim))
             for row in flags.reshape(-1, frames)
@@ -149,18 +190,13 @@ class Student(nn.Module):
                 kv.unflatten(0, captions.shape[:2])[pick].flatten(0, 1)
                 for kv in bound.caption_kv(text.flatten(0, 1))
             )
-
-            def attend(qkv: Tensor, bound: BoundBlock = bound) -> Tensor:
-                q, k, v = bound.split(qkv, lambda z: kernels.rotate(z, table))
-                return kernels.attention(q, k, v, scale, bias).flatten(2)
-
-            def cross(q: Tensor, k: Tensor = k_text, v: Tensor = v_text) -> Tensor:
-                per_frame = q.unflatten(1, (frames, tokens)).flatten(0, 1)
-                out = kernels.cross_attention(per_frame, k, v, scale, None)
-                grouped: Tensor = out.unflatten(0, (batch, frames))
-                return grouped.flatten(1, 2)
-
-            x = bound(x, block.modulate(time_rows), attend, cross)
+            m = block.modulate(time_rows)
+            q, k, v = bound.split(bound.project(x, m), table)
+            y = kernels.attention(q, k, v, scale, bias)
+            x, q = bound.leave_self(x, y.flatten(2), m)
+            q = q.unflatten(1, (frames, tokens)).flatten(0, 1)
+            y = kernels.cross_attention(q, k_text, v_text, scale, None)
+            x = bound.leave_cross(x, y.unflatten(0, (batch, frames)).flatten(1, 2).flatten(2), m)
             if hidden is not None:
                 hidden.append(x)
         patches = self.head(x, *self.head.modulate(features), kernels)

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..kernels.kernel_set import REFERENCE, KernelSet
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
-from ..model.blocks import Block, BoundBlock
+from ..kernels.sets.kernel_set import REFERENCE
+from ..model.blocks import Block, BoundBlock, modulate
 from .check import Check, compare
-from .golden import GoldenCase
+from .golden import GoldenCase, VerifyOptions
 
 
-def check(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
+def check(case: GoldenCase, asked: VerifyOptions) -> Iterator[Check]:
     """Compare outputs and cache entries of every mode."""
+    dtype = asked.dtype
     block = _block(case, dtype)
-    runner = _Runner(case, block.bind(REFERENCE), REFERENCE, dtype)
+    runner = _Runner(case, block.bind(REFERENCE), dtype)
     text = case["text_context"].to(dtype)
     k, v = runner.bound.caption_kv(text)
     yield compare("cross_k", k, case["cross_k"], dtype, "network")
@@ -41,15 +42,19 @@ def _block(case: GoldenCase, dtype: torch.dtype) -> Block:
 class _Runner:
     """Runs a block on the case's inputs."""
 
-    def __init__(
-        self, case: GoldenCase, bound: BoundBlock, kernels: KernelSet, dtype: torch.dtype
-    ) -> None:
-        self.case, self.bound, self.kernels, self.dtype = case, bound, kernels, dtype
+    def __init__(self, case: GoldenCase, bound: BoundBlock, dtype: torch.dtype) -> None:
+        self.case, self.bound, self.kernels, self.dtype = case, bound, REFERENCE, dtype
         self.model = case.model
         self.scale = self.model.head_dim**-0.5
 
     def run(self, k: Tensor, v: Tensor, flags: bool) -> Iterator[tuple[tuple[str, str], Tensor]]:
-        """Yield ((mode, tensor), value) of the context, target and training passes."""
+        """Yield ((mode, tensor), value) of the context, target and training passes.
+
+        Args:
+            k: caption keys, ``[captions, tokens, N, D]``.
+            v: like ``k``.
+            flags: whether shot flags add their phase.
+        """
         case, meta, dtype = self.case, self.case.meta, self.dtype
         context_flags = [int(f) for f in meta["ctx_flags"]]
         target_flags = [int(f) for f in meta["tgt_flags"]]
@@ -57,9 +62,23 @@ class _Runner:
         kept: dict[str, tuple[Tensor, Tensor]] = {}
 
         def store(name: str, keys: Tensor, values: Tensor) -> None:
+            """Keep a pass's keys and values.
+
+            Args:
+                name: of the pass.
+                keys: ``[1, T, N, D]``.
+                values: like ``keys``.
+            """
             kept[name] = keys, values
 
         def over_context(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            """Attend among the context frames.
+
+            Args:
+                q: rotated queries, ``[1, T, N, D]``.
+                keys: the pass's own, ``[1, T, N, D]``.
+                values: like ``keys``.
+            """
             store("ctx", keys, values)
             return self.kernels.attention(q, keys, values, self.scale, None)
 
@@ -72,6 +91,13 @@ class _Runner:
         start = local[0].shape[1] // self.model.tokens_per_frame
 
         def over_all(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            """Attend to context, local cache and the pass's own keys.
+
+            Args:
+                q: rotated queries, ``[1, T, N, D]``.
+                keys: the pass's own, ``[1, T, N, D]``.
+                values: like ``keys``.
+            """
             store("tgt", keys, values)
             keys = torch.cat([kept["ctx"][0], local[0], keys], 1)
             values = torch.cat([kept["ctx"][1], local[1], values], 1)
@@ -87,6 +113,13 @@ class _Runner:
         hidden[: context * tokens, context * tokens :] = -torch.inf
 
         def masked(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            """Attend with the training mask: context frames see the context alone.
+
+            Args:
+                q: rotated queries, ``[1, T, N, D]``.
+                keys: the pass's own, ``[1, T, N, D]``.
+                values: like ``keys``.
+            """
             return self.kernels.attention(q, keys, values, self.scale, hidden)
 
         both = range(context + target)
@@ -113,14 +146,9 @@ class _Runner:
         table = rotation(rope_angles(positions, phases, self.model.grid, self.model.head_dim))
         rows = frame_flags if flags else [0] * len(frame_flags)
 
-        def cross(q: Tensor) -> Tensor:
-            frames = q.unflatten(1, (len(rows), -1))[0]
-            return self.kernels.attention(frames, k[rows], v[rows], self.scale, None).flatten(0, 1)[
-                None
-            ]
-
-        def own(qkv: Tensor) -> Tensor:
-            q, k, v = self.bound.split(qkv, lambda z: self.kernels.rotate(z, table))
-            return attend(q, k, v).flatten(2)
-
-        return self.bound(x, self.bound.block.modulate(e), own, cross)
+        bound, m = self.bound, modulate(e, self.bound.modulation)
+        q, keys, values = bound.split(bound.project(x, m), table)
+        x, q = bound.leave_self(x, attend(q, keys, values).flatten(2), m)
+        per_frame = q.unflatten(1, (len(rows), -1))[0]
+        attended = self.kernels.attention(per_frame, k[rows], v[rows], self.scale, None)
+        return bound.leave_cross(x, attended.flatten(0, 1)[None].flatten(2), m)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 FLOAT32_LIMIT = 1e-4
-"""Largest relative error in float32 (design: the original's own spread is about 1e-6)."""
+"""Largest relative error in float32 (the original's own spread is about 1e-6)."""
 
 BFLOAT16_SLACK = 1.3
 """Factor on the original's own bfloat16 distance to float32."""
@@ -92,7 +92,13 @@ def compare(name: str, got: Tensor, golden: Tensor, dtype: torch.dtype, kind: st
 
 
 def exact(name: str, got: Tensor, golden: Tensor) -> Check:
-    """Compare to the last bit; the error is the largest absolute difference."""
+    """Compare to the last bit; the error is the largest absolute difference.
+
+    Args:
+        name: of the tensor.
+        got: recomputed.
+        golden: what it must be equal to.
+    """
     if got.shape != golden.shape:
         return Check(name, float("inf"), 0.0)
     return Check(name, float((got.double() - golden.double()).abs().max()), 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from torch import Tensor
 from ..config import CacheConfig, ShotConfig, StreamConfig
 from ..kernels.reference.renoise import to_x0
 from ..model.student import Student
-from ..pipeline import Pipeline
-from ..schedule import Schedule
+from ..plan.policy import policy_of
+from ..plan.schedule import Schedule
 from .check import Check, compare
-from .golden import GoldenCase
+from .golden import GoldenCase, VerifyOptions
 
 _EXTRA_TIME = 260.0
 """Time of the frames that the sink-and-window form adds (README of the golden vectors)."""
@@ -22,8 +22,9 @@ _EXTRA_TIME = 260.0
 _CALL = re.compile(r"chunk(\d+) t=([\d.]+)( \(input chunk\d+\.x\*([\d.]+)\))?")
 
 
-def check(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
+def check(case: GoldenCase, asked: VerifyOptions) -> Iterator[Check]:
     """Compare flows, clean estimates, hidden states and caches."""
+    dtype = asked.dtype
     context_flags = [int(f) for f in case.meta["ctx_flags"]]
     target_flags = [int(f) for f in case.meta["tgt_flags"]]
     frames = len(target_flags)
@@ -32,52 +33,69 @@ def check(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
         cache=CacheConfig(context_frames=len(context_flags)),
         shot=ShotConfig(chunk_frames=frames, shot_frames=7 * frames),
     )
-    backend = case.backend(config, dtype)
-    planner, sigma_at = Pipeline(config, backend).planner, backend.schedule.sigma_at
+    film, student = case.eager_film(config, asked), case.student(dtype)
+    policy, schedule = policy_of(config), Schedule.from_config(config.schedule)
     captions = len(case.meta["prompt_lengths"])
-    backend.set_captions(case.captions(list(range(captions))))
+    film.begin_shot(case.captions(list(range(captions))))
 
     def compared(name: str, x: Tensor, flow: Tensor, time: float) -> Iterator[Check]:
+        """Compare a call's flow and clean estimate.
+
+        Args:
+            name: of the call.
+            x: its input, ``[1, F, C, h, w]``.
+            flow: what it predicted, like ``x``.
+            time: its timestep in [0, 1000].
+        """
         yield compare(f"{name}.flow", flow, case[f"{name}.flow"], dtype, "network")
-        x0 = to_x0(x.to(dtype), flow, sigma_at(torch.tensor(time)))
+        x0 = to_x0(x.to(dtype), flow.cpu(), schedule.sigma_at(torch.tensor(time)))
         yield compare(f"{name}.x0", x0, case[f"{name}.x0"], dtype, "network")
 
     def inner(name: str, x: Tensor, time: float) -> Iterator[Check]:
-        got = backend.student.embed_patches(x)
+        """Compare a call's embedded patches and time projection.
+
+        Args:
+            name: of the call.
+            x: its input, ``[1, F, C, h, w]``.
+            time: its timestep in [0, 1000].
+        """
+        got = student.embed_patches(x)
         yield compare(f"{name}.patch_embed", got, case[f"{name}.patch_embed"], dtype, "network")
         golden = case[f"{name}.time_projection"]
-        _, rows = backend.student.embed_times(torch.full((1, len(golden)), time))
+        _, rows = student.embed_times(torch.full((1, len(golden)), time))
         yield compare(f"{name}.time_projection", rows[0].flatten(1), golden, dtype, "network")
 
-    def cached(name: str, slots: list[int]) -> Iterator[Check]:
+    def cached(name: str, slots: Sequence[int]) -> Iterator[Check]:
         tokens = config.model.tokens_per_frame
         kept = torch.cat([torch.arange(s * tokens, (s + 1) * tokens) for s in slots])
-        for layer, arena in enumerate(backend.cache.arenas):
+        for layer, arena in enumerate(film.cache.arenas):
             for part, rows in (("k", arena.k), ("v", arena.v)):
                 full = f"{name}.cache{layer}.{part}"
                 yield compare(full, rows[kept][None], case[full], dtype, "network")
 
     with torch.inference_mode():
         for match in case.named(r"text_embedding_first(\d+)"):
-            got = backend.student.embed_text(case["prompt_embeds"])[:, : int(match[1])]
+            got = student.embed_text(case["prompt_embeds"])[:, : int(match[1])]
             yield compare(match.string, got, case[match.string], dtype, "network")
-        plan = planner.context(context_flags)
+        plan = policy.context(context_flags)
         x = case["ctx.x"]
-        yield from compared("ctx", x, backend.context_flow(plan, context_flags, x), 0.0)
+        flow = film.context_flow(plan, context_flags, x.to(asked.device))
+        yield from compared("ctx", x, flow, 0.0)
         yield from inner("ctx", x, 0.0)
-        yield from cached("ctx", plan.slots)
+        yield from cached("ctx", plan.writes)
         for chunk, time, factor in _calls(case):
-            chunk_plan = planner.chunk(target_flags[0], chunk, target_flags[0])
+            plan = policy.chunk(target_flags[0], chunk, target_flags[0])
             x = case[f"chunk{chunk}.x"] * factor
-            flow = backend.predict_flow(time, chunk_plan, target_flags[0], x)
+            film.begin_chunk(plan, target_flags[0], x[None])
+            flow = film.chunk_flow(time, x.to(asked.device))
             name = f"chunk{chunk}.t{round(time)}"
             yield from compared(name, x, flow, time)
             if f"{name}.patch_embed" in case.tensors:
                 yield from inner(name, x, time)
             if time == 0:
-                yield from cached(f"chunk{chunk}", chunk_plan.write_slots)
-        yield from _training(case, backend.student, backend.schedule)
-        yield from _hidden(case, backend.student, context_flags, target_flags)
+                yield from cached(f"chunk{chunk}", plan.writes)
+        yield from _training(case, student, schedule)
+        yield from _hidden(case, student, context_flags, target_flags)
 
 
 def _calls(case: GoldenCase) -> Iterator[tuple[int, float, float]]:

@@ -8,29 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends.eager import EagerFilm
 from ..config import CacheConfig, ScheduleConfig, ShotConfig, StreamConfig
-from ..context import ContextSelector
+from ..film.context import ContextSelector
 from ..kernels.reference.frame_pack import frame_pack
 from ..kernels.reference.renoise import renoise, to_x0
-from ..model.vae import WanCodec
-from ..noise import RecordedNoise
+from ..model.wan_vae.codec import WanCodec
 from ..pipeline import Pipeline
-from ..schedule import Schedule
+from ..plan.noise import RecordedNoise
+from ..plan.planner import planner_of
+from ..plan.policy import policy_of
+from ..plan.schedule import Schedule
 from .check import BFLOAT16_DISTANCE, BFLOAT16_SLACK, Check, compare, exact
-from .golden import GoldenCase
+from .golden import GoldenCase, VerifyOptions
 
 _FLOAT32_GREY_LEVELS = 0.01
 """Mean difference of 8-bit frames in float32: a rounding flips one value in a thousand."""
 
 
-def check_default(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
+def check_default(case: GoldenCase, asked: VerifyOptions) -> Iterator[Check]:
     """Compare the full loop, VAE and context sampling included."""
+    dtype = asked.dtype
     config = _stream_config(case, case.meta["options"], {}, case["shot0.noise_init"])
-    pipeline = Pipeline(config, case.backend(config, dtype))
+    pipeline = _pipeline(case, config, asked)
     codec = WanCodec.from_state(case.weights("vae"), dtype=dtype)
     steps = torch.tensor(Schedule.from_config(config.schedule).timesteps)
     yield exact("denoising_steps", steps, case["denoising_steps"])
-    yield from _first_calls(case, config, dtype)
+    yield from _first_calls(case, config, asked)
 
     shots = int(case.meta["shots"])
     noise = _noise(case, [f"shot{shot}.noise_{{}}" for shot in range(shots)], config)
@@ -76,15 +80,15 @@ def check_default(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
             yield _grey_levels(match.string, got, case[match.string], dtype)
 
 
-def check_options(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
+def check_options(case: GoldenCase, asked: VerifyOptions) -> Iterator[Check]:
     """Compare rollouts under other options, on golden context latents."""
+    dtype = asked.dtype
     for name, variant in case.meta["variants"].items():
         options = variant["options"]
         own = f"{name}.noise.init" in case.tensors
         initial = case[f"{name}.noise.init" if own else "noise.shot0.init"]
         config = _stream_config(case, options, variant, initial)
-        backend = case.backend(config, dtype)
-        pipeline = Pipeline(config, backend)
+        pipeline = _pipeline(case, config, asked)
         shots = int(variant["shots"])
         names = [f"{name}.noise.{{}}"] if own else [f"noise.shot{i}.{{}}" for i in range(shots)]
         noise = _noise(case, names, config)
@@ -97,9 +101,9 @@ def check_options(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
             latents = _shoot(case, pipeline, noise, shot, flags, context, target, config)
             full = f"{name}.shot{shot}.latents"
             yield compare(full, latents, case[full], dtype, "rollout")
-        if f"{name}.last_local_k0" in case.tensors:
-            order = _in_time_order(pipeline, config)
-            arena = backend.cache.arenas[0]
+        if f"{name}.last_local_k0" in case.tensors and isinstance(pipeline.film, EagerFilm):
+            order = _in_time_order(config)
+            arena = pipeline.film.cache.arenas[0]
             for part, rows in (("k", arena.k), ("v", arena.v)):
                 full = f"{name}.last_local_{part}0"
                 yield compare(full, rows[order][None], case[full], dtype, "network")
@@ -108,7 +112,7 @@ def check_options(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
 def _stream_config(
     case: GoldenCase, options: Mapping[str, Any], variant: Mapping[str, Any], noise: Tensor
 ) -> StreamConfig:
-    """Translate the original's options; the noise tells how long a shot is.
+    """Translate the original's options; the recorded noise gives the length of a shot.
 
     A window needs both of the original's switches; with only one it crashes or does nothing.
     """
@@ -169,22 +173,30 @@ def _shoot(
     pipeline.begin_shot(shot, context, flags, captions, target_flag)
     chunks = []
     for chunk in range(config.shot.chunks):
-        chunks.append(pipeline.run_chunk(chunk, noise).clone())
+        chunks.append(pipeline.run_chunk(chunk, noise).to("cpu", copy=True))
         pipeline.commit()
     return torch.cat(chunks, 1)
 
 
-def _first_calls(case: GoldenCase, config: StreamConfig, dtype: torch.dtype) -> Iterator[Check]:
+def _pipeline(case: GoldenCase, config: StreamConfig, asked: VerifyOptions) -> Pipeline:
+    """A film on the backend asked for, its caches poisoned so that stale reads show."""
+    film = case.backend(config, asked).new_film()
+    film.poison()
+    return Pipeline(config, film)
+
+
+def _first_calls(case: GoldenCase, config: StreamConfig, asked: VerifyOptions) -> Iterator[Check]:
     """Compare the first model calls of shot 0 one by one."""
-    times = case["shot0.call_t"].tolist()
-    backend = case.backend(config, dtype)
-    planner, schedule = Pipeline(config, backend).planner, backend.schedule
-    backend.set_captions(case.captions([0]))
+    dtype, times = asked.dtype, case["shot0.call_t"].tolist()
+    film, policy = case.eager_film(config, asked), policy_of(config)
+    schedule = Schedule.from_config(config.schedule)
+    film.begin_shot(case.captions([0]))
     frames = config.shot.chunk_frames
     context = torch.zeros_like(case["shot0.context_latents"]).to(dtype)
     flags = case["shot0.flags"].tolist()
-    plan = planner.context(flags[: config.cache.context_frames])
-    flow = backend.context_flow(plan, [0] * config.cache.context_frames, context)
+    plan = policy.context(flags[: config.cache.context_frames])
+    rows = [0] * config.cache.context_frames
+    flow = film.context_flow(plan, rows, context.to(asked.device))
     yield compare("shot0.call0.flow", flow, case["shot0.call0.flow"], dtype, "network")
 
     noise = _noise(case, ["shot0.noise_{}"], config)
@@ -201,7 +213,8 @@ def _first_calls(case: GoldenCase, config: StreamConfig, dtype: torch.dtype) -> 
         else:
             fresh = noise.draw(0, chunk, step, shape).to(dtype)
             x = renoise(x0, fresh, schedule.sigmas[step])
-        flow = backend.predict_flow(time, planner.chunk(0, chunk, flags[-1]), 0, x)
+        film.begin_chunk(policy.chunk(0, chunk, flags[-1]), 0, x[None])
+        flow = film.chunk_flow(time, x.to(asked.device)).cpu()
         clean = to_x0(x, flow, schedule.sigma_at(torch.tensor(time)))
         name = f"shot0.call{call}"
         yield compare(f"{name}.flow", flow, case[f"{name}.flow"], dtype, "network")
@@ -210,9 +223,9 @@ def _first_calls(case: GoldenCase, config: StreamConfig, dtype: torch.dtype) -> 
             x0 = clean
 
 
-def _in_time_order(pipeline: Pipeline, config: StreamConfig) -> Tensor:
+def _in_time_order(config: StreamConfig) -> Tensor:
     """Arena rows of the local cache after the last chunk, oldest frame first."""
-    plan = pipeline.planner.chunk(0, config.shot.chunks - 1, 0)
+    plan = planner_of(config).chunk(0, config.shot.chunks - 1, 0)
     context, tokens = config.cache.context_frames, config.model.tokens_per_frame
     slots = sorted(range(len(plan.slot_frames)), key=lambda slot: plan.slot_frames[slot])
     return torch.cat(

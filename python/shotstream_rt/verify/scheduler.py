@@ -10,12 +10,12 @@ from ..config import ScheduleConfig
 from ..kernels.reference.renoise import renoise, to_flow, to_x0
 from ..kernels.reference.rope_shot import rope_angles
 from ..model.student import time_features
-from ..schedule import Schedule, euler_grid
+from ..plan.schedule import Schedule, euler_grid, nearest
 from .check import Check, compare, exact
-from .golden import GoldenCase
+from .golden import GoldenCase, VerifyOptions
 
 
-def check(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
+def check(case: GoldenCase, asked: VerifyOptions) -> Iterator[Check]:
     """Compare every tensor of the case; tables must be equal to the last bit."""
     for entry in case.meta["schedules"]:
         yield from _schedule(case, entry)
@@ -66,15 +66,11 @@ def _schedule(case: GoldenCase, entry: dict[str, object]) -> Iterator[Check]:
     golden_times = case[prefix + "sampler50_timesteps"]
     yield compare(prefix + "sampler50_timesteps", times, golden_times, torch.float32, "")
     following = torch.cat([sigmas[1:], torch.zeros(1)])
-    rows = Schedule.lookup(_grid_of(schedule, sigmas, times), case[prefix + "sampler50_step_t"])
+    rows = nearest(times, case[prefix + "sampler50_step_t"])
     change = (following - sigmas)[rows].view(-1, 1, 1, 1)
     got = case[prefix + "sampler50_step_in"] + change * case[prefix + "sampler50_step_flow"]
     name = prefix + "sampler50_step_out"
     yield compare(name, got, case[name], torch.float32, "")
-
-
-def _grid_of(schedule: Schedule, sigmas: torch.Tensor, times: torch.Tensor) -> Schedule:
-    return Schedule(sigmas, times, schedule.timesteps, schedule.sigmas, schedule.commit_timestep)
 
 
 def _axis_angles(positions: int, head_dim: int) -> torch.Tensor:

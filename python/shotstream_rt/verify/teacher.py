@@ -10,16 +10,17 @@ from torch import Tensor
 from ..config import ScheduleConfig
 from ..kernels.reference.renoise import to_x0
 from ..model.student import Student
-from ..schedule import Schedule, euler_grid
+from ..plan.schedule import Schedule, euler_grid
 from .check import Check, compare
-from .golden import GoldenCase
+from .golden import GoldenCase, VerifyOptions
 
 _SHIFT = 8.0
 """Shift of the teacher's sampler, a literal in the original."""
 
 
-def check(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
+def check(case: GoldenCase, asked: VerifyOptions) -> Iterator[Check]:
     """Compare flows under every conditioning, and a short guided sampling run."""
+    dtype = asked.dtype
     teacher = case.student(dtype)
     condition, x = case["condition_latents"], case["x"]
     both, time = torch.cat([condition, x], 1), float(case.meta["timestep"])

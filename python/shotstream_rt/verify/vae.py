@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..model.vae import WanCodec
+from ..model.wan_vae.codec import WanCodec
 from .check import Check, compare, exact
-from .golden import GoldenCase
+from .golden import GoldenCase, VerifyOptions
 
 
-def check(case: GoldenCase, dtype: torch.dtype) -> Iterator[Check]:
+def check(case: GoldenCase, asked: VerifyOptions) -> Iterator[Check]:
     """Compare encodes and decodes."""
+    dtype = asked.dtype
     codec = WanCodec.from_state(case.weights("vae"), dtype=dtype)
     clip = case["clip"]
     singles = case["singles_encoded"]
@@ -63,6 +64,13 @@ def _internals(
 
     def keep(name: str) -> Callable[[object, object, Tensor], None]:
         def hook(module: object, inputs: object, output: Tensor) -> None:
+            """Keep a copy of what the module gave; torch's forward hook.
+
+            Args:
+                module: not read.
+                inputs: not read.
+                output: ``[B, C, F, H, W]``.
+            """
             seen[name] = output.clone()
 
         return hook

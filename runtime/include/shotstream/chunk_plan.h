@@ -5,6 +5,7 @@
 // is the list model in tests/native/test_chunk_plan.py.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "shotstream/cache_plan.h"
@@ -19,8 +20,6 @@ inline constexpr int kOnReadQueryCap = 18;
 // With keys rotated on read and no sink, local keys are numbered from 6 whatever the context
 // length is (the original's literal).
 inline constexpr int kOnReadFirstKey = 6;
-// Phase in radians that one shot flag adds to every temporal rotary angle.
-inline constexpr float kShotPhaseRad = 1.0f / 6.0f;
 
 struct PlannerConfig {
   int context_frames = 6;
@@ -29,14 +28,24 @@ struct PlannerConfig {
   int sink_frames = 0;
   int window_frames = 0;  // capacity of the local cache, sink included; 0 = the whole shot
   bool rotate_on_read = false;
-  bool shot_phase = true;
+  // With keys rotated on read: queries are numbered as the keys of their own slots are. Otherwise
+  // they count as the original's do, up to kOnReadQueryCap.
+  bool number_by_slot = false;
+};
+
+// Which frames a pass is over, where they are not simply those of the next chunk of a shot.
+struct FrameSpan {
+  int first = 0;  // number of the first frame, counted from the beginning of the film or shot
+  int count = 0;
+  int origin = 0;  // the frame that the sink begins with; 0 unless the sink was renewed
+  // Rotary position of the first frame; the other keys keep theirs. Only with number_by_slot.
+  std::optional<int> own_position;
 };
 
 struct ContextPlan {
   std::vector<int> slots;
   std::vector<int> positions;
   std::vector<int> flags;
-  std::vector<float> phases_rad;  // float32 flag * (1/6), or zeros when the phase is off
   int valid_frames = 0;
 };
 
@@ -44,7 +53,6 @@ struct ChunkPlan {
   int shot = 0;
   int chunk = 0;
   int flag = 0;
-  float phase_rad = 0.0f;
   int first_frame = 0;             // of the chunk within its shot
   std::vector<int> write_slots;    // arena slot of each frame of the chunk
   int valid_frames = 0;            // length of the valid arena prefix
@@ -61,6 +69,10 @@ class Planner {
   [[nodiscard]] const CachePlan& cache() const noexcept { return cache_; }
   // Chunks of a shot of the trained length; plans exist beyond it (an extended shot).
   [[nodiscard]] int chunks() const noexcept { return config_.shot_frames / config_.chunk_frames; }
+  // Chunks of the longest shot that can be planned. Keys rotated as they are written keep their
+  // position for the whole shot, and positions end; keys rotated on read are numbered anew in
+  // every pass, so there is no limit.
+  [[nodiscard]] std::optional<int> longest_shot_chunks() const noexcept;
 
   // Plan of the context pass. flags: shot number of each context frame.
   [[nodiscard]] ContextPlan context(const std::vector<int>& flags) const;
@@ -68,8 +80,11 @@ class Planner {
   // Plan of every pass over one chunk; the valid prefix includes the chunk itself.
   [[nodiscard]] ChunkPlan chunk(int shot, int chunk, int flag) const;
 
+  // Plan of a pass over any neighbouring frames; the valid prefix ends with the last of them.
+  [[nodiscard]] ChunkPlan frames(const FrameSpan& span, int flag) const;
+
  private:
-  [[nodiscard]] int first_query_position(int first_frame) const noexcept;
+  [[nodiscard]] std::vector<int> query_positions(const ChunkPlan& plan) const;
   [[nodiscard]] std::vector<int> key_positions(const std::vector<int>& slot_frames) const;
 
   PlannerConfig config_;

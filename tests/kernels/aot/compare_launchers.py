@@ -21,16 +21,16 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver as TritonDriver
 
 from shotstream_rt.errors import DeviceError
-from shotstream_rt.kernels import (
+from shotstream_rt.kernels.aot.driver import CudaDriver, Launch, TensorMapRequest
+from shotstream_rt.kernels.aot.launcher import BundleLauncher
+from shotstream_rt.kernels.aot.packing import ParameterLayout
+from shotstream_rt.kernels.gpu import (
     dual_attention,
     dual_attention_hopper,
     hopper_launch,
     qk_norm,
     renoise,
 )
-from shotstream_rt.kernels.aot.driver import CudaDriver, Launch, TensorMapRequest
-from shotstream_rt.kernels.aot.launcher import BundleLauncher
-from shotstream_rt.kernels.aot.packing import ParameterLayout
 from shotstream_rt.kernels.launch import use_launcher
 
 CAPABILITY = 90

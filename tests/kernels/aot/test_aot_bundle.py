@@ -26,7 +26,8 @@ from shotstream_rt.kernels.aot.bundle import read_machine_code  # noqa: E402
 from shotstream_rt.kernels.aot.check import check_bundle  # noqa: E402
 from shotstream_rt.kernels.aot.cubin import CubinError, read_cubin  # noqa: E402
 from shotstream_rt.kernels.aot.manifest import FILE, BundleManifest  # noqa: E402
-from shotstream_rt.kernels.compile_cases import compile_cases  # noqa: E402
+from shotstream_rt.kernels.check import compile_check  # noqa: E402
+from shotstream_rt.kernels.check.compile_cases import compile_cases  # noqa: E402
 from shotstream_rt.kernels.tuning import ARCHITECTURES  # noqa: E402
 
 CASES = {
@@ -58,7 +59,7 @@ def test_manifest_says_what_was_built(built: Path) -> None:
     assert set(manifest.ptxas) == {"sm_80", "sm_90"}
     assert manifest.architectures == (80, 90)
     attention = entry_of(built, "dual_attention")
-    assert attention.kernel == "dual_attention._attention_tma_kernel"
+    assert attention.kernel == "gpu.dual_attention._attention_tma_kernel"
     assert (attention.num_warps, attention.num_ctas, attention.spill_bytes) == (8, 1, 0)
     assert attention.shared_bytes > 48 * 1024
     assert [d.data_type for d in attention.descriptors] == [9, 9, 9]
@@ -232,6 +233,25 @@ def test_nothing_is_written_when_a_kernel_fails(
     assert BundleManifest.read(bundle) == before
 
 
+@pytest.mark.parametrize("allowed,written", [(40, True), (32, False)])
+def test_a_spill_is_held_against_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, written: bool
+) -> None:
+    real = compile_check.disassemble
+
+    def spilling(cubin: bytes) -> Any:
+        usage, code = real(cubin)
+        return {**usage, "STACK": 40}, code
+
+    monkeypatch.setattr(compile_check, "disassemble", spilling)
+    monkeypatch.setitem(compile_check.SPILL_BYTES, ("rms_norm", 90), allowed)
+    told: list[building.Built] = []
+    manifest = building.build(tmp_path / "new", [("rms_norm", 90)], told=told.append)
+    assert (manifest is not None) == (tmp_path / "new" / FILE).exists() == written
+    assert [bool(built.failures) for built in told] == [not written]
+    assert told[0].entry.spill_bytes == 40
+
+
 def test_check_finds_what_is_stale(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problems = check_bundle(bundle)[1]
     left_out = {
@@ -304,7 +324,9 @@ def test_several_workers_build_the_same(
 ) -> None:
     def threads(jobs: int, mp_context: Any) -> ThreadPoolExecutor:
         assert mp_context.get_start_method() == "spawn"
-        return ThreadPoolExecutor(jobs)
+        assert jobs == 2
+        # One at a time, unlike processes: Triton's settings and standard output are shared.
+        return ThreadPoolExecutor(1)
 
     monkeypatch.setattr(building, "ProcessPoolExecutor", threads)
     work = [("rms_norm", 80), ("rms_norm", 90)]

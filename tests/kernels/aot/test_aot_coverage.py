@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -25,23 +26,26 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.history import HistoryPolicy
-from shotstream_rt.kernels import dual_attention_hopper, hopper_launch, launch
+from shotstream_rt.kernels import launch
 from shotstream_rt.kernels.aot import signature
 from shotstream_rt.kernels.aot.build import arguments_of, constants_of
 from shotstream_rt.kernels.aot.bundle import differences
 from shotstream_rt.kernels.aot.source import kernel_name
-from shotstream_rt.kernels.compile_cases import FP8_CAPABILITY, compile_cases
-from shotstream_rt.kernels.decoder_set import triton_decoder_kernels
-from shotstream_rt.kernels.fp8_set import with_fp8
-from shotstream_rt.kernels.kernel_set import KernelSet, triton_kernels
-from shotstream_rt.kernels.noise import addressed_normal
+from shotstream_rt.kernels.check.compile_cases import FP8_CAPABILITY, compile_cases
+from shotstream_rt.kernels.gpu import dual_attention_hopper, hopper_launch
+from shotstream_rt.kernels.gpu.noise import addressed_normal
+from shotstream_rt.kernels.sets.decoder_set import triton_decoder_kernels
+from shotstream_rt.kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys
+from shotstream_rt.kernels.sets.fp8_set import with_fp8
+from shotstream_rt.kernels.sets.kernel_set import KernelSet, triton_kernels
+from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.chunk_decoder import ChunkProgram, ChunkShape
 from shotstream_rt.model.student import Student
-from shotstream_rt.model.tiny_decoder import TinyDecoder
-from shotstream_rt.model.tiny_program import TinyProgram
-from shotstream_rt.model.vae import WanVAE
-from shotstream_rt.model.vae_program import VaeProgram
+from shotstream_rt.model.tiny.chunk_program import TinyProgram
+from shotstream_rt.model.tiny.network import TinyDecoder
+from shotstream_rt.model.wan_vae.chunk_program import VaeProgram
+from shotstream_rt.model.wan_vae.network import WanVAE
 from shotstream_rt.pipeline import Pipeline
 
 META = torch.device("meta")
@@ -80,8 +84,11 @@ class Finder:
             self.missing.add(f"{kernel_name(kernel)}: {words}")
 
 
-# Each has tiles of its own; the others launch like one of these.
-@pytest.fixture(params=[80, 90, 120])
+CAPABILITIES = (80, 90, 120)
+"""Each has tiles of its own; the others launch like one of these."""
+
+
+@pytest.fixture(params=CAPABILITIES)
 def finder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Finder]:
     for name, module in list(sys.modules.items()):
         if name.startswith("shotstream_rt.") and hasattr(module, "capability_of"):
@@ -108,8 +115,9 @@ def shoot(kernels: KernelSet, history: HistoryPolicy | None) -> None:
     config = StreamConfig(model=ModelConfig(num_layers=2), history=history)
     with META:
         student = Student(config.model).to(torch.bfloat16).requires_grad_(False)
-    backend = CudaGraphBackend(student, config, kernels, capture=lambda function: function)
-    pipeline = Pipeline(config, backend)
+    bound = BoundStudent.from_student(student, kernels)
+    backend = CudaGraphBackend(bound, config, lambda: lambda function: function)
+    pipeline = Pipeline(config, backend.new_film())
     model = config.model
     captions = CaptionSet(
         embeddings=torch.zeros(3, model.text_len, model.text_dim), lengths=(40, 63, 101)
@@ -121,17 +129,29 @@ def shoot(kernels: KernelSet, history: HistoryPolicy | None) -> None:
         pipeline.commit()
 
 
-@pytest.mark.parametrize("maths", ["bf16", "fp8", "gluon", "history"])
+@pytest.mark.parametrize(
+    "finder,maths",
+    [
+        *itertools.product(CAPABILITIES, ["bf16", "history"]),
+        *itertools.product(
+            [capability for capability in CAPABILITIES if capability >= FP8_CAPABILITY],
+            ["fp8", "fp8-keys", "fp8-attention"],
+        ),
+        *itertools.product([90], ["gluon", "gluon-fp8-keys", "gluon-fp8-attention"]),
+    ],
+    indirect=["finder"],
+)
 def test_every_launch_of_the_student_is_built(finder: Finder, maths: str) -> None:
-    kernels, capability = triton_kernels(), finder.capability
-    if maths == "fp8":
-        if capability < FP8_CAPABILITY:
-            pytest.skip(f"sm_{capability} has no fp8")
+    kernels = triton_kernels()
+    if "gluon" in maths:
+        attention = dual_attention_hopper.dual_attention
+        kernels = dataclasses.replace(kernels, name="triton+gluon", attention=attention)
+    if "fp8" in maths:
         kernels = with_fp8(kernels)
-    elif maths == "gluon":
-        if capability != 90:
-            pytest.skip(f"the attention in Gluon is for sm_90, not sm_{capability}")
-        kernels = dataclasses.replace(kernels, attention=dual_attention_hopper.dual_attention)
+    if maths.endswith("fp8-keys"):
+        kernels = with_fp8_keys(kernels)
+    elif maths.endswith("fp8-attention"):
+        kernels = with_fp8_attention(kernels)
     # A pruned profile runs both attentions: a layer's heads all look at everything, or some do not.
     history = HistoryPolicy(recent_frames=3, pruned_heads=((), (0, 5)))
     with torch.inference_mode():

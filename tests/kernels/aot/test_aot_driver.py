@@ -18,8 +18,8 @@ pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("runs compiled kernels; the plain run does it", allow_module_level=True)
 
-from shotstream_rt.kernels import dual_attention, frame_pack, qk_norm, renoise
 from shotstream_rt.kernels.aot.build import build
+from shotstream_rt.kernels.gpu import dual_attention, frame_pack, qk_norm, renoise
 from shotstream_rt.kernels.launch import open_bundle, use_launcher
 from shotstream_rt.kernels.tuning import ARCHITECTURES
 

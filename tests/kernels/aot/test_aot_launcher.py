@@ -21,7 +21,7 @@ from shotstream_rt.errors import (
     KernelUnavailableError,
     ManifestError,
 )
-from shotstream_rt.kernels import dual_attention, launch, noise, qk_norm, renoise
+from shotstream_rt.kernels import launch
 from shotstream_rt.kernels.aot import launcher as launching
 from shotstream_rt.kernels.aot.bundle import Bundle
 from shotstream_rt.kernels.aot.driver import Launch, TensorMapRequest
@@ -29,6 +29,7 @@ from shotstream_rt.kernels.aot.launcher import BundleLauncher
 from shotstream_rt.kernels.aot.manifest import BundleManifest, KernelEntry
 from shotstream_rt.kernels.aot.packing import ParameterLayout
 from shotstream_rt.kernels.aot.signature import Argument
+from shotstream_rt.kernels.gpu import dual_attention, noise, qk_norm, renoise
 
 WIDTH = 1536
 WEIGHT = torch.ones(WIDTH, dtype=torch.bfloat16)

@@ -22,12 +22,12 @@ from triton.experimental.gluon.nvidia.hopper import (  # noqa: E402
 from triton.runtime.jit import create_function_from_signature  # noqa: E402
 from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: E402
 
-from shotstream_rt.kernels import adaln, dual_attention, qk_norm  # noqa: E402
 from shotstream_rt.kernels.aot import signature, source  # noqa: E402
 from shotstream_rt.kernels.aot.build import arguments_of, constants_of  # noqa: E402
 from shotstream_rt.kernels.aot.packing import ParameterLayout, rank_of  # noqa: E402
 from shotstream_rt.kernels.aot.signature import Argument, Parameter  # noqa: E402
-from shotstream_rt.kernels.compile_cases import compile_cases  # noqa: E402
+from shotstream_rt.kernels.check.compile_cases import compile_cases  # noqa: E402
+from shotstream_rt.kernels.gpu import adaln, dual_attention, qk_norm  # noqa: E402
 
 ROWS = torch.zeros(256, 128, dtype=torch.bfloat16)
 LAYOUT = gl.NVMMASharedLayout.get_default_for([128, 64], gl.bfloat16)
@@ -113,7 +113,7 @@ def test_source_hash_covers_parts_and_constants(monkeypatch: pytest.MonkeyPatch)
     before = source.source_sha256(kernel)
     assert before == source.source_sha256(kernel)
     assert before != source.source_sha256(dual_attention._attention_tma_kernel)
-    part = dual_attention._attend_block
+    part = dual_attention._block_weights  # a part of a part
     monkeypatch.setattr(part, "_src", part.src.replace("tl.maximum", "tl.minimum"))
     changed = source.source_sha256(kernel)
     assert changed != before

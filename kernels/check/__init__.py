@@ -1,0 +1,1 @@
+"""Compiling every kernel for every architecture without a GPU, and reading the machine code."""

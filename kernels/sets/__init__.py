@@ -1,0 +1,1 @@
+"""Kernel sets: which implementation of every step a backend runs."""

@@ -1,0 +1,1 @@
+"""Training of nano's codec: pictures to latents and back."""

@@ -1,0 +1,1 @@
+"""What every training shares: processes, optimiser, weights on disk, settings, random numbers."""

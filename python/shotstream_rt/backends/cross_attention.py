@@ -1,0 +1,106 @@
+"""Captions as passes attend to them: keys and values of every layer, computed once per caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ..device.transfer import send
+
+if TYPE_CHECKING:
+    from ..kernels.sets.kernel_set import KernelSet
+    from ..model.bound_student import BoundStudent
+    from ..model.captions import CaptionSet
+
+
+class Captions(Protocol):
+    """What the frames of a pass attend to in cross-attention."""
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        """Attend with a layer's normalised queries ``[1, T, N, D]``; gives the same shape."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CaptionKV:
+    """One caption's keys and values, which all frames of a pass attend to.
+
+    Padding positions of a caption are identical, so they are held as one last key whose logit bias
+    is the log of their number: the same softmax, a fifth of the work.
+
+    Attributes:
+        kernels: the kernel set to run.
+        k: by layer ``[1, tokens, N, D]``.
+        v: like ``k``.
+        bias: float32 ``[tokens]``, added to the logits.
+    """
+
+    kernels: KernelSet
+    k: Sequence[Tensor]
+    v: Sequence[Tensor]
+    bias: Tensor
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        """See ``Captions``."""
+        k, v = self.k[layer], self.v[layer]
+        return self.kernels.cross_attention(q, k, v, q.shape[-1] ** -0.5, self.bias)
+
+
+class CaptionRuns:
+    """Frames that attend to different captions, as runs of neighbours with the same one.
+
+    Args:
+        captions: those of the shot.
+        rows: caption of each frame.
+    """
+
+    def __init__(self, captions: Sequence[CaptionKV], rows: Sequence[int]) -> None:
+        self._runs = [(captions[row], len(list(frames))) for row, frames in groupby(rows)]
+        self._frames = len(rows)
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        """See ``Captions``."""
+        frame_tokens, parts, start = q.shape[1] // self._frames, [], 0
+        for caption, frames in self._runs:
+            end = start + frames * frame_tokens
+            parts.append(caption.attend(layer, q[:, start:end]))
+            start = end
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionKV]:
+    """Compute every caption's keys and values, in the memory order that attention wants."""
+    embeddings = send(captions.embeddings, student.device).to(student.dtype)
+    kernels = student.kernels
+    for rows, bias in fold_padding(embeddings, captions.lengths):
+        text = student.edges.embed_text(rows[None])
+        k, v = zip(*(block.caption_kv(text) for block in student.blocks), strict=True)
+        if kernels.arena.head_major:
+            k, v = _head_major(k), _head_major(v)
+        yield CaptionKV(kernels=kernels, k=k, v=v, bias=bias)
+
+
+def _head_major(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in layers)
+
+
+def fold_padding(embeddings: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Cut each caption after its first padding row, which then stands for all of them.
+
+    ``embeddings`` is ``[captions, text_len, text_dim]``, with zero rows past each length. Returned
+    are each caption's rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``.
+    """
+    folded = []
+    for rows, length in zip(embeddings, lengths, strict=True):
+        kept = min(length + 1, rows.shape[0])
+        bias = torch.zeros(kept, dtype=torch.float32, device=rows.device)
+        if length < rows.shape[0]:
+            bias[-1:].fill_(math.log(rows.shape[0] - length))
+        folded.append((rows[:kept], bias))
+    return folded

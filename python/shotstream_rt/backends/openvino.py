@@ -1,0 +1,129 @@
+"""Exported passes through OpenVINO on a CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .engine_backend import PassRun, Tensors, open_engines, unfit_reason
+
+if TYPE_CHECKING:
+    from ..export.manifest import ExportedPass
+    from .base import StudentBackend
+    from .request import BackendRequest
+
+NAME = "openvino"
+_PRECISIONS = {"float": "f32", "bfloat16": "bf16"}
+
+
+def unavailable_reason(device: torch.device) -> str | None:
+    """Return why it cannot run on a device, or ``None``."""
+    if device.type != "cpu":
+        return f"exported passes run on a CPU through {NAME}, not on {device.type}"
+    if importlib.util.find_spec(NAME) is None:
+        return f"{NAME} is not installed; pip install 'shotstream_rt[{NAME}]'"
+    return None
+
+
+def unfit(request: BackendRequest) -> str | None:
+    """Return why it cannot run a model, or ``None``."""
+    if request.dtype == torch.bfloat16 and not _multiplies_bfloat16():
+        return f"{NAME} has no bfloat16 product here; ONEDNN_MAX_CPU_ISA keeps it from one"
+    return unfit_reason(request)
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Tell whether OpenVINO compiles a product in bfloat16.
+
+    It asks the CPU, but its oneDNN minds ``ONEDNN_MAX_CPU_ISA``, and then compiling fails.
+    """
+    import openvino
+
+    x = openvino.op.Parameter(openvino.Type.bf16, openvino.Shape([16, 16]))
+    weight = openvino.op.Constant(openvino.Type.bf16, openvino.Shape([16, 16]), [1.0] * 256)
+    product = openvino.opset13.matmul(x, weight, False, True)
+    try:
+        openvino.Core().compile_model(
+            openvino.Model([product], [x]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
+        )
+    except RuntimeError:
+        return False
+    return True
+
+
+def build(request: BackendRequest) -> StudentBackend:
+    """Load all graphs."""
+    return open_engines(request, NAME, load)
+
+
+def load(
+    graph: bytes, entry: ExportedPass, weights: Tensors, threads: int
+) -> Callable[[], PassRun]:
+    """Load one graph, with its weights as constants.
+
+    Args:
+        graph: serialised.
+        entry: names and types of inputs and results.
+        weights: by name; none for segments, whose weights stay inputs.
+        threads: that the library computes with.
+    """
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(graph)
+    for parameter in list(model.get_parameters()):
+        name = parameter.output(0).get_any_name()
+        if name in weights:
+            constant = openvino.op.Constant(_shared(weights[name]))
+            parameter.output(0).replace(constant.output(0))
+            model.remove_parameter(parameter)
+    precision = _PRECISIONS[entry.outputs[0].dtype]
+    compiled = core.compile_model(
+        model, "CPU",
+        {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision,
+         "NUM_STREAMS": 1},
+    )  # fmt: skip
+    return lambda: _Run(compiled, entry, weights)
+
+
+class _Run:
+    """A pass as one film runs it.
+
+    Args:
+        compiled: shared by all films.
+        entry: names of inputs and results.
+        weights: the compiled pass may read their memory, which therefore has to stay.
+    """
+
+    def __init__(self, compiled: Any, entry: ExportedPass, weights: Tensors) -> None:
+        self._request, self._weights = compiled.create_infer_request(), weights
+        self._inputs = [port.name for port in entry.inputs if port.name not in weights]
+        self._outputs = [port.name for port in entry.outputs]
+
+    def __call__(self, inputs: Tensors, outputs: Tensors) -> None:
+        """See ``PassRun``."""
+        for names, tensors in ((self._inputs, inputs), (self._outputs, outputs)):
+            for name in names:
+                self._request.set_tensor(name, _shared(tensors[name]))
+        self._request.infer()
+
+
+def _shared(tensor: Tensor) -> Any:
+    """Return OpenVINO's view of a tensor's memory."""
+    import openvino
+
+    assert tensor.is_contiguous()
+    if tensor.dtype == torch.float8_e4m3fn:
+        return openvino.Tensor(
+            tensor.view(torch.uint8).numpy(), list(tensor.shape), openvino.Type.f8e4m3
+        )
+    if tensor.dtype == torch.bfloat16:
+        bits = tensor.view(torch.int16).numpy()
+        return openvino.Tensor(bits, list(tensor.shape), openvino.Type.bf16)
+    return openvino.Tensor(tensor.numpy(), shared_memory=True)

@@ -1,0 +1,100 @@
+"""``serve``: a page to direct films on, and the addresses behind it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import webbrowser
+from contextlib import suppress
+
+from shotstream_rt.checks import check_one_of, check_range, check_seed
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.film.shots import AT_END
+from shotstream_rt.profiles import PROFILES, find_profile
+from shotstream_rt.terminal import say, tell, tell_json
+
+_EXAMPLES = """\
+Examples:
+  python -m shotstream_rt serve --open
+  python -m shotstream_rt serve --model /checkpoints/shotstream --device cuda --sessions 1
+  python -m shotstream_rt serve --host 0.0.0.0 --port 8716 --token-file token.txt
+
+The address that is printed carries the token that lets its owner direct; the page makes a second
+link, which only watches. VLC, OBS and ffplay show http://any:TOKEN@HOST:PORT/v1/sessions/ID/live.mp4
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EXAMPLES
+    add = parser.add_argument
+    add("--model", default="nano", help="nano (default) or a checkpoint folder")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=8716, metavar="N", help="0 takes a free one (default: 8716)")
+    add("--open", action="store_true", help="open the page in a browser")
+    add("--token-file", metavar="FILE", help="the director's token (default: a new one each time)")
+    add("--allow-origin", action="append", default=[], metavar="URL",
+        help="origin of pages that may connect besides this server's own; repeatable")  # fmt: skip
+    add("--sessions", type=int, default=4, metavar="N", help="films at one time (default: 4)")
+    add(
+        "--seed", type=int, default=0, metavar="N", help="noise seed of the first film (default: 0)"
+    )
+    add("--at-end", default="extend", help=f"{', '.join(AT_END)}: a shot of trained length with "
+        "nothing queued (default: extend)")  # fmt: skip
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+    add("--backend", default="auto", help="auto (default) or a name that `info` lists")
+    add("--profile", default="exact", help=f"{' or '.join(PROFILES)} (default: exact); see `info`")
+    add("--dtype", help="float32 or bfloat16 (default: the device's choice)")
+    add("--size", metavar="HxW", help="frame size in multiples of 16 (default: the model's)")
+    add("--threads", type=int, metavar="N", help="CPU threads of a film (default: torch's)")
+    add("--json", action="store_true", help="one JSON object as the last line of standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until interrupted; see ``configure``."""
+    check_one_of("--at-end", arguments.at_end, AT_END)
+    check_range("--port", arguments.port, 0, 65535)
+    check_range("--sessions", arguments.sessions, 1, 1000)
+    if arguments.threads is not None:
+        check_range("--threads", arguments.threads, 1, 1024)
+    find_profile(arguments.profile)
+    seed = check_seed(arguments.seed, "--seed")
+    try:
+        films, limits, server, tokens = (
+            importlib.import_module(f"shotstream_rt.serve.{name}")
+            for name in ("films", "limits", "server", "tokens")
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serve: the package {error.name} is not installed; pip install 'shotstream_rt[serve]'"
+        ) from error
+    file = arguments.token_file
+    serving = server.Server(
+        films.FilmSettings(
+            model=arguments.model,
+            options={
+                "device": arguments.device,
+                "backend": arguments.backend,
+                "profile": arguments.profile,
+                "dtype": arguments.dtype,
+                "size": arguments.size,
+            },
+            seed=seed,
+            at_end=arguments.at_end,
+            threads=arguments.threads,
+        ),
+        tokens=tokens.Tokens.from_file(file) if file else tokens.Tokens(),
+        limits=limits.Limits(sessions=arguments.sessions),
+        origins=tuple(arguments.allow_origin),
+    )
+    url = serving.listen(arguments.host, arguments.port)
+    say(f"serving {arguments.model}; Ctrl-C ends it")
+    if arguments.json:
+        tell_json({"url": url, "address": serving.address, "token": serving.tokens.director})
+    else:
+        tell(url)
+    if arguments.open:
+        webbrowser.open(url)
+    with suppress(KeyboardInterrupt):  # the way in which a server ends
+        serving.run()
+    return 0

@@ -1,0 +1,1 @@
+"""Streams, events and copies between host and device."""

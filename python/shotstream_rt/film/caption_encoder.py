@@ -1,0 +1,221 @@
+"""Captions to embeddings, ahead of need, on a thread of their own.
+
+Belongs to whoever made it, and serves any number of sessions of the same model: a caption that two
+of them want is encoded once. Each session keeps a list of the captions it wants, most urgent first;
+a caption that is on no list any more is not encoded, and one that is on a list is not forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import SessionClosedError
+from ..model.captions import CaptionSet, TextEncoder
+from ..nvtx import annotate
+from .threads import WorkerThread
+
+_CACHED_CAPTIONS = 64
+"""Captions kept although nobody wants them now."""
+
+Encoded = tuple[Tensor, int]
+"""Embeddings ``[text_len, text_dim]`` of one caption, and how many of its rows are real tokens."""
+
+
+class _Wish(NamedTuple):
+    """What one session wants, most urgent first, and how it hears that something is ready."""
+
+    captions: tuple[str, ...]
+    on_ready: Callable[[], None]
+
+
+class CaptionEncoder:
+    """Encodes captions on one thread and caches them; every method may be called from any thread.
+
+    The thread lives as long as anybody has a list.
+
+    Args:
+        encoder: the model's text encoder; used from the text thread, its ``check`` from any.
+        device: where embeddings are wanted.
+        threads: intra-op threads of the text thread on a CPU.
+
+    Attributes:
+        lock: guards all of this.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        device: torch.device | str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self._encoder: TextEncoder | None = encoder
+        self._device = torch.device(device)
+        self._threads = threads
+        # May be entered again by the thread that holds it: a signal handler may close the session.
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._wishes: dict[object, _Wish] = {}
+        self._done: OrderedDict[str, Encoded] = OrderedDict()
+        self._errors: dict[str, BaseException] = {}
+        self._thread: WorkerThread | None = None
+
+    def notes(self, caption: str) -> tuple[str, ...]:
+        """Return what a user should know about a caption; raises as ``want``."""
+        encoder = self._encoder
+        if encoder is None:
+            raise _closed()
+        return tuple(encoder.check(caption))
+
+    def want(self, owner: object, captions: Sequence[str], on_ready: Callable[[], None]) -> None:
+        """Replace what ``owner`` wants encoded.
+
+        Args:
+            owner: who asks; one list each.
+            captions: most urgent first. What was wanted before and is not begun is dropped.
+            on_ready: called from the text thread when one of them is encoded, or failed.
+
+        Raises:
+            SessionClosedError: the encoder is closed.
+        """
+        with self.lock:
+            if self._encoder is None:
+                raise _closed()
+            self._wishes[owner] = _Wish(tuple(captions), on_ready)
+            if self._errors:
+                self._forget_errors()
+            if self._thread is None:
+                self._thread = WorkerThread("shotstream-text", self._main, self._threads)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def forget(self, owner: object) -> None:
+        """Drop what ``owner`` wants; the last one's thread has ended when this returns."""
+        with self.lock:
+            self._wishes.pop(owner, None)
+            self._forget_errors()
+            thread = None if self._wishes else self._thread
+            self._changed.notify_all()
+        if thread is not None:
+            thread.wait()
+
+    def ready(self, caption: str) -> bool:
+        """Tell whether a caption is encoded, or failed to be."""
+        return caption in self._done or caption in self._errors
+
+    def failure(self, caption: str) -> BaseException | None:
+        """Return why a caption could not be encoded, None if it could or is not done yet."""
+        return self._errors.get(caption)
+
+    def encoded(self, captions: Sequence[str]) -> CaptionSet:
+        """Return captions that are ready as one set, in that order.
+
+        Raises:
+            Exception: what the text encoder raised for one of them.
+            SessionClosedError: the encoder was closed before it came to them.
+        """
+        with self.lock:
+            for caption in captions:
+                if caption not in self._done:
+                    raise self._errors.get(caption) or _closed()
+                self._done.move_to_end(caption)
+            found = [self._done[caption] for caption in captions]
+        return CaptionSet(
+            embeddings=torch.stack([embedding for embedding, _ in found]),
+            lengths=tuple(length for _, length in found),
+        )
+
+    def caption_set(self, captions: Sequence[str]) -> CaptionSet:
+        """Wait until captions are ready, and return and raise as ``encoded``."""
+        owner, changed = object(), threading.Event()
+        self.want(owner, captions, changed.set)
+        try:
+            while self._encoder is not None and not all(map(self.ready, captions)):
+                changed.wait()
+                changed.clear()
+            return self.encoded(captions)
+        finally:
+            self.forget(owner)
+
+    def close(self) -> None:
+        """Stop the text thread; captions not begun are dropped. For the owner only; idempotent."""
+        with self.lock:
+            self._encoder, thread = None, self._thread
+            waiting = list(self._wishes.values())
+            self._wishes.clear()
+            self._changed.notify_all()
+        for wish in waiting:
+            wish.on_ready()
+        if thread is not None:
+            thread.wait()
+        self._done.clear()
+
+    @property
+    def thread(self) -> WorkerThread | None:
+        """The text thread while it runs."""
+        return self._thread
+
+    # On the text thread.
+
+    def _main(self) -> None:
+        while (caption := self._next()) is not None:
+            found = self._encode(caption)
+            with self.lock:
+                if isinstance(found, BaseException):
+                    self._errors[caption] = found
+                else:
+                    self._done[caption] = found
+                if len(self._done) > _CACHED_CAPTIONS:
+                    self._forget_old()
+                wishes = list(self._wishes.values())
+            for wish in wishes:
+                wish.on_ready()
+
+    def _next(self) -> str | None:
+        """Wait for a caption to encode, the most urgent one of any owner; None to end."""
+        with self.lock:
+            while self._encoder is not None and self._wishes:
+                lists = [wish.captions for wish in self._wishes.values()]
+                for same_rank in zip_longest(*lists):
+                    for caption in same_rank:
+                        if caption is not None and not self.ready(caption):
+                            return str(caption)
+                self._changed.wait()
+            self._thread = None
+            return None
+
+    def _encode(self, caption: str) -> Encoded | BaseException:
+        encoder = self._encoder
+        try:
+            if encoder is None:
+                raise _closed()
+            with torch.inference_mode(), annotate("text.encode"):
+                embeddings, lengths = encoder.encode([caption])
+                return embeddings[0].to(self._device), lengths[0]
+        except Exception as error:
+            return error
+
+    # Under the lock.
+
+    def _forget_errors(self) -> None:
+        """Forget failures of captions that nobody wants, so that they can be asked for again."""
+        wanted = {text for wish in self._wishes.values() for text in wish.captions}
+        self._errors = {text: error for text, error in self._errors.items() if text in wanted}
+
+    def _forget_old(self) -> None:
+        """Forget old captions that nobody wants."""
+        wanted = {text for wish in self._wishes.values() for text in wish.captions}
+        spare = [text for text in self._done if text not in wanted]
+        for text in spare[: max(0, len(spare) - _CACHED_CAPTIONS)]:
+            del self._done[text]
+
+
+def _closed() -> SessionClosedError:
+    return SessionClosedError("the text encoder is closed; open another session")

@@ -1,0 +1,388 @@
+"""Which frames of past shots become context of the next shot, and their latents.
+
+Called by the generator thread (``select``, ``end_shot``), by the decode thread (``add_frames``) and
+by the thread that takes a snapshot; a lock guards the frames. Holds at most ``budget`` past shots
+and of each only the frames that a later shot may still select, so memory does not grow with the
+film. A frame is kept as the decoder's float output, never rounded to 8 bits, until it is encoded;
+then only its latent is kept.
+
+Source: ShotStream inference, context sampling (``dynamic_sample_frames``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..config import ContextChoice
+from ..errors import ConfigError
+from ..kernels.reference.frame_pack import frame_pack
+from ..model.codec import LatentCodec
+from ..printable import listed, shown
+from ..types import Choose, MemoryFrame
+from .picks import frames_wanted, pick_context, repeated
+from .reference import ReferencePicture
+from .shot_memory import ContextSelection, ShotMemory
+
+_LAST_FLAG = 1 << 20
+"""Largest shot flag that the native planner takes."""
+
+
+class ContextSelector:
+    """Collects the frames of shots; picks and encodes context frames of them.
+
+    Args:
+        codec: encodes each picked frame as a clip of its own.
+        budget: context frames of every shot (``CacheConfig.context_frames``); 0 for none.
+        latent_shape: ``(C, h, w)`` of a latent frame.
+        shot_limit: frames of a shot of trained length. Of a shot that was extended beyond it, only
+            the last ``shot_limit`` frames may become context.
+        device: where latents live.
+        choice: which frames of past shots are context (``CacheConfig.context_choice``).
+
+    Attributes:
+        budget: context frames of every shot.
+        shot_limit: frames of a shot of trained length.
+        pins: numbers in the film of frames that every later shot sees.
+        forgotten: numbers of shots that no later shot sees.
+        wanted: numbers in the film of frames that are kept whatever the rule says.
+        choose: picks instead of the model's rule; see ``Session``.
+        past: the past shots that context may come from, oldest first.
+        newest: what is kept of the shot begun last.
+    """
+
+    def __init__(
+        self,
+        codec: LatentCodec,
+        *,
+        budget: int,
+        latent_shape: tuple[int, int, int],
+        shot_limit: int,
+        device: torch.device | str = "cpu",
+        choice: ContextChoice = "dynamic",
+    ) -> None:
+        self._codec = codec
+        self._choice: ContextChoice = choice
+        self.budget = budget
+        self.shot_limit = shot_limit
+        self._device = torch.device(device)
+        self.pins: frozenset[int] = frozenset()
+        self.forgotten: frozenset[int] = frozenset()
+        self.wanted: frozenset[int] = frozenset()
+        self.choose: Choose | None = None
+        self.past: tuple[ShotMemory, ...] = ()
+        self._open: ShotMemory | None = None
+        # Every frame of the newest shot and of the one before it is kept, for the reader may go
+        # back to any of them. Two buffers take turns.
+        self.newest: ShotMemory | None = None
+        self._before: ShotMemory | None = None
+        self._spare: Tensor | None = None
+        self._expected: frozenset[int] = frozenset()
+        self._lock = threading.RLock()
+        self._blank = ContextSelection(
+            latents=torch.zeros(
+                (1, budget, *latent_shape), dtype=torch.float32, device=self._device
+            ),
+            flags=(0,) * budget,
+            frames=(),
+            captions={},
+            target_flag=1,
+        )
+
+    def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
+        """Start collecting the frames of ``shot``; its first has this number in the film.
+
+        The shot before it is dropped unless ``end_shot`` was called: a retake replaces it.
+        """
+        spare, self._spare = self._spare, None
+        if self._before is not None:
+            spare = self._before.ring if spare is None else spare
+            self._let_go(self._before)
+        self._before = self.newest
+        self._open = self.newest = ShotMemory(
+            shot=shot, caption=caption, ring=spare, first_index=first_index
+        )
+        if self.budget == 0:
+            return
+        counts = [*(memory.frame_count for memory in self.past), self.shot_limit]
+        picks = pick_context(counts[-self.budget :], self.budget, self._choice)
+        last, _ = picks[-1]
+        self._expected = frozenset(frame for index, frame in picks if index == last)
+
+    def add_frames(self, frames: Tensor) -> None:
+        """Keep the next frames of the open shot, float ``[P, 3, H, W]`` in [-1, 1].
+
+        Frames that the next shot will pick if this one reaches its trained length are encoded at
+        once, so that a cut need not wait for it.
+        """
+        memory = self._open
+        assert memory is not None, "add_frames before begin_shot"
+        ring = memory.ring
+        wanted = (self.shot_limit, *frames.shape[1:])
+        if ring is None or ring.shape != wanted or ring.dtype != frames.dtype:
+            ring = memory.ring = torch.empty(wanted, dtype=frames.dtype, device=frames.device)
+        for frame in frames:
+            number = memory.frame_count
+            with self._lock:
+                memory.forget(number - self.shot_limit)
+                memory.frames[number] = ring[number % self.shot_limit].copy_(frame)
+                memory.frame_count += 1
+                if number in self._expected:
+                    memory.latent(number, self._codec)
+
+    def change_caption(self, caption: str) -> None:
+        """Set the caption of the open shot."""
+        assert self._open is not None, "change_caption before begin_shot"
+        self._open.caption = caption
+
+    def end_shot(self) -> None:
+        """Move the open shot to the past, keeping only frames that can still be picked."""
+        if self._open is None:
+            return
+        ended = self.ended_shot()
+        self._open = None
+        if ended is not None:
+            self.past = self.trimmed((*self.past, ended))
+
+    def drop_shot(self, past: Sequence[ShotMemory]) -> None:
+        """Forget the open shot, or the one that ended last; ``past`` is what was before it."""
+        self._open = None
+        self.past = tuple(past)
+
+    def reopen(self, memory: ShotMemory, past: Sequence[ShotMemory], frame_count: int) -> bool:
+        """Go back to where a shot had so many frames; False if they are not kept any more.
+
+        Args:
+            memory: what ``newest`` was in that shot.
+            past: the past shots before it.
+            frame_count: frames of it that are left.
+        """
+        # Fewer are kept if a chunk was dropped before it was decoded.
+        if memory not in (self.newest, self._before) or memory.frame_count < frame_count:
+            return False
+        if memory.frame_count > self.shot_limit:
+            return False
+        with self._lock:
+            if memory is self._before and self.newest is not None:
+                self._spare = self.newest.ring
+                self._let_go(self.newest)
+                self._before = None
+            for frame in range(frame_count, memory.frame_count):
+                memory.forget(frame)
+            memory.frame_count = frame_count
+        self._open = self.newest = memory
+        self.past = tuple(past)
+        return True
+
+    def _let_go(self, memory: ShotMemory) -> None:
+        memory.frames, memory.latents, memory.pictures, memory.ring = {}, {}, {}, None
+
+    def ended_shot(self) -> ShotMemory | None:
+        """Return what would be kept of the open shot if it ended here, None for nothing."""
+        memory = self._open
+        if memory is None or memory.frame_count == 0 or self.budget == 0:
+            return None
+        with self._lock:
+            first = max(0, memory.frame_count - self.shot_limit)
+            count = memory.frame_count - first
+            start = memory.first_index + first
+            wanted = {
+                *frames_wanted(count, self.budget, self._choice),
+                *(index - start for index in self.wanted if 0 <= index - start < count),
+            }
+            return ShotMemory(
+                shot=memory.shot,
+                caption=memory.caption,
+                frame_count=count,
+                first_index=start,
+                pictures={f - first: seen for f, seen in memory.pictures.items()},
+                frames={
+                    f: memory.frames[f + first].clone()
+                    for f in wanted
+                    if f + first in memory.frames
+                },
+                latents={
+                    f: memory.latents[f + first] for f in wanted if f + first in memory.latents
+                },
+            )
+
+    def select(
+        self,
+        caption: str = "",
+        context: Sequence[int] | None = None,
+        images: Sequence[ReferencePicture] = (),
+    ) -> ContextSelection:
+        """Pick and encode the context of the next shot.
+
+        Reference pictures stand in it as a shot of their own right before the new one, with the
+        new one's caption. The oldest frames make room for them; where there are none, the pictures
+        fill the context.
+
+        Args:
+            caption: of the shot.
+            context: numbers in the film of its frames of past shots, if they were picked before.
+            images: reference pictures, as many as a shot sees at most.
+
+        Raises:
+            ConfigError: ``choose`` returned what is not usable, or a frame is not kept.
+        """
+        room = self.budget - len(images)
+        picks = self._picks(self.past, caption, context, room) if self.past else []
+        if not picks and not images:
+            return self._blank
+        with self._lock:
+            latents = [memory.latent(f, self._codec) for memory, f in picks]
+        shots = [memory.shot for memory, _ in picks]
+        captions = {memory.shot: memory.caption for memory, _ in picks}
+        if images:
+            seen = self._encode_pictures(images)
+            shown_as = repeated(range(len(images)), self.budget - len(picks))
+            latents += [seen[number] for number in shown_as]
+            shots += [shots[-1] + 1 if shots else 0] * len(shown_as)
+            captions[shots[-1]] = caption
+        # Only the distance between flags counts, so a film of any length stays in the planner's
+        # range by counting from the oldest shot of its context.
+        base = 0 if shots[-1] < _LAST_FLAG else shots[0]
+        flags = tuple(shot - base for shot in shots)
+        return ContextSelection(
+            latents=torch.stack(latents)[None].to(self._device),
+            flags=flags,
+            frames=tuple((memory.shot, f) for memory, f in picks),
+            captions=captions,
+            target_flag=flags[-1] + 1,
+            indices=tuple(memory.first_index + f for memory, f in picks),
+        )
+
+    def _encode_pictures(self, images: Sequence[ReferencePicture]) -> Tensor:
+        """Return pictures as latents ``[N, C, h, w]``."""
+        frames = torch.stack([image.to_floats() for image in images])
+        return self._codec.encode_frames(frames.to(self._device))
+
+    def remembered(self, caption: str = "") -> tuple[MemoryFrame, ...]:
+        """Return what a shot would see as context if it began now; encodes nothing.
+
+        Args:
+            caption: of the shot.
+        """
+        with self._lock:
+            ended = self.ended_shot()
+            past = self.trimmed((*self.past, *(() if ended is None else (ended,))))
+            picks = self._picks(past, caption, None, self.budget)
+            return tuple(self._seen(memory, frame) for memory, frame in picks)
+
+    def kept_frames(self) -> dict[int, int]:
+        """Return the frames that are kept, by number in the film, with the number of their shot."""
+        with self._lock:
+            memories = [*self.past, *(() if self._open is None else (self._open,))]
+            return {m.first_index + frame: m.shot for m in memories for frame in m.kept}
+
+    def trimmed(self, past: Sequence[ShotMemory]) -> tuple[ShotMemory, ...]:
+        """Return the last ``budget`` shots, and of older ones those with a frame that is wanted."""
+        recent = len(past) - self.budget
+        return tuple(
+            memory
+            for number, memory in enumerate(past)
+            if number >= recent
+            or any(memory.first_index + frame in self.wanted for frame in memory.kept)
+        )
+
+    def _picks(
+        self, past: Sequence[ShotMemory], caption: str, context: Sequence[int] | None, room: int
+    ) -> list[tuple[ShotMemory, int]]:
+        """Pick context frames of past shots, at most ``room``: of those of the rule, the newest."""
+        if context is None and not (self.choose or self.pins or self.forgotten):
+            if self.budget == 0:
+                return []
+            newest = past[-self.budget :]
+            counts = [memory.frame_count for memory in newest]
+            ruled = pick_context(counts, self.budget, self._choice)
+            return [(newest[i], f) for i, f in ruled[len(ruled) - room :]]
+        offered = [
+            (memory, frame)
+            for memory in past
+            if context is not None or memory.shot not in self.forgotten
+            for frame in memory.kept
+        ]
+        by_index = {memory.first_index + frame: (memory, frame) for memory, frame in offered}
+        if context is None:
+            context = self._chosen(past, offered, caption, room)
+        unknown = [index for index in context if index not in by_index]
+        if unknown:
+            raise ConfigError(f"context: got frames {listed(unknown)}, which are not kept any more")
+        return [by_index[index] for index in context]
+
+    def _chosen(
+        self,
+        past: Sequence[ShotMemory],
+        offered: Sequence[tuple[ShotMemory, int]],
+        caption: str,
+        room: int,
+    ) -> list[int]:
+        """Return the numbers of the frames that ``choose``, or the rule with pins, picks."""
+        if not offered or room == 0:
+            return []
+        if self.choose is not None:
+            seen = tuple(self._seen(memory, frame) for memory, frame in offered)
+            found = [
+                one.index if isinstance(one, MemoryFrame) else one
+                for one in self.choose(seen, room, caption)
+            ]
+            if not 1 <= len(found) <= room or not all(type(i) is int for i in found):
+                raise ConfigError(
+                    f"choose: got {shown(found)}, wanted 1 to {room} of the frames it was "
+                    "given, or their numbers"
+                )
+            return repeated(sorted(found), room)
+        newest = [memory for memory in past if memory.shot not in self.forgotten][-self.budget :]
+        counts = [memory.frame_count for memory in newest]
+        ruled = [
+            newest[i].first_index + f for i, f in pick_context(counts, self.budget, self._choice)
+        ]
+        indices = [memory.first_index + frame for memory, frame in offered]
+        pinned = [index for index in indices if index in self.pins][-room:]
+        rest = [index for index in ruled if index not in pinned]
+        # The oldest frames make room.
+        rest = rest[max(0, len(rest) - room + len(pinned)) :]
+        return repeated(sorted(pinned + rest), room)
+
+    def _seen(self, memory: ShotMemory, frame: int) -> MemoryFrame:
+        """Return a frame that is kept, with its picture."""
+        if frame in memory.frames:
+            picture = frame_pack(memory.frames[frame][None])[0]
+        elif frame in memory.pictures:
+            picture = memory.pictures[frame]
+        else:  # it came with a snapshot, which holds latents only
+            latent = memory.latents[frame][None, None].to(self._device)
+            picture = frame_pack(self._codec.decode_full(latent)[0])[0]
+        index = memory.first_index + frame
+        return MemoryFrame(
+            shot=memory.shot, index=index, pinned=index in self.pins, picture=picture.cpu().numpy()
+        )
+
+    def encoded(self, past: Sequence[ShotMemory]) -> list[ShotMemory]:
+        """Return copies of ``past`` in which every frame is a latent, for a snapshot."""
+        with self._lock:
+            for memory in past:
+                for frame in tuple(memory.frames):
+                    memory.latent(frame, self._codec)
+            return [dataclasses.replace(m, frames={}, latents=dict(m.latents)) for m in past]
+
+    def load_past(self, past: Sequence[ShotMemory]) -> None:
+        """Forget everything and keep ``past`` instead."""
+        self._open = None
+        if self.newest is not None:
+            self._spare = self.newest.ring
+            self._let_go(self.newest)
+        self.newest = self._before = None
+        self.past = tuple(
+            dataclasses.replace(
+                memory,
+                frames=dict(memory.frames),
+                latents={f: latent.to(self._device) for f, latent in memory.latents.items()},
+            )
+            for memory in past
+        )

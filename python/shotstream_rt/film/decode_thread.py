@@ -1,0 +1,315 @@
+"""The decode thread: from latents to frames.
+
+The generator thread hands over each chunk's latents and goes on. This thread decodes them as the
+next part of the shot, delivers the frames, and only then stores them as possible context frames of
+later shots, which nobody waits for. It knows nothing of prompts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..device.host_ring import HostRing
+from ..device.streams import Event, Stream, Streams
+from ..errors import ShotStreamError
+from ..kernels.reference.frame_pack import frame_pack
+from ..model.codec import StreamDecoder
+from ..nvtx import annotate
+from ..types import Chunk
+from .chunk_log import ChunkLog
+from .context import ContextSelector
+from .frame_queue import as_ordinary
+from .shot_decoder import ShotDecoder
+from .shots import Delivery, ShotRun
+from .threads import WorkerThread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodeJob:
+    """One chunk to decode.
+
+    Attributes:
+        run: the shot it belongs to.
+        chunk: chunk number in the shot; 0 starts a new decoder stream, and one that was decoded
+            before is decoded instead of it.
+        caption: what the text encoder read for it.
+        begin: its first frame that the film shows; those before it were made before, with another
+            caption.
+        end: the frame behind the last one that the film shows.
+        index: number in the film of frame ``begin``.
+        given: frames below this one were delivered before, and the reader does not get them again.
+        epoch: that of the shot when the chunk was made.
+    """
+
+    run: ShotRun
+    chunk: int
+    caption: str
+    begin: int
+    end: int
+    index: int
+    given: int
+    epoch: int
+
+
+class DecodeThread:
+    """Decodes chunks in the order in which they are submitted.
+
+    Args:
+        decoder: decodes every shot, one after the other.
+        selector: is given every frame as floats, before packing to 8 bits.
+        frame_rate_hz: frames per second, for the presentation times.
+        threads: intra-op threads of this thread on a CPU.
+        streams: of the device where latents arrive; None where calls return when work is done.
+        ring: brings pixels to the host; None leaves them where they are decoded, which on a CPU
+            is the host.
+        keep_on_device: hand out torch tensors, not NumPy arrays; then without a ring.
+        pack: turns float frames ``[P, 3, H, W]`` into uint8 ``[P, H, W, 3]``.
+        log: is told how long decoding takes; None for nobody.
+        kept_chunks: first chunks of a shot whose latents are kept; see ``ShotDecoder``.
+        kept_states: newest chunks behind which the decoder's memory is kept.
+
+    Attributes:
+        thread: the thread, None before ``start``.
+        lock: guards what this thread shares with the others.
+    """
+
+    def __init__(
+        self,
+        decoder: StreamDecoder,
+        selector: ContextSelector,
+        *,
+        frame_rate_hz: int,
+        threads: int = 1,
+        streams: Streams | None = None,
+        ring: HostRing | None = None,
+        keep_on_device: bool = False,
+        pack: Callable[[Tensor], Tensor] = frame_pack,
+        log: ChunkLog | None = None,
+        kept_chunks: int = 0,
+        kept_states: int = 0,
+    ) -> None:
+        self._decoder = ShotDecoder(decoder, kept_chunks=kept_chunks, kept_states=kept_states)
+        self._selector = selector
+        self._frame_rate_hz = frame_rate_hz
+        self._threads = threads
+        self._streams, self._ring = streams, ring
+        self._keep_on_device, self._pack, self._log = keep_on_device, pack, log
+        self._stream: Stream | None = None
+        if streams is not None:
+            self._stream = streams.stream(urgent=True)
+            self._decoded, self._complete = streams.event(), streams.event()
+        self._waiting: tuple[DecodeJob, Tensor, Event | None] | None = None
+        # May be entered again by the thread that holds it: a signal handler may close the session.
+        self.lock = threading.RLock()
+        self._progress = threading.Condition(self.lock)
+        self._submitted = self._taken = self._queued = self._done = 0
+        self._skip = self._ending = False
+        self.thread: WorkerThread | None = None
+
+    def start(
+        self,
+        on_chunk: Callable[[Delivery], None],
+        on_done: Callable[[], None],
+        on_error: Callable[[DecodeJob, BaseException], None],
+        wanted: Callable[[DecodeJob], bool],
+    ) -> None:
+        """Start the thread, which makes these calls.
+
+        Args:
+            on_chunk: called with each chunk that is handed out as soon as it is decoded.
+            on_done: called for each chunk when its frames are stored for later shots, or it was
+                skipped.
+            on_error: called with a chunk and what went wrong with it.
+            wanted: tells whether a chunk is still to be decoded.
+        """
+        self._on_chunk, self._on_done = on_chunk, on_done
+        self._on_error, self._wanted = on_error, wanted
+        self.thread = WorkerThread("shotstream-decode", self._main, self._threads)
+        self.thread.start()
+
+    def submit(self, x0: Tensor, job: DecodeJob) -> None:
+        """Hand over a chunk; waits while another one is already waiting.
+
+        Args:
+            x0: latents ``[1, F, C, h, w]``; copied, since a backend may reuse their memory.
+            job: what to do with them.
+        """
+        latents, ready = x0.clone(), None
+        if self._streams is not None:
+            ready = self._streams.event()
+            ready.record(self._streams.current())
+        with self.lock:
+            while self._waiting is not None:
+                self._progress.wait()
+            self._waiting = job, latents, ready
+            self._submitted += 1
+            self._progress.notify_all()
+
+    def wait_idle(self) -> None:
+        """Wait until everything submitted is decoded and stored for later shots."""
+        with self.lock:
+            while self._done < self._submitted:
+                self._progress.wait()
+
+    def yield_to_decoding(self) -> None:
+        """Let nothing compete with the decoding of what was submitted.
+
+        On a CPU the calling thread waits for it. With streams, the caller's stream waits for it on
+        the device, and the calling thread only until the decoding is queued there.
+        """
+        if self._streams is None:
+            self.wait_idle()
+            return
+        with self.lock:
+            while self._queued < self._submitted:
+                self._progress.wait()
+        self._streams.current().wait_event(self._decoded)
+
+    def skip(self) -> None:
+        """Decode nothing more; what is submitted is taken and dropped."""
+        self._skip = True
+
+    def close(self) -> None:
+        """Stop after the job at hand and wait for the thread; may be called again."""
+        self._skip = self._ending = True
+        with self.lock:
+            self._progress.notify_all()
+        if self.thread is not None:
+            self.thread.wait()
+
+    def forget_callbacks(self) -> None:
+        """Let go of the calls given to ``start``, which lead back to this thread; once it ended."""
+        self._on_chunk = self._on_done = self._on_error = _nothing
+        self._wanted = _never
+
+    def _main(self) -> None:
+        streams, stream = self._streams, self._stream
+        on_stream = nullcontext() if streams is None or stream is None else streams.use(stream)
+        with torch.inference_mode(), on_stream:
+            while (waiting := self._next_job()) is not None:
+                job, latents, ready = waiting
+                del waiting
+                try:
+                    # What is not wanted any more is still taken, so that no other thread waits for
+                    # ever.
+                    if self._wanted(job) and not self._skip:
+                        self._finish(job, *self._decode(job, latents, ready))
+                except BaseException as error:
+                    self._on_error(job, error)
+                finally:
+                    self._on_done()
+                    self._note_queued()
+                    with self.lock:
+                        self._done += 1
+                        self._progress.notify_all()
+                del job, latents, ready  # not kept while waiting for the next
+
+    def _next_job(self) -> tuple[DecodeJob, Tensor, Event | None] | None:
+        """Wait for a job, its latents and the event that they are ready; None to end."""
+        with self.lock:
+            while self._waiting is None and not self._ending:
+                self._progress.wait()
+            waiting, self._waiting = self._waiting, None
+            self._taken += waiting is not None
+            self._progress.notify_all()
+            return waiting
+
+    def _decode(
+        self, job: DecodeJob, latents: Tensor, ready: Event | None
+    ) -> tuple[Tensor, Tensor]:
+        """Queue the decoding of a shot's next chunk.
+
+        Args:
+            job: the chunk.
+            latents: ``[1, F, C, h, w]``.
+            ready: event after which a device has finished writing them; None on a CPU.
+
+        Returns:
+            Its frames, float ``[P, 3, H, W]``, and whether its latents are finite, a flag ``[]``.
+        """
+        if self._streams is not None and self._stream is not None and ready is not None:
+            self._stream.wait_event(ready)
+            self._streams.lend(latents, self._stream)
+        chunk, log = job.chunk, self._log
+        timed = nullcontext() if log is None else log.span("decode", job.run.times, chunk)
+        with annotate("vae.decode", chunk), timed:
+            finite = torch.isfinite(latents).all()
+            frames = self._decoder.decode(chunk, latents)[0]
+        if self._stream is not None:
+            self._decoded.record(self._stream)
+            self._note_queued()
+        return frames, finite
+
+    def _note_queued(self) -> None:
+        """Note that the decoding of the job at hand is queued on the device, or never will be."""
+        with self.lock:
+            self._queued = self._taken
+            self._progress.notify_all()
+
+    def _finish(self, job: DecodeJob, frames: Tensor, finite: Tensor) -> None:
+        """Deliver a chunk's frames, then store what later shots may need of them.
+
+        Args:
+            job: the chunk.
+            frames: float ``[P, 3, H, W]``.
+            finite: whether its latents are finite, a flag ``[]``.
+
+        Raises:
+            ShotStreamError: they are not.
+        """
+        run, pixels, begin = job.run, None, max(job.begin, job.given)
+        if begin < job.end:
+            with annotate("frame.pack", job.chunk):
+                pixels = self._to_consumer(self._pack(frames[begin : job.end]))
+        if not bool(finite):  # here the device has been waited for
+            raise _not_finite(job)
+        if pixels is not None:
+            index = job.index + begin - job.begin
+            chunk = Chunk(
+                pixels=pixels, index=index, shot=run.shot, chunk=job.chunk,
+                pts_s=index / self._frame_rate_hz, take=run.request.take, caption=job.caption,
+                made_s=time.perf_counter(),
+            )  # fmt: skip
+            self._on_chunk(Delivery(chunk=chunk, run=run, epoch=job.epoch))
+        with annotate("context.encode", run.shot):
+            self._selector.add_frames(frames[job.begin : job.end])
+            # The generator thread reads these frames on another stream.
+            self._wait_for_device()
+
+    def _to_consumer(self, packed: Tensor) -> Any:
+        """Return a chunk's finished pixels where and as the consumer wants them."""
+        if self._ring is not None:
+            with annotate("host.copy"):
+                return self._ring.fetch(packed)
+        self._wait_for_device()
+        return as_ordinary(packed) if self._keep_on_device else packed.numpy()
+
+    def _wait_for_device(self) -> None:
+        """Wait until everything queued on this thread's stream is done."""
+        if self._stream is not None:
+            self._complete.record(self._stream)
+            self._complete.synchronize()
+
+
+def _not_finite(job: DecodeJob) -> ShotStreamError:
+    return ShotStreamError(
+        f"shot {job.run.shot}, chunk {job.chunk}: got latents with NaN or infinite numbers, "
+        "wanted finite ones; cut again or restore a snapshot. If it happens again, the weights "
+        "or the numbers' type (dtype, profile) do not suit this device"
+    )
+
+
+def _never(_: DecodeJob) -> bool:
+    return False
+
+
+def _nothing(*_: object) -> None:
+    """Stand in for a call that is not wanted any more."""

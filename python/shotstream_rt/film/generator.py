@@ -1,0 +1,471 @@
+"""The generator thread: takes commands at chunk boundaries and drives the pipeline.
+
+One turn makes one chunk: begin the next shot if one is due, apply a new caption, denoise, hand the
+latents to the decode thread, and run the clean pass while they are decoded. A turn may restore a
+snapshot instead. This thread never looks at pixels.
+
+A turn begins only when the reader's queue has room for its chunk: a reader that stops reading stops
+the generator, and nothing is computed further ahead than the queue is long.
+
+A failure ends the shot that it happened in. Then no turn begins until shots are queued or a
+snapshot is restored.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from ..model.captions import CaptionSet
+from ..nvtx import annotate
+from ..pipeline import ChunkAbandonedError
+from ..plan.noise import NoiseSource
+from ..printable import printable
+from ..types import Chunk, Place
+from .decode_thread import DecodeJob
+from .places import next_place
+from .shots import Delivery, ShotRun
+from .threads import WorkerThread
+from .timeline import NewPrompt, Timeline
+from .way_back import WayBack
+from .workers import Workers
+
+_log = logging.getLogger("shotstream_rt.film.generator")
+
+_MASK = (1 << 64) - 1
+
+
+class Generator:
+    """Makes the chunks of shots, in order.
+
+    Args:
+        workers: the parts it drives.
+        timeline: where it finds what to make.
+        threads: intra-op threads of this thread on a CPU.
+        noise: returns the noise source of a seed.
+
+    Attributes:
+        thread: the generator thread.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        timeline: Timeline,
+        *,
+        threads: int,
+        noise: Callable[[int], NoiseSource],
+    ) -> None:
+        self._workers, self._timeline = workers, timeline
+        self._noise_of, self._noise = noise, noise(0)
+        self._boundary_ns = 0
+        self._caption = ""
+        self._back = WayBack(workers, timeline)
+        self.thread = WorkerThread("shotstream-generate", self._main, threads)
+
+    def start(self) -> None:
+        """Start this thread and the decode thread."""
+        self._workers.decoder.start(self._deliver, self._note_done, self._fail_job, self._is_wanted)
+        self.thread.start()
+
+    def halt(self) -> None:
+        """Ask the thread to end before its next denoising step."""
+        self._timeline.stopping = True
+        self._workers.decoder.skip()
+        self._timeline.wake()
+
+    # On the generator thread.
+
+    def _main(self) -> None:
+        with torch.inference_mode():
+            while (turn := self._next_turn()) is not None:
+                if isinstance(turn, ShotRun):
+                    self._take_turn(turn)
+                else:
+                    turn()
+                self._boundary_ns = time.perf_counter_ns()
+                del turn
+        self._timeline.cancel_everything()
+
+    def _next_turn(self) -> Callable[[], None] | ShotRun | None:
+        """Wait for something to do: make a chunk of a shot, or go back; None to end."""
+        timeline = self._timeline
+        timeline.events.tell()
+        with timeline.lock:
+            while not timeline.stopping:
+                if timeline.reload is not None:
+                    return self._back.load
+                if timeline.wound_back:
+                    return self._back.wind_back
+                if len(timeline.playlist.pending) > 0 and timeline.playlist.run is not None:
+                    self._drop_failed_cut()
+                has_work, ahead = timeline.has_work(), timeline.in_flight + len(timeline.frames)
+                has_room = timeline.capacity is None or ahead < timeline.capacity
+                if has_work and has_room and not timeline.paused:
+                    return self._begin_turn()
+                timeline.steady_ns = 0
+                timeline.changed.wait()
+                if has_work:  # the reader kept it waiting, which no shot's times should include
+                    self._boundary_ns = time.perf_counter_ns()
+            return None
+
+    def _begin_turn(self) -> ShotRun:
+        """Choose the shot that the next chunk belongs to."""
+        timeline, now_ns = self._timeline, time.perf_counter_ns()
+        if timeline.steady_ns == 0:
+            timeline.steady_ns, timeline.steady_frames = now_ns, 0
+        queued = len(timeline.playlist.pending) > 0
+        run = timeline.playlist.next_run(timeline.captions.ready, now_ns=now_ns)
+        timeline.in_flight += 1
+        timeline.making = run
+        if run.frames == 0:
+            timeline.begin(run)
+            prompt = timeline.prompt
+            if queued and prompt is not None and not (prompt.flush or run.request.given):
+                timeline.drop_prompt("late")
+        return run
+
+    def _take_turn(self, run: ShotRun) -> None:
+        """Make the next chunk of a shot; a failure ends the shot."""
+        timeline, submitted = self._timeline, False
+        try:
+            if run.frames == 0:
+                self._begin_shot(run)
+            if timeline.prompt or run.request.prompts or self._caption != run.caption:
+                self._change_caption(run)
+            if self._back.needs_prompt:
+                self._back.give_up()
+            self._denoise(run)
+            submitted = True
+            self._finish_chunk(run)
+        except ChunkAbandonedError:
+            _log.debug("shot %d: given up", run.shot)
+        except BaseException as error:
+            self._workers.decoder.wait_idle()  # what was made before is still delivered
+            timeline.fail(run, run.next_chunk, timeline.next_index, run.epoch, error)
+        finally:
+            with timeline.lock:
+                if not submitted:
+                    timeline.in_flight -= 1
+                timeline.making, timeline.denoising, timeline.needed = None, False, ()
+                timeline.changed.notify_all()
+            if timeline.idle():
+                timeline.frames.wake()
+
+    def _begin_shot(self, run: ShotRun) -> None:
+        """End the shot before, choose this one's context from the past and encode it."""
+        workers, timeline, request = self._workers, self._timeline, run.request
+        decided_ns = time.perf_counter_ns()
+        self._encoded(run, [run.caption])
+        workers.decoder.wait_idle()
+        with timeline.lock:
+            place = Place(run.shot, request.take, 0, timeline.next_index)
+            if run.epoch != timeline.epoch:
+                raise ChunkAbandonedError
+            self._set_memory(run)
+            if not run.replaces:
+                workers.selector.end_shot()
+            elif len(timeline.runs) > 1:
+                workers.selector.drop_shot(timeline.runs[-2].past or ())
+            run.past = workers.selector.past
+            timeline.changed.notify_all()
+        waited = not request.now and request.requested_ns < self._boundary_ns
+        run.times.due_ns = self._boundary_ns if waited else request.requested_ns
+        run.times.decided_ns = decided_ns
+        workers.stats.shot_begins(run.times)
+        self._noise = self._noise_of(take_seed(request.seed, request.take))
+        begun_ns = time.perf_counter_ns()
+        with workers.stats.span("context_encode", run.times, 0):
+            with annotate("context.encode", run.shot):
+                selection = workers.selector.select(run.caption, request.context, request.images)
+                workers.selector.begin_shot(run.shot, run.caption, run.first_index)
+                run.memory, self._back.loaded = workers.selector.newest, None
+                self._caption, self._back.last_chunk, self._back.reread_at = run.caption, 0, -1
+            run.request = replace(request, context=selection.indices)
+            run.context_captions = tuple(selection.captions.values())
+            captions = self._captions(run, run.caption)
+            start = request.start
+            workers.pipeline.begin_shot(
+                run.shot, selection.latents, selection.flags, captions, selection.target_flag,
+                given=None if start is None else start.latents,
+                strength=None if start is None else start.strength,
+                abandoned=self._unwanted(run),
+            )  # fmt: skip
+            self._back.loaded = run
+        workers.stats.add("context_encode", begun_ns)
+        receipt = request.receipt
+        with timeline.lock:
+            if receipt is not None:
+                receipt.decide("applied", place)
+            if timeline.events.listeners:
+                timeline.events.note(
+                    "shot_began", place=place, caption=run.caption,
+                    request=0 if receipt is None else receipt.id,
+                )  # fmt: skip
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("shot %d, take %d: %s", run.shot, request.take, printable(request.text))
+        timeline.events.tell()
+
+    def _set_memory(self, run: ShotRun) -> None:
+        """Tell the selector what callers, and shots made again, want remembered and forgotten."""
+        selector, timeline = self._workers.selector, self._timeline
+        if timeline.pins or timeline.forgotten or selector.pins or selector.forgotten:
+            selector.pins = frozenset(timeline.pins)
+            selector.forgotten = frozenset(timeline.forgotten)
+        selector.wanted = timeline.wanted_frames().union(run.request.context or ())
+
+    def _captions(self, run: ShotRun, caption: str) -> CaptionSet:
+        """Return one row per past shot in the context, oldest first, and the shot's own last."""
+        if self._workers.pipeline.config.shot.multi_caption:
+            return self._encoded(run, [*run.context_captions, caption])
+        return self._encoded(run, [caption])
+
+    def _encoded(self, run: ShotRun, texts: Sequence[str]) -> CaptionSet:
+        """Return captions when they are encoded."""
+        self._await(run, texts)
+        return self._timeline.captions.encoded(texts)
+
+    def _await(self, run: ShotRun, texts: Sequence[str]) -> None:
+        """Wait until captions are encoded; give the shot up if it is no longer wanted."""
+        timeline, ready = self._timeline, self._timeline.captions.ready
+        with timeline.lock:
+            timeline.needed = tuple(texts)
+            timeline.wish()
+            while not all(map(ready, texts)):
+                pending = timeline.playlist.pending
+                # A shot that is made again has frames that were shown, so it is not given up.
+                asked = run.frames == 0 and run.request.receipt is not None
+                if timeline.stopping or run.epoch != timeline.epoch:
+                    raise ChunkAbandonedError
+                if asked and pending and pending[0].now:
+                    self._supersede(run)
+                    raise ChunkAbandonedError
+                timeline.changed.wait()
+
+    def _denoise(self, run: ShotRun) -> None:
+        """Make the latents of the next chunk and hand them over to be decoded."""
+        workers, timeline, chunk = self._workers, self._timeline, run.next_chunk
+        self._commit_before(run)
+        begun_ns = time.perf_counter_ns()
+        if chunk == 1:
+            run.times.second_chunk_ns = begun_ns
+        with timeline.lock:
+            timeline.denoising = True
+            epoch, self._back.last_chunk = run.epoch, max(chunk, self._back.last_chunk)
+        abandoned = self._unwanted(run)
+        with annotate("chunk", chunk), workers.stats.span("chunk", run.times, chunk):
+            x0 = workers.pipeline.run_chunk(chunk, self._noise, abandoned)
+        workers.stats.add("chunk", begun_ns)
+        with timeline.lock:
+            if abandoned():
+                raise ChunkAbandonedError
+            size = end = timeline.chunk_frames[chunk > 0]
+            if run.request.prompts or run.request.frames is not None or timeline.prompt:
+                end = _end_of_part(run, size, timeline.prompt)
+            job = DecodeJob(
+                run=run, chunk=chunk, caption=run.caption, begin=run.skip, end=end, epoch=epoch,
+                index=timeline.next_index, given=run.request.given - run.frames + run.skip,
+            )  # fmt: skip
+            timeline.next_index += end - run.skip
+            run.advance(end, size)
+            timeline.denoising = False
+        workers.decoder.submit(x0, job)
+
+    def _finish_chunk(self, run: ShotRun) -> None:
+        """Decide whether the shot goes on, and if so, run the clean pass of its last chunk."""
+        workers, timeline = self._workers, self._timeline
+        with timeline.lock:
+            timeline.making = None
+            if run.epoch != timeline.epoch:
+                return
+            chunk, epoch, complete = run.next_chunk - 1, run.epoch, run.skip == 0
+            goes_on = timeline.playlist.will_go_on(timeline.captions.ready)
+            if timeline.prompt is not None and not goes_on and not timeline.playlist.repeats:
+                timeline.drop_prompt("late")
+        timeline.events.tell()
+        if goes_on and complete and not timeline.stopping:
+            self._commit(run, chunk)
+            with timeline.lock:
+                if epoch == timeline.epoch:
+                    run.committed = chunk
+        if chunk == 0:
+            # A viewer waits for the first frames, so the next chunk does not compete with them.
+            workers.decoder.yield_to_decoding()
+
+    def _commit_before(self, run: ShotRun) -> None:
+        """Run the clean pass of the chunk before the next one if it was left out.
+
+        It is, because a cut was due. That shot's caption is not encoded yet, or it was taken back,
+        so this shot goes on after all and needs the chunk's keys.
+        """
+        chunk = run.next_chunk - 1
+        if run.committed < chunk:
+            self._commit(run, chunk)
+            run.committed = chunk
+
+    def _commit(self, run: ShotRun, chunk: int) -> None:
+        """Run the clean pass of a chunk."""
+        begun_ns, stats = time.perf_counter_ns(), self._workers.stats
+        with annotate("commit", chunk), stats.span("commit", run.times, chunk):
+            self._workers.pipeline.commit(self._unwanted(run))
+        stats.add("commit", begun_ns)
+
+    def _unwanted(self, run: ShotRun) -> Callable[[], bool]:
+        """Return what tells, between the layers of a pass, that nobody wants its result."""
+        timeline, epoch = self._timeline, run.epoch
+        return lambda: timeline.stopping or run.failed or epoch != timeline.epoch
+
+    # On the generator thread, when something else than the next chunk is due.
+
+    def _change_caption(self, run: ShotRun) -> None:
+        """Apply a new caption that is encoded, or one that a shot made again had from here on."""
+        timeline, captions = self._timeline, self._timeline.captions
+        text, receipt, reread = None, None, 0
+        for change in run.request.prompts:
+            if change.frame == run.frames:
+                text, reread = change.caption, change.reread
+        prompt = timeline.prompt
+        if prompt is not None and prompt.flush and run.frames >= run.request.given:
+            self._await(run, [prompt.caption])
+        with timeline.lock:
+            prompt = timeline.prompt if run.frames >= run.request.given else None
+            if prompt is not None and captions.ready(prompt.caption):
+                error = captions.failure(prompt.caption)
+                if error is not None:
+                    timeline.drop_prompt("failed", error)
+                else:
+                    text, receipt, timeline.prompt = prompt.caption, prompt.receipt, None
+                    reread = prompt.reread
+        if text is None and self._caption == run.caption:
+            return
+        begun_ns = time.perf_counter_ns()
+        wound_back, text = text is None, run.caption if text is None else text
+        rows, again = self._captions(run, text), self._reread_chunks(run, reread)
+        self._commit_before(run)  # with the caption that it was made with
+        with timeline.lock:
+            if run.epoch != timeline.epoch:
+                if receipt is not None:
+                    timeline.events.drop(receipt, "superseded", text)
+                raise ChunkAbandonedError
+            if not wound_back:
+                run.change_caption(text, len(again))
+            place = Place(run.shot, run.request.take, *next_place(timeline))
+            if receipt is not None:
+                receipt.decide("applied", place)
+                timeline.events.note(
+                    "prompt_applied", place=place, caption=text, request=receipt.id
+                )
+                timeline.wish()
+        with self._workers.stats.span("prompt", run.times, run.next_chunk):
+            self._workers.selector.change_caption(text)
+            self._workers.pipeline.change_captions(rows, self._unwanted(run))
+            if again:
+                self._back.reread_at = run.frames
+                self._workers.pipeline.reread(again, self._unwanted(run))
+        self._caption, self._back.needs_prompt = text, False
+        self._workers.stats.add("prompt", begun_ns)
+        timeline.events.tell()
+        _log.info("shot %d from chunk %d: %s", run.shot, run.next_chunk, printable(text))
+
+    def _reread_chunks(self, run: ShotRun, count: int) -> range:
+        """Return the chunks before the next one that are computed anew: at most ``count``.
+
+        Only those of which nothing that they read was overwritten by the ones behind them: all in a
+        shot of trained length, the last one where the ring has gone round.
+        """
+        end = first = run.next_chunk
+        while first > max(0, end - count) and self._workers.pipeline.can_remake(first - 1, end - 1):
+            first -= 1
+        return range(first, end)
+
+    def _drop_failed_cut(self) -> None:
+        """Give up a shot that was to interrupt the running one if its caption cannot be encoded."""
+        timeline, playlist = self._timeline, self._timeline.playlist
+        while playlist.pending and playlist.running() is not None:
+            request, caption = playlist.pending[0], playlist.next_caption()
+            error = timeline.captions.failure(caption)
+            if not request.now or error is None or request.receipt is None:
+                return
+            playlist.remove(request.receipt.id)
+            timeline.events.drop(request.receipt, "failed", caption, error)
+            timeline.wish()
+
+    def _supersede(self, run: ShotRun) -> None:
+        """Give up a shot of which nothing was made yet for one that was asked for ``now``."""
+        run.ended = True
+        self._timeline.drop_run(run)
+        self._timeline.events.drop(run.request.receipt, "superseded", run.caption)
+
+    # On the decode thread.
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Pass a decoded chunk on to the reader, unless the film was restored meanwhile."""
+        timeline, run, chunk = self._timeline, delivery.run, delivery.chunk
+        self._workers.stats.chunk_ready(run.times, chunk)
+        with timeline.lock:
+            if delivery.epoch != timeline.epoch:
+                return
+            timeline.steady_frames += len(chunk.pixels)
+            dropped = timeline.frames.put(delivery)
+            if timeline.events.listeners:
+                timeline.events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption)
+                for older in dropped:
+                    place, caption = _place_of(older.chunk), older.chunk.caption
+                    timeline.events.note("chunk_dropped", place=place, caption=caption)
+        timeline.events.tell()
+
+    def _is_wanted(self, job: DecodeJob) -> bool:
+        """Tell whether a chunk is still part of the film."""
+        return not job.run.failed and job.epoch == self._timeline.epoch
+
+    def _note_done(self) -> None:
+        """Note that a chunk is decoded and stored, or was skipped."""
+        timeline = self._timeline
+        with timeline.lock:
+            timeline.in_flight -= 1
+            timeline.changed.notify_all()
+            if timeline.idle():
+                timeline.frames.wake()  # a reader may be waiting for the end
+
+    def _fail_job(self, job: DecodeJob, error: BaseException) -> None:
+        """End the shot of a chunk that could not be decoded."""
+        self._timeline.fail(job.run, job.chunk, job.index, job.epoch, error)
+
+
+def _end_of_part(run: ShotRun, size: int, prompt: NewPrompt | None) -> int:
+    """Return up to which frame a shot shows its next chunk.
+
+    Args:
+        run: the shot; if it is made again, its captions change where they did.
+        size: frames of the chunk.
+        prompt: a new caption that waits; one that is not to wait for a chunk's end begins where
+            the reader is.
+    """
+    start = run.frames - run.skip
+    ends = [change.frame for change in run.request.prompts if change.frame > run.frames]
+    if run.request.frames is not None:
+        ends.append(run.request.frames)
+    if prompt is not None and prompt.flush and run.request.given > run.frames:
+        ends.append(run.request.given)
+    return min([size, *(end - start for end in ends)])
+
+
+def take_seed(seed: int, take: int) -> int:
+    """Return the noise seed of a take: the seed itself for take 0, else a hash of both numbers.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+    """
+    if take == 0:
+        return seed
+    z = (seed + take * 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (z ^ (z >> 31)) & (_MASK >> 1)
+
+
+def _place_of(chunk: Chunk) -> Place:
+    return Place(chunk.shot, chunk.take, chunk.chunk, chunk.index)

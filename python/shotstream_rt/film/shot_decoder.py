@@ -1,0 +1,71 @@
+"""Decoding a shot chunk by chunk, and going back in it.
+
+A streaming decoder remembers what came before, so it cannot simply decode an earlier chunk once
+more. Where what it remembers is small, that is kept behind the newest chunks, and going back to one
+of them decodes nothing. From anywhere else the chunks before are decoded again, which takes longer
+and gives the same frames.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..model.codec import ResumableDecoder, StreamDecoder
+
+
+class ShotDecoder:
+    """Decodes the chunks of one shot after the other; used by the decode thread alone.
+
+    Args:
+        decoder: decodes every shot.
+        kept_chunks: first chunks of a shot whose latents are kept; one of them can be decoded
+            instead of what was decoded.
+        kept_states: newest chunks behind which the decoder's memory is kept, if it can be.
+    """
+
+    def __init__(self, decoder: StreamDecoder, *, kept_chunks: int, kept_states: int) -> None:
+        self._decoder = decoder
+        self._resumable = decoder if isinstance(decoder, ResumableDecoder) else None
+        self._kept_chunks, self._kept_states = kept_chunks, kept_states
+        self._latents: list[Tensor] = []
+        self._states: dict[int, tuple[Tensor, ...]] = {}  # by the chunk that comes next
+        self._next: int | None = None  # what the decoder goes on with; None if a decode failed
+
+    def decode(self, chunk: int, latents: Tensor) -> Tensor:
+        """Decode a chunk as the next one of its shot.
+
+        Args:
+            chunk: number in the shot; 0 begins a shot, and one that was decoded before is decoded
+                instead of it and of all behind it.
+            latents: ``[1, F, C, h, w]``; kept, so they are not to be written to.
+
+        Returns:
+            Its frames, float32 ``[1, P, 3, H, W]``.
+        """
+        if chunk == 0 or chunk != self._next:
+            self._wind_back(chunk)
+        self._next = None
+        frames = self._decoder.decode(latents)
+        self._next = chunk + 1
+        if len(self._latents) == chunk < self._kept_chunks:
+            self._latents.append(latents)
+            self._keep_state(chunk + 1)
+        return frames
+
+    def _keep_state(self, chunk: int) -> None:
+        """Keep what the decoder remembers where ``chunk`` comes next."""
+        if self._resumable is not None and chunk < self._kept_chunks:
+            self._states[chunk] = self._resumable.state()
+            self._states.pop(chunk - self._kept_states, None)
+
+    def _wind_back(self, chunk: int) -> None:
+        """Bring the decoder to where ``chunk`` comes next, from the nearest place before it."""
+        del self._latents[chunk:]
+        self._states = {at: state for at, state in self._states.items() if at <= chunk}
+        begin = max(self._states, default=0)
+        if self._resumable is not None and begin:
+            self._resumable.resume(self._states[begin])
+        else:
+            self._decoder.reset()
+        for latents in self._latents[begin:]:
+            self._decoder.decode(latents)

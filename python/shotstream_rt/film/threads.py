@@ -1,0 +1,106 @@
+"""The threads of a session.
+
+Their number of CPU threads does not touch those of the host program: ``torch.set_num_threads`` sets
+the count of the calling thread and of every thread that the process starts later. A session wants
+the first and must not do the second. And waiting for them may be interrupted anywhere.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LOOK_S = 0.002
+_LEAVE_S = 0.25
+
+
+class WorkerThread(threading.Thread):
+    """A daemon thread of a session.
+
+    Args:
+        name: of the thread.
+        target: what it runs.
+        count: its intra-op threads on a CPU.
+    """
+
+    def __init__(self, name: str, target: Callable[[], None], count: int) -> None:
+        super().__init__(name=name, target=target, daemon=True)
+        self._count = count
+        self._over = False
+
+    def run(self) -> None:
+        """Run the target; when it is over, nothing that it held is held any more."""
+        set_thread_count(self._count)
+        try:
+            super().run()
+        finally:
+            self._over = True
+
+    def wait(self) -> None:
+        """Wait until the target is over; on the thread itself, return at once.
+
+        ``join`` alone would not do: if a signal handler interrupts it and joins again, the second
+        waits for a lock that the first may hold.
+        """
+        if self is threading.current_thread() or self.ident is None:
+            return
+        while not self._over:
+            time.sleep(_LOOK_S)
+        self.join(_LEAVE_S)
+
+
+def holds_one_of(*locks: Any) -> bool:
+    """Tell whether the calling thread holds one of some reentrant locks.
+
+    In a signal handler it holds what the interrupted code holds. It must not wait there for a
+    thread that may want such a lock.
+    """
+    return any(lock._is_owned() for lock in locks)
+
+
+def in_background(work: Callable[[], None]) -> None:
+    """Run something on another thread, and wait for nothing, not even for it to start.
+
+    ``threading.Thread.start`` waits until the thread has taken a lock of the interpreter, which
+    code that a signal interrupted may hold. So it is called on a
+    thread that nobody waits for.
+    """
+    thread = threading.Thread(target=work, name="shotstream-close", daemon=True)
+    _thread.start_new_thread(thread.start, ())
+
+
+def set_thread_count(count: int) -> None:
+    """Set the intra-op threads of the calling thread, and of no other.
+
+    Args:
+        count: threads, at least 1.
+    """
+    before = torch.get_num_threads()  # also makes torch set up this thread, once
+    if before == count:
+        return
+    setter = _openmp_setter()
+    if setter is not None:
+        setter(count)
+        if torch.get_num_threads() == count:
+            return
+    # Where torch does not use the OpenMP library that was found: set both, and put the count for
+    # later threads back from a thread that ends at once.
+    torch.set_num_threads(count)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+    restoring.start()
+    restoring.join()
+
+
+def _openmp_setter() -> Callable[[int], None] | None:
+    """Return OpenMP's own function, which sets the calling thread alone; None where it hides."""
+    try:
+        program = ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows has no handle for "the program itself"
+        return None
+    return getattr(program, "omp_set_num_threads", None)

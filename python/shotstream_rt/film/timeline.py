@@ -1,0 +1,404 @@
+"""Where a film stands: what its callers and its threads share, under one lock.
+
+Plain values; it knows no model, so whoever keeps it keeps no weights. Callers change it through
+``director.py``, the generator thread takes its turns from it, and readers ask it whether more will
+come.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import SessionClosedError
+from ..printable import printable
+from ..types import Place, Receipt
+from .caption_encoder import CaptionEncoder
+from .directions import directions_of
+from .events import EventLog, Unshown
+from .frame_queue import FrameQueue
+from .playlist import Playlist
+from .reference import ReferencePicture, check_room
+from .shot_memory import ShotMemory
+from .shots import FilmState, ShotRequest, ShotRun
+
+_KEPT_UNDONE = 64
+"""Times that the film went back of which is told what was undone; the last ones."""
+
+_KEPT_PASTS = 2
+"""Shots begun last whose past shots are kept, so that the film can go back to them at once; to go
+back further, it is made again from its beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NewPrompt:
+    """A caption that the running shot is to have from the next chunk boundary on.
+
+    Attributes:
+        caption: with a story's prefix.
+        receipt: is told what becomes of it.
+        flush: the shot does not go on without it.
+        reread: how many of the newest chunks are computed anew with it.
+    """
+
+    caption: str
+    receipt: Receipt
+    flush: bool = False
+    reread: int = 0
+
+
+class Timeline:
+    """Where a film stands. Everything is read and changed under ``lock``.
+
+    Args:
+        playlist: the order of shots.
+        frames: where finished chunks wait for the reader.
+        captions: encodes captions.
+        capacity: chunks that may be computed and not taken; None never waits for the reader.
+        chunk_frames: frames of a shot's first chunk, and of every later one.
+        whole: shots read what those before left in the caches, so that none of them can be made
+            again without all before it.
+
+    Attributes:
+        lock: guards all of this. The condition is not used to take it: its own ``__enter__`` is
+            Python, and Ctrl-C inside would leave the lock taken.
+        changed: notified when something changed that a thread may wait for.
+        events: what happened and is not told yet.
+        prompt: a new caption that is not applied yet.
+        reload: the past shots to go on with after a restore, not taken up yet.
+        wound_back: the last shot begun was wound back, and caches and decoder were not yet.
+        pins: numbers in the film of frames that every later shot sees.
+        forgotten: numbers of shots that no later shot sees.
+        undone: what was taken back or dropped, as ``Session.directions`` tells it.
+        epoch: how often the film was restored or wound back; chunks from before are discarded.
+        runs: every shot begun since the film's first, as far as the film still has them.
+        making: the shot of which a chunk is being made.
+        denoising: whether that chunk is past applying new captions.
+        needed: captions that the generator waits for.
+        in_flight: chunks begun and not decoded yet.
+        next_index: number of the first frame of the next chunk that is not made.
+        failed: what stopped the film; None while it goes on.
+        paused: whether no further chunk is to be begun.
+        stopping: whether the film is being closed.
+        steady_ns: host time since when chunks are made without a pause, 0 in a pause.
+        steady_frames: frames made since then.
+    """
+
+    def __init__(
+        self,
+        playlist: Playlist,
+        frames: FrameQueue,
+        captions: CaptionEncoder,
+        *,
+        capacity: int | None,
+        chunk_frames: tuple[int, int],
+        whole: bool = False,
+    ) -> None:
+        self.playlist, self.frames, self.captions = playlist, frames, captions
+        self.whole = whole
+        self.capacity, self.chunk_frames = capacity, chunk_frames
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.events = EventLog()
+        self.prompt: NewPrompt | None = None
+        self.reload: tuple[ShotMemory, ...] | None = None
+        self.wound_back = False
+        self.undone: list[dict[str, Any]] = []
+        self.pins: set[int] = set()
+        self.forgotten: set[int] = set()
+        self.epoch = 0
+        self.runs: list[ShotRun] = []
+        self.making: ShotRun | None = None
+        self.denoising = False
+        self.needed: tuple[str, ...] = ()
+        self.in_flight = 0
+        self.next_index = 0
+        self.failed: BaseException | None = None
+        self.paused = self.stopping = False
+        self.steady_ns = self.steady_frames = 0
+
+    # Called from any thread, without the lock.
+
+    def queue(self, requests: Sequence[ShotRequest]) -> None:
+        """Queue shots, and go on if the film had stopped at a failure."""
+        with self.lock:
+            self.add(requests)
+        self.events.tell()
+
+    def idle(self) -> bool:
+        """Tell whether nothing more will come until another shot is queued."""
+        with self.lock:
+            return self.in_flight == 0 and not self.has_work()
+
+    def wake(self) -> None:
+        """Look again whether there is something to do."""
+        with self.lock:
+            self.changed.notify_all()
+
+    def fail(self, run: ShotRun, chunk: int, index: int, epoch: int, error: BaseException) -> None:
+        """End a shot of which a chunk could not be made; what is ready is still delivered.
+
+        Args:
+            run: the shot.
+            chunk: the chunk.
+            index: number of its first frame.
+            epoch: of the shot when the chunk was begun.
+            error: why.
+        """
+        with self.lock:
+            if self.stopping or run.failed or epoch != self.epoch:
+                return
+            run.failed = run.ended = True
+            self.next_index, run.frames = index, index - run.first_index
+            place, receipt = Place(run.shot, run.request.take, chunk, index), run.request.receipt
+            if chunk == 0:
+                self.drop_run(run)
+            if receipt is not None:
+                receipt.decide("failed", place, error)
+            self.drop_prompt("failed", error)
+            self.failed = error
+            self.frames.fail(error)
+            self.events.note(
+                "failed", place=place, caption=run.caption, error=error,
+                request=0 if receipt is None else receipt.id,
+            )  # fmt: skip
+            self.changed.notify_all()
+        # Under the session's own name, where a program listens for what concerns it.
+        logging.getLogger("shotstream_rt.session").error(
+            "shot %d, chunk %d failed: %s: %s",
+            place.shot, place.chunk, type(error).__name__, printable(error),
+        )  # fmt: skip
+        self.events.tell()
+
+    def cancel_everything(self) -> None:
+        """Decide every request left when the film is closed, so that nobody waits for it."""
+        with self.lock:
+            left = [request.receipt for request in self.playlist.clear()]
+            if self.playlist.run is not None:
+                left.append(self.playlist.run.request.receipt)
+            if self.prompt is not None:
+                left.append(self.prompt.receipt)
+                self.prompt = None
+            for receipt in left:
+                if receipt is not None:
+                    receipt.decide("cancelled")
+
+    # Under the lock.
+
+    def check_running(self) -> None:
+        """Check that somebody will still decide what becomes of a request.
+
+        Raises:
+            SessionClosedError: the film is being closed.
+        """
+        if self.stopping:
+            raise SessionClosedError("the session is closed; open another one")
+
+    def add(self, requests: Sequence[ShotRequest]) -> None:
+        """Queue shots; those that they supersede are told."""
+        self.check_running()
+        for request in requests:
+            self.check_room(request)
+        if self.failed is not None:
+            self.revive()
+        for request in requests:
+            for older in self.playlist.add(request):
+                self.events.drop(older.receipt, "superseded", older.prefix + older.text)
+        self.wish()
+        self.changed.notify_all()
+
+    def pictures(self) -> list[ReferencePicture]:
+        """Return the reference pictures of all shots."""
+        asked = [*(run.request for run in self.runs), *self.playlist.pending]
+        return [image for request in asked for image in request.images]
+
+    def check_room(self, request: ShotRequest) -> None:
+        """Check that the film has room for a shot's pictures, also if others came in meanwhile.
+
+        Raises:
+            ConfigError: with them it would hold too many.
+        """
+        if request.images:
+            height, width, _ = request.images[0].pixels.shape
+            pictures = [*self.pictures(), *request.images]
+            check_room([picture.digest for picture in pictures], (height, width))
+
+    def has_work(self) -> bool:
+        """Tell whether there is a chunk to make."""
+        return self.failed is None and self.playlist.has_work()
+
+    def wish(self) -> None:
+        """Ask for captions in the order in which they are needed.
+
+        One queued shot's caption ahead of need is enough unless encoding one takes longer than a
+        shot, and more would keep an urgent one waiting. A new prompt needs those of the context
+        once more, so they are not to be forgotten.
+        """
+        if self.stopping:
+            return
+        captions, run, pending = [*self.needed], self.playlist.run, self.playlist.pending
+        if self.prompt is not None:
+            captions.append(self.prompt.caption)
+        if pending:
+            captions.insert(0 if pending[0].now else len(captions), self.playlist.next_caption())
+        if run is not None:
+            captions += run.context_captions
+        self.captions.want(self, captions, self.wake)
+
+    def drop_prompt(self, state: Unshown, error: BaseException | None = None) -> None:
+        """Give up the new caption that was not applied, and tell it."""
+        prompt, self.prompt = self.prompt, None
+        if prompt is not None:
+            self.events.drop(prompt.receipt, state, prompt.caption, error)
+
+    def wanted_frames(self) -> frozenset[int]:
+        """Return numbers of frames that are to be kept whatever the model's rule says."""
+        queued = (request.context or () for request in self.playlist.pending)
+        return frozenset(self.pins.union(*queued))
+
+    def revive(self) -> None:
+        """Go on after a failure."""
+        self.failed = None
+        self.frames.revive()
+
+    def begin(self, run: ShotRun) -> None:
+        """Add a shot whose turn has come."""
+        run.epoch, run.first_index = self.epoch, self.next_index
+        run.chunk_frames = self.chunk_frames
+        self.runs.append(run)
+        if len(self.runs) > _KEPT_PASTS:
+            old = self.runs[-_KEPT_PASTS - 1]
+            old.past = old.memory = None
+
+    def drop_run(self, run: ShotRun) -> None:
+        """Forget a shot that was begun and of which no chunk was made."""
+        self.playlist.drop_run(run)
+        if run in self.runs:
+            self.runs.remove(run)
+
+    def restore(self, state: FilmState) -> None:
+        """Go on from a state instead of everything there is."""
+        self.epoch += 1
+        self.revive()
+        self.runs, index = [], 0
+        for shot, request in state.history:
+            self.runs.append(ShotRun.made(request, shot, index, self.chunk_frames))
+            index += request.given
+        self.next_index = index
+        self.playlist.reset(state.requests, next_shot=state.next_shot)
+        self.reload, self.wound_back = state.past, False
+        self.pins, self.forgotten = {*state.pins}, {*state.forgotten}
+        # The generator may be waiting for room in the queue, so make some before waking it.
+        self.frames.clear(state.next_index)
+        self.changed.notify_all()
+
+    def replay(self) -> None:
+        """Make the last shot begun once more, with as many before it as that takes."""
+        first = 0 if self.whole else len(self.runs) - 1
+        while first > 0 and self.runs[first].past is None:
+            first -= 1
+        again, self.runs = self.runs[first:], self.runs[:first]
+        requests = [
+            replace(
+                run.request_replay(run.frames, first=run is again[0]),
+                receipt=run.waiting_receipt(),
+            )
+            for run in again
+        ]
+        self.playlist.reset([*requests, *self.playlist.pending], next_shot=again[0].shot)
+        self.next_index = again[0].first_index
+        self.reload = again[0].past or ()
+
+    def wind_back(self, index: int, asked_by: str, *, ends: bool, keeps_later: bool) -> None:
+        """Go back to a frame that was delivered, or to the one that comes next.
+
+        What was made behind it is dropped, and so is a new caption that was not applied. The
+        generator brings caches and decoder there before its next turn.
+
+        Args:
+            index: number of the frame that comes next from then on.
+            asked_by: what asks for it, for the directions.
+            ends: whether the shot ends there; otherwise it goes on.
+            keeps_later: whether later shots that were begun are to be made all the same.
+        """
+        dropped: list[ShotRun] = []
+        while self.runs and (
+            self.runs[-1].first_index > index or (ends and self.runs[-1].first_index == index)
+        ):
+            dropped.insert(0, self.runs.pop())
+        run = self.runs[-1] if self.runs else None
+        self._note_undone(index, asked_by, run, dropped)
+        self.frames.clear(index)
+        self.drop_prompt("superseded")
+        self._drop_runs(dropped, keeps_later)
+        made_more = self.making is not None or index != self.next_index
+        if dropped or made_more or self.failed is not None:
+            self.revive()
+            if run is not None:
+                run.wind_back(index - run.first_index)
+                run.ended = run.failed = False
+            self._wind_back_to(run, index)
+            self.pins = {frame for frame in self.pins if frame < index}
+            begun = {run.shot for run in self.runs}
+            self.forgotten &= begun
+        if run is not None and ends:
+            run.ended = True
+        self.wish()
+        self.changed.notify_all()
+
+    def count_as_made(self) -> None:
+        """Take shots that are being made again up to where the reader is for made."""
+        run, first = self.runs[-1] if self.runs else None, True
+        if run is not None and run.frames < run.request.given:
+            given = run.request.given
+            made = ShotRun.made(run.request, run.shot, run.first_index, self.chunk_frames)
+            run.prompts, run.frames, run.memory, first = made.prompts, given, None, False
+            self._wind_back_to(run, run.first_index + given)
+        while self.playlist.pending and self.playlist.pending[0].given:
+            (shot, request), past = self.playlist.upcoming(1)[0], self.reload
+            self.playlist.pending.popleft()
+            run = ShotRun.made(request, shot, self.next_index, self.chunk_frames)
+            run.past, first = past if first else None, False
+            self.runs.append(run)
+            self._wind_back_to(run, run.first_index + run.frames)
+
+    def _wind_back_to(self, run: ShotRun | None, index: int) -> None:
+        """Let the generator go on with a shot, or what comes behind it, at a frame."""
+        self.epoch += 1
+        self.playlist.wind_back(run, self.runs[-2] if len(self.runs) > 1 else None)
+        self.next_index, self.wound_back, self.reload, self.steady_ns = index, True, None, 0
+
+    def _drop_runs(self, dropped: list[ShotRun], keeps_later: bool) -> None:
+        """Queue shots that were begun once more, or tell that they will not be shown."""
+        again = [
+            replace(run.request_fresh(), receipt=run.waiting_receipt())
+            for run in dropped
+            if keeps_later and not run.request.looped
+        ]
+        for run in dropped:
+            if not keeps_later and run.waiting_receipt() is not None:
+                self.events.drop(run.request.receipt, "superseded", run.caption)
+        for request in reversed(again):
+            self.playlist.pending.appendleft(request)
+
+    def _note_undone(
+        self, index: int, asked_by: str, run: ShotRun | None, dropped: list[ShotRun]
+    ) -> None:
+        """Keep what is dropped for the directions."""
+        kept = [] if run is None else [run]
+        gone = directions_of(kept, starts=False) + directions_of(dropped, starts=False)
+        gone = [one for one in gone if one["frame"] > index or one["kind"] == "prompt"]
+        made = self.next_index - index
+        if made > 0 or dropped:
+            self.undone.append(
+                {
+                    "by": asked_by,
+                    "frame": index,
+                    "frames": made,
+                    "directions": [one for one in gone if one["frame"] >= index],
+                }
+            )
+            del self.undone[:-_KEPT_UNDONE]

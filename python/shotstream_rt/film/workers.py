@@ -1,0 +1,111 @@
+"""The parts that the generator drives, put together from a loaded model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..device.host_ring import HostRing
+from ..device.streams import streams_of
+from ..kernels.sets.decoder_set import decoder_kernels
+from .caption_encoder import CaptionEncoder
+from .context import ContextSelector
+from .decode_thread import DecodeThread
+from .stats import SessionStats
+
+if TYPE_CHECKING:
+    from ..loading.load_model import Model
+    from ..pipeline import Pipeline
+
+HOST_BUFFERS = 6
+"""Page-locked host buffers, one chunk each. A consumer that keeps more chunks than this gets
+further ones in ordinary memory, at the cost of one copy."""
+
+_STATES_MORE = 4
+"""States of the decoder that are kept beyond those of the queued chunks: of the chunk that is read,
+of the one being made, and of two that were read, to which an undo goes back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Workers:
+    """The parts that the generator drives.
+
+    Attributes:
+        pipeline: computes latents; this film's alone.
+        selector: remembers past shots and picks context frames from them.
+        captions: encodes captions; may be shared with other sessions of the model.
+        decoder: the thread that turns latents into frames.
+        stats: times and counts.
+    """
+
+    pipeline: Pipeline
+    selector: ContextSelector
+    captions: CaptionEncoder
+    decoder: DecodeThread
+    stats: SessionStats
+
+    @classmethod
+    def assemble(
+        cls,
+        model: Model,
+        stats: SessionStats,
+        *,
+        threads: int,
+        queue_chunks: int,
+        keep_on_device: bool,
+    ) -> Workers:
+        """Make the parts of one film; no thread is started.
+
+        What a GPU needs for decoding (captured graphs, compiled kernels, page-locked memory) is
+        made here.
+
+        Args:
+            model: the loaded model.
+            stats: collects times.
+            threads: CPU threads of the student; the decoder gets half as many.
+            queue_chunks: chunks that may wait for the reader.
+            keep_on_device: leave pixels where they are decoded.
+        """
+        codec, config, device = model.codec, model.config, model.device
+        latent = config.model
+        streams, ring, pack = streams_of(device), None, decoder_kernels(device).frame_pack
+        if streams is not None:
+            size = codec.pixel_size(latent.latent_height, latent.latent_width)
+            pack(torch.zeros(1, 3, *size, dtype=torch.float32, device=device))  # compiles it
+            if not keep_on_device:
+                frames = codec.temporal_stride * config.shot.chunk_frames
+                ring = HostRing(streams, (frames, *size, 3), slots=HOST_BUFFERS)
+        selector = ContextSelector(
+            codec,
+            budget=config.cache.context_frames,
+            latent_shape=(codec.latent_channels, latent.latent_height, latent.latent_width),
+            shot_limit=1 + codec.temporal_stride * (config.shot.shot_frames - 1),
+            device=device,
+            choice=config.cache.context_choice,
+        )
+        return cls(
+            pipeline=model.new_pipeline(),
+            selector=selector,
+            captions=model.captions,
+            decoder=DecodeThread(
+                model.new_decoder(),
+                selector,
+                frame_rate_hz=model.frame_rate_hz,
+                threads=max(1, threads // 2),
+                streams=streams,
+                ring=ring,
+                keep_on_device=keep_on_device,
+                pack=pack,
+                log=stats.log,
+                kept_chunks=config.shot.chunks,
+                kept_states=queue_chunks + _STATES_MORE,
+            ),
+            stats=stats,
+        )
+
+    def close(self) -> None:
+        """Stop the decode thread, wait for it, and release the film's memory."""
+        self.decoder.close()
+        self.pipeline.close()

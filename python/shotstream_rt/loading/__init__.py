@@ -1,0 +1,1 @@
+"""From a model's name or folder to a loaded model."""

@@ -1,0 +1,1 @@
+"""The small model inside the package: its codec and its text encoder."""

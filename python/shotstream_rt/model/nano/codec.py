@@ -1,0 +1,299 @@
+"""The nano codec: a small causal video codec for the embedded model, stride 4 x 8 x 8.
+
+Implements ``LatentCodec``; called by the session, trained by ``shotstream_distill``. The four
+frames of a latent are stacked as channels and processed jointly at a quarter and an eighth of the
+resolution, so that a still background is coded once and a CPU sees few, wide convolutions. Memory
+of the previous latent exists at an eighth only. A clip's first frame is coded alone, as four copies
+of itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from shotstream_rt.errors import ConfigError
+
+from .files import load_float32
+
+LATENT_CHANNELS = 16
+_GROUP = 4  # frames of a latent
+_MOST_BLOCKS = 64
+_STACKED = 3 * _GROUP * 16  # channels of four frames unshuffled by four
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecDepths:
+    """Residual blocks of each part of the codec; the defaults are those of a new one."""
+
+    encoder_quarter: int = 3
+    encoder_eighth: int = 4
+    decoder_eighth: int = 5
+    decoder_quarter: int = 4
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> CodecDepths:
+        """Count the blocks by a file's parameter names.
+
+        Raises:
+            ValueError: more than a codec can have.
+        """
+        blocks = {tuple(name.split(".")[:2]) for name in names}
+        counted = {
+            field.name: sum(block[0] == field.name for block in blocks) for field in fields(cls)
+        }
+        for part, count in counted.items():
+            if count > _MOST_BLOCKS:
+                raise ValueError(f"got {count} blocks in {part}, wanted at most {_MOST_BLOCKS}")
+        return cls(**counted)
+
+
+class CausalBlock(nn.Module):
+    """Residual block; with ``memory`` it also sees the previous latent's features.
+
+    Args:
+        channels: width.
+        memory: whether to look back.
+        limited: whether the features that come in are bounded.
+
+    Attributes:
+        limit: semi-axes ``[c]`` of the ellipsoid that a pixel's features stay in: the mean of
+            ``(x / limit) ** 2`` over the channels is at most 1. Without it, a latent unlike any
+            picture's is amplified twentyfold from block to block and decodes to coloured specks;
+            limits of single channels do not prevent that, as many channels grow at once.
+    """
+
+    limit: Tensor | None
+
+    def __init__(self, channels: int, memory: bool, limited: bool = False) -> None:
+        super().__init__()
+        self.memory = memory
+        self.register_buffer("limit", torch.full((channels,), math.inf) if limited else None)
+        self.mix = nn.Conv2d(channels * (2 if memory else 1), channels, 3, padding=1)
+        self.out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        if self.out.bias is not None:
+            nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Tensor, frames: int, before: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map ``[B * F, c, h, w]`` to the same shape.
+
+        Args:
+            x: features of ``frames`` consecutive latents of each of ``B`` streams.
+            frames: ``F``.
+            before: features ``[B, 1, c, h, w]`` of the latent before; ``None`` at a stream's start.
+
+        Returns:
+            The output and what the next call takes as ``before`` (``None`` without memory).
+        """
+        if self.limit is not None:
+            radius = (x / self.limit.view(-1, 1, 1)).square().mean(1, keepdim=True)
+            x = x * radius.clamp(min=1).rsqrt()
+        hidden = F.silu(x)
+        last = None
+        if self.memory:
+            stream = hidden.unflatten(0, (-1, frames))
+            last = stream[:, -1:]
+            start = torch.zeros_like(last) if before is None else before
+            earlier = torch.cat((start, stream[:, :-1]), 1).flatten(0, 1)
+            hidden = torch.cat((hidden, earlier), 1)
+        out: Tensor = x + self.out(F.silu(self.mix(hidden)))
+        return out, last
+
+
+def _blocks(channels: int, count: int, memories: int, limited: bool = False) -> nn.ModuleList:
+    """Blocks of one width, the first of them with memory."""
+    return nn.ModuleList(CausalBlock(channels, index < memories, limited) for index in range(count))
+
+
+def _run(
+    blocks: nn.ModuleList, x: Tensor, frames: int, state: list[Tensor | None] | None
+) -> tuple[Tensor, list[Tensor | None]]:
+    after: list[Tensor | None] = []
+    for index, block in enumerate(blocks):
+        x, last = block(x, frames, None if state is None else state[index])
+        after.append(last)
+    return x, after
+
+
+class NanoCodecNet(nn.Module):
+    """Both networks and the latents' statistics (3.0 million parameters).
+
+    Args:
+        depths: blocks of each part; ``None`` for those of a new codec.
+
+    Attributes:
+        latent_mean: of each channel before normalisation, ``[C]``.
+        latent_std: alike.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, depths: CodecDepths | None = None) -> None:
+        super().__init__()
+        self.depths = depths or CodecDepths()
+        quarter, eighth, decoded = 64, 96, 96
+        self.encoder_in = nn.Conv2d(_STACKED, quarter, 3, padding=1)
+        self.encoder_quarter = _blocks(quarter, self.depths.encoder_quarter, 0)
+        self.encoder_down = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
+        self.encoder_eighth = _blocks(eighth, self.depths.encoder_eighth, 1)
+        self.encoder_out = nn.Conv2d(eighth, LATENT_CHANNELS, 1)
+        self.decoder_in = nn.Conv2d(LATENT_CHANNELS, eighth, 3, padding=1)
+        self.decoder_eighth = _blocks(eighth, self.depths.decoder_eighth, 2, limited=True)
+        self.decoder_up = nn.Conv2d(eighth, 4 * decoded, 1)
+        self.decoder_quarter = _blocks(decoded, self.depths.decoder_quarter, 0, limited=True)
+        self.decoder_out = nn.Conv2d(decoded, _STACKED, 3, padding=1)
+        self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
+        self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+
+    @classmethod
+    def load(cls, path: Path) -> NanoCodecNet:
+        """Read ``codec.safetensors`` of any depth, as float32; errors as of ``NanoCodec.load``."""
+        # A block's limit is infinite until it was measured.
+        return load_float32(
+            lambda state: cls(CodecDepths.of(state)), path, "nano codec",
+            lambda name: name.endswith(".limit"),
+        )  # fmt: skip
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Encode ``[B, 1 + 4k, 3, H, W]`` in [-1, 1] to normalised ``[B, 1 + k, C, h, w]``."""
+        clips = torch.cat((clips[:, :1].expand(-1, _GROUP - 1, -1, -1, -1), clips), 1)
+        batch, frames = clips.shape[0], clips.shape[1] // _GROUP
+        x = F.pixel_unshuffle(clips.flatten(0, 1), 4)
+        x = x.reshape(batch * frames, _STACKED, *x.shape[-2:])
+        x, _ = _run(self.encoder_quarter, self.encoder_in(x), frames, None)
+        x, _ = _run(self.encoder_eighth, self.encoder_down(F.silu(x)), frames, None)
+        x = self.encoder_out(x)
+        x = (x - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
+        grouped: Tensor = x.unflatten(0, (batch, frames))
+        return grouped
+
+    def decode(
+        self, latents: Tensor, state: list[Tensor | None] | None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Decode ``[B, F, C, h, w]`` to ``[B, P, 3, H, W]`` and the state of the next call.
+
+        ``state`` is ``None`` at a stream's start, where the first latent gives one frame.
+        """
+        batch, frames = latents.shape[:2]
+        x = latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
+        x = self.decoder_in(x.flatten(0, 1))
+        x, after = _run(self.decoder_eighth, x, frames, state)
+        x = F.pixel_shuffle(self.decoder_up(F.silu(x)), 2)
+        x, _ = _run(self.decoder_quarter, x, frames, None)
+        x = self.decoder_out(F.silu(x))
+        x = x.reshape(batch * frames * _GROUP, _STACKED // _GROUP, *x.shape[-2:])
+        pixels = F.pixel_shuffle(x, 4).unflatten(0, (batch, frames * _GROUP))
+        return (pixels[:, _GROUP - 1 :] if state is None else pixels), after
+
+
+class NanoStreamDecoder:
+    """Decodes one stream; see ``ResumableDecoder``."""
+
+    def __init__(self, net: NanoCodecNet) -> None:
+        self._net = net
+        self._state: list[Tensor | None] | None = None
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode the next latents ``[1, F, C, h, w]`` to float32 ``[1, P, 3, H, W]``."""
+        latents = latents.to(self._net.latent_mean)
+        pixels, self._state = self._net.decode(latents, self._state)
+        return pixels.float().clamp(-1, 1)
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._state = None
+
+    @torch.inference_mode()
+    def state(self) -> tuple[Tensor, ...]:
+        """Return the features that the next call looks back at; see ``ResumableDecoder``."""
+        return tuple(before.clone() for before in self._state or () if before is not None)
+
+    @torch.inference_mode()
+    def resume(self, state: tuple[Tensor, ...]) -> None:
+        """Go on from a state; see ``ResumableDecoder``."""
+        places = iter(state)
+        self._state = [
+            next(places) if isinstance(block, CausalBlock) and block.memory else None
+            for block in self._net.decoder_eighth
+        ]
+
+
+class NanoCodec:
+    """The codec as a ``LatentCodec``."""
+
+    latent_channels = LATENT_CHANNELS
+    spatial_stride = 8
+    temporal_stride = _GROUP
+
+    def __init__(self, net: NanoCodecNet) -> None:
+        self._net = net.eval().requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> NanoCodec:
+        """Read ``codec.safetensors`` of any depth.
+
+        Args:
+            path: the file.
+            device: where it computes.
+            dtype: what it computes in. The shipped file's weights are bfloat16 numbers, so only
+                features are rounded in bfloat16: its pictures are 57 dB from those of float32.
+
+        Raises:
+            WeightsError: the file is missing, or its tensors do not fit this codec.
+        """
+        net = NanoCodecNet.load(path).to(device, dtype)
+        if dtype != torch.float32:
+            # What oneDNN's bfloat16 convolutions read and write: otherwise each reorders pictures.
+            # Float32 keeps the layout in which films were made before; its bits depend on it.
+            convert_conv2d_weight_memory_format(net, torch.channels_last)
+        return cls(net)
+
+    @property
+    def net(self) -> NanoCodecNet:
+        """Both networks; read only."""
+        return self._net
+
+    def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
+        """Return frame height and width in pixels of a latent size."""
+        return latent_height * self.spatial_stride, latent_width * self.spatial_stride
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Encode ``[N, 3, H, W]`` in [-1, 1] one by one to ``[N, C, h, w]``."""
+        return self._net.encode(frames.to(self._net.latent_mean)[:, None])[:, 0]
+
+    @torch.inference_mode()
+    def encode_clip(self, clip: Tensor) -> Tensor:
+        """Encode ``[1, 3, 1 + 4k, H, W]`` in [-1, 1] to ``[1, 1 + k, C, h, w]``.
+
+        Raises:
+            ConfigError: the number of frames is not ``1 + 4k``.
+        """
+        if clip.shape[2] % _GROUP != 1:
+            raise ConfigError(f"encode_clip: got {clip.shape[2]} frames, wanted 1 + 4k")
+        return self._net.encode(clip.transpose(1, 2).to(self._net.latent_mean))
+
+    def decoder(self) -> NanoStreamDecoder:
+        """Return a new streaming decoder."""
+        return NanoStreamDecoder(self._net)
+
+    def decode_full(self, latents: Tensor) -> Tensor:
+        """Decode ``[1, F, C, h, w]`` to float32 ``[1, P, 3, H, W]``."""
+        return self.decoder().decode(latents)

@@ -1,0 +1,175 @@
+"""Text encoder of the embedded nano model: canonical tokens through a two-layer transformer.
+
+Implements ``TextEncoder``; called by the session, trained by ``shotstream_distill``. Knows a closed
+vocabulary (``vocabulary.py``): words for what nano cannot draw are dropped, and ``check`` names
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shotstream_rt.printable import listed
+
+from ..lazy_tensors import LazyTensor
+from .files import load_float32
+from .vocabulary import TOKEN_IDS, TOKENS, canonical
+
+TEXT_DIM = 128
+TEXT_LEN = 64
+_MOST_NAMED = 50
+"""Unknown words that a note names."""
+_HEADS = 4
+_LAYERS = 2
+
+
+class _Layer(nn.Module):
+    """Pre-norm transformer layer with a key padding bias."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, 2 * dim)
+        self.down = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map ``[N, L, dim]`` to the same shape; ``bias`` is ``[N, 1, 1, L]``."""
+        count, length, dim = x.shape
+        qkv = self.qkv(self.norm1(x)).view(count, length, 3, _HEADS, dim // _HEADS)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [N, heads, L, D]
+        weights = (q @ k.transpose(-1, -2) * (dim // _HEADS) ** -0.5 + bias).softmax(-1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(count, length, dim))
+        hidden: Tensor = F.gelu(self.up(self.norm2(x)))
+        return x + torch.as_tensor(self.down(hidden))
+
+
+class NanoTextNet(nn.Module):
+    """Token ids to embeddings; rows at and past each length come out as zeros.
+
+    Args:
+        words: tokens known, leading ones of the vocabulary.
+    """
+
+    def __init__(self, words: int = len(TOKENS)) -> None:
+        super().__init__()
+        self.words = words
+        self.embedding = nn.Embedding(words, TEXT_DIM, _weight=_random_table(words))
+        self.positions = nn.Parameter(_random_table(TEXT_LEN, scale=0.02))
+        self.layers = nn.ModuleList([_Layer(TEXT_DIM) for _ in range(_LAYERS)])
+        self.norm = nn.LayerNorm(TEXT_DIM)
+
+    @classmethod
+    def fitting(cls, state: Mapping[str, Tensor | LazyTensor]) -> NanoTextNet:
+        """Return a new network for as many tokens as some weights have, at most this version's.
+
+        Tokens are only ever appended to the vocabulary, so weights from before know leading ones.
+        """
+        table = state.get("embedding.weight")
+        rows = table.shape[0] if table is not None and len(table.shape) == 2 else 0
+        return cls(min(rows, len(TOKENS)) or len(TOKENS))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed captions.
+
+        Args:
+            ids: int64 ``[N, L]`` below ``words``, ``L <= 64``, padded at the end with 0.
+
+        Returns:
+            ``[N, L, 128]`` in the weights' dtype.
+        """
+        x = self.embedding(ids) + self.positions[: ids.shape[1]]
+        padded = ids == 0
+        # A caption without any token must not give NaN; its rows become zeros below.
+        hidden_key = (padded & ~padded.all(1, keepdim=True))[:, None, None]
+        bias = torch.zeros_like(hidden_key, dtype=x.dtype).masked_fill(hidden_key, -1e4)
+        for layer in self.layers:
+            x = layer(x, bias)
+        embedded: Tensor = self.norm(x)
+        return embedded.masked_fill(padded[..., None], 0.0)
+
+
+def _random_table(rows: int, scale: float = 1.0) -> Tensor:
+    """Initial values ``[rows, 128]``; on the meta device none, where drawing imports a compiler."""
+    table = torch.empty(rows, TEXT_DIM)
+    return table if table.is_meta else table.normal_().mul_(scale)
+
+
+def caption_ids(prompts: Sequence[str], words: int = len(TOKENS)) -> tuple[Tensor, list[int]]:
+    """Return token ids int64 ``[N, 64]``, padded with 0, and the lengths in canonical tokens.
+
+    Args:
+        prompts: captions.
+        words: tokens that the encoder knows; others are left out.
+    """
+    ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
+    lengths = []
+    for row, prompt in enumerate(prompts):
+        tokens = canonical(prompt, words)[0][:TEXT_LEN]
+        ids[row, : len(tokens)] = torch.tensor([TOKEN_IDS[t] for t in tokens], dtype=torch.long)
+        lengths.append(len(tokens))
+    return ids, lengths
+
+
+class NanoTextEncoder:
+    """The frozen encoder as a ``TextEncoder``."""
+
+    def __init__(self, net: NanoTextNet) -> None:
+        self._net = net.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> NanoTextEncoder:
+        """Read ``text.safetensors``; computes in float32.
+
+        Raises:
+            WeightsError: the file is missing, or its tensors do not fit this encoder.
+        """
+        return cls(load_float32(NanoTextNet.fitting, path, "nano text encoder").to(device))
+
+    @property
+    def text_dim(self) -> int:
+        """Width of an embedding."""
+        return TEXT_DIM
+
+    @property
+    def text_len(self) -> int:
+        """Positions of every caption, padding included."""
+        return TEXT_LEN
+
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Encode prompts; see ``TextEncoder.encode``.
+
+        Returns:
+            float32 ``[N, 64, 128]`` and the lengths in canonical tokens.
+        """
+        device = self._net.positions.device
+        ids, lengths = caption_ids(prompts, self._net.words)
+        with torch.inference_mode():
+            # Only occupied columns are computed; the rest is zero by definition.
+            width = max([*lengths, 1])
+            embedded = self._net(ids[:, :width].to(device))
+            full = torch.zeros(len(prompts), TEXT_LEN, TEXT_DIM, dtype=torch.float32, device=device)
+            full[:, :width] = embedded
+        return full, lengths
+
+    def check(self, prompt: str) -> list[str]:
+        """Return a note that names the words the model does not know."""
+        tokens, unknown = canonical(prompt, self._net.words)
+        notes = []
+        if unknown:
+            notes.append(
+                "the nano model does not know: " + listed(dict.fromkeys(unknown), _MOST_NAMED)
+                + " (dropped; nano/MODEL_CARD.md lists what it knows)"
+            )  # fmt: skip
+        if len(tokens) > TEXT_LEN:
+            notes.append(f"prompt cut after {TEXT_LEN} of {len(tokens)} words")
+        if not tokens:
+            notes.append("no known word in the prompt: the model draws what it likes")
+        return notes

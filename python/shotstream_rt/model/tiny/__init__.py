@@ -1,0 +1,1 @@
+"""TAEHV's tiny decoder of Wan latents."""

@@ -1,0 +1,1 @@
+"""umT5, the text encoder of the released checkpoint."""

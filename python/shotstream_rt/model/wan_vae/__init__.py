@@ -1,0 +1,1 @@
+"""The Wan 2.1 video VAE."""

@@ -1,0 +1,1 @@
+"""What a pass does, as plain numbers: cache policies, noise levels, addressed noise."""

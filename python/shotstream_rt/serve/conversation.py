@@ -1,0 +1,223 @@
+"""One WebSocket, from the first message to the last: who it is, what it asks for, what it sees."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ..errors import ConfigError, SessionClosedError, ShotStreamError
+from .asks import UnsupportedError
+from .films import Films, FullError, NotFoundError
+from .from_server import Error, ErrorCode, Welcome
+from .from_viewer import ASKS, Branch, Hello, MalformedError, read_message
+from .limits import Allowance
+from .live_film import LiveFilm
+from .message import Message
+from .tokens import Role, Tokens
+from .viewer import Viewer
+
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TRY_LATER = 4401, 4403, 4404, 4429
+"""Codes that a socket is closed with; those of HTTP plus 4000."""
+
+_log = logging.getLogger("shotstream_rt.serve")
+
+_LOADING_S = 0.25
+_FAREWELL_S = 2
+"""How long a refused viewer may take to read why."""
+
+
+class _Refused(Exception):  # noqa: N818 - it ends a conversation as agreed
+    """The conversation cannot go on."""
+
+    def __init__(self, close_code: int, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.close_code, self.code = close_code, code
+
+
+class Conversation:
+    """What is said over one socket.
+
+    Args:
+        socket: accepted already.
+        films: of the server.
+        tokens: of the server.
+    """
+
+    def __init__(self, socket: WebSocket, films: Films, tokens: Tokens) -> None:
+        self._socket, self._films, self._tokens = socket, films, tokens
+        self._limits = films.limits
+        self._allowance = Allowance(self._limits.messages_per_second)
+        self._mistakes = 0
+
+    async def run(self) -> None:
+        """Hold the conversation until one side ends it."""
+        try:
+            role, hello = await self._greet()
+            film = await self._find(hello)
+            await self._watch(film, role, hello)
+        except _Refused as refused:
+            error = Error(code=refused.code, message=str(refused))
+            with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    await self._socket.send_text(error.model_dump_json())
+                    await self._socket.close(refused.close_code)
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # the other side has gone
+
+    async def _greet(self) -> tuple[Role, Hello]:
+        """Read the first message, which has to show a token."""
+        try:
+            async with asyncio.timeout(self._limits.hello_s):
+                text = await self._receive()
+        except TimeoutError:
+            raise _Refused(
+                UNAUTHORIZED, "unauthorized", "hello: none came in time, wanted a token"
+            ) from None
+        try:
+            hello = read_message(text)
+        except MalformedError as error:
+            raise _Refused(UNAUTHORIZED, "malformed", str(error)) from None
+        if not isinstance(hello, Hello):
+            raise _Refused(UNAUTHORIZED, "unauthorized", f"{hello.type}: wanted a hello first")
+        role = self._tokens.role_of(hello.token)
+        if role is None:
+            raise _Refused(
+                UNAUTHORIZED,
+                "unauthorized",
+                "token: not one of this server; open the address that it printed when it started",
+            )
+        return role, hello
+
+    async def _find(self, hello: Hello) -> LiveFilm:
+        """Return the film that is meant, once the model is there."""
+        if self._films.viewers >= self._limits.viewers:
+            raise _Refused(TRY_LATER, "full", f"viewers: there are {self._limits.viewers} already")
+        finding = asyncio.ensure_future(self._films.find_or_open(hello.session))
+        try:
+            while not finding.done():
+                if not self._films.loaded:
+                    await self._socket.send_text(self._films.loading().model_dump_json())
+                await asyncio.wait({finding}, timeout=_LOADING_S)
+            return finding.result()
+        except NotFoundError as error:
+            raise _Refused(NOT_FOUND, "not_found", str(error)) from None
+        except FullError as error:
+            raise _Refused(TRY_LATER, "full", str(error)) from None
+        except ShotStreamError as error:
+            raise _Refused(1011, "failed", str(error)) from None
+        finally:
+            finding.cancel()
+
+    async def _watch(self, film: LiveFilm, role: Role, hello: Hello) -> None:
+        """Show the film and take asks, until one side ends it."""
+        viewer = Viewer(self._limits, video=hello.video)
+        viewer.tell(self._welcome(film, role))
+        film.join(viewer)
+        tasks = {
+            asyncio.create_task(self._send(viewer)),
+            asyncio.create_task(self._read(film, viewer, role)),
+            asyncio.create_task(viewer.gone.wait()),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if viewer.gone.is_set():
+                raise _Refused(TRY_LATER, "too_fast", "this viewer does not read what it is sent")
+            for task in done:
+                task.result()
+        finally:
+            film.leave(viewer)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _welcome(self, film: LiveFilm, role: Role) -> Welcome:
+        height, width = film.session.size
+        return Welcome(
+            role=role,
+            asks=ASKS if role == "director" else (),
+            session=film.id,
+            viewer_token=self._tokens.viewer if role == "director" else "",
+            model=self._films.settings.model,
+            width=width,
+            height=height,
+            frame_rate_hz=film.session.frame_rate_hz,
+            codec=film.encoder.head.codec,
+            suggestions=self._films.suggestions,
+            begun=film.begun,
+            images=min(self._limits.images, film.session.context_frames),
+        )
+
+    async def _send(self, viewer: Viewer) -> None:
+        """Send what waits for the viewer."""
+        while (item := await viewer.next()) is not None:
+            if isinstance(item, str):
+                await self._socket.send_text(item)
+            else:
+                await self._socket.send_bytes(item)
+        if not viewer.gone.is_set():
+            await self._socket.close(1000)
+
+    async def _read(self, film: LiveFilm, viewer: Viewer, role: Role) -> None:
+        """Answer messages, one after the other."""
+        while True:
+            text = await self._receive()
+            if not self._allowance.take(time.monotonic()):
+                rate = self._limits.messages_per_second
+                answer: Message = Error(
+                    code="too_fast", message=f"wanted at most {rate} messages a second"
+                )
+            else:
+                answer = await self._answer(film, viewer, role, text)
+            viewer.tell(answer)
+            self._mistakes = self._mistakes + 1 if isinstance(answer, Error) else 0
+            if self._mistakes >= self._limits.mistakes:
+                raise _Refused(TRY_LATER, "too_fast", "too many messages with mistakes in a row")
+
+    async def _answer(
+        self, film: LiveFilm, viewer: Viewer, role: Role, text: str | bytes
+    ) -> Message:
+        """Do what one message asks for, and return what to answer."""
+        ask: str | None = None
+        try:
+            message: Any = read_message(text)
+            if isinstance(message, Hello):
+                return Error(code="malformed", message="hello: was said already")
+            ask = message.id
+            if role != "director":
+                return Error(
+                    id=ask, code="forbidden", message="this link watches, and does not direct"
+                )
+            if isinstance(message, Branch):
+                return await film.do(message, branch=self._films.branch)
+            return await film.do(message)
+        except MalformedError as error:
+            return Error(id=error.ask, code="malformed", message=str(error))
+        except UnsupportedError as error:
+            return Error(id=ask, code="unsupported", message=str(error))
+        except FullError as error:
+            return Error(id=ask, code="full", message=str(error))
+        except (ConfigError, SessionClosedError) as error:
+            return Error(id=ask, code="refused", message=str(error))
+        except ShotStreamError as error:
+            return Error(id=ask, code="failed", message=str(error))
+        except Exception as error:
+            _log.exception("an ask failed")
+            return Error(id=ask, code="failed", message=f"{type(error).__name__}: {error}")
+
+    async def _receive(self) -> str | bytes:
+        """Return the next message, text or binary.
+
+        Raises:
+            WebSocketDisconnect: the other side has gone.
+        """
+        event = await self._socket.receive()
+        if event["type"] != "websocket.receive":
+            raise WebSocketDisconnect(event.get("code", 1006))
+        text = event.get("text")
+        data: str | bytes = event["bytes"] if text is None else text
+        return data

@@ -1,0 +1,203 @@
+"""The films of one server, and the model that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ShotStreamError
+from ..film.shots import AtEnd
+from ..loading.load_model import Model
+from ..session import Session
+from ..story import Story
+from .from_server import Loading
+from .limits import Limits
+from .live_film import LiveFilm
+
+
+class FullError(ShotStreamError):
+    """A limit of the server is reached; names it."""
+
+
+class NotFoundError(ShotStreamError):
+    """There is no such film."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilmSettings:
+    """How films are made.
+
+    Attributes:
+        model: ``nano`` or a checkpoint folder.
+        options: of ``Model.open``.
+        seed: noise seed of the first film; every further one counts it up.
+        at_end: what a shot of trained length does when nothing is queued; see ``Session``.
+        threads: CPU threads of a film; default: torch's own choice.
+    """
+
+    model: str = "nano"
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    at_end: AtEnd = "extend"
+    threads: int | None = None
+
+
+class Films:
+    """Opens, finds and closes films. Used on the event loop's thread.
+
+    Args:
+        settings: how films are made.
+        limits: of the server.
+    """
+
+    def __init__(self, settings: FilmSettings, limits: Limits) -> None:
+        self.settings, self.limits = settings, limits
+        self._films: dict[str, LiveFilm] = {}
+        self._opening = 0
+        self._opened = 0
+        self._begun_s = time.monotonic()
+        self._model: asyncio.Task[Model] | None = None
+
+    def load(self) -> asyncio.Task[Model]:
+        """Begin to load the model, or return the task that loads it."""
+        if self._model is None:
+            self._model = asyncio.create_task(
+                asyncio.to_thread(
+                    Model.open,
+                    self.settings.model,
+                    threads=self.settings.threads,
+                    **self.settings.options,
+                )
+            )
+        return self._model
+
+    @property
+    def loaded(self) -> bool:
+        """Whether loading has ended, in a model or in an error."""
+        return self._model is not None and self._model.done()
+
+    def loading(self) -> Loading:
+        """Return how far loading is."""
+        return Loading(
+            model=self.settings.model, seconds=round(time.monotonic() - self._begun_s, 1)
+        )
+
+    async def open(self, seed: int | None = None) -> LiveFilm:
+        """Open a new film.
+
+        Args:
+            seed: noise seed; default: the next one.
+
+        Raises:
+            FullError: there are as many films as may be.
+            ShotStreamError: the model cannot be loaded.
+        """
+        self._opened += 1
+        seed = self.settings.seed + self._opened - 1 if seed is None else seed
+
+        def make(model: Model) -> Session:
+            return model.session(
+                seed=seed,
+                at_end=self.settings.at_end,
+                queue_chunks=1,
+                threads=self.settings.threads,
+            )
+
+        return await self._add(make, None)
+
+    async def branch(self, film: LiveFilm) -> LiveFilm:
+        """Open a film that shares another one's past.
+
+        Raises:
+            FullError: there are as many films as may be.
+        """
+        return await self._add(lambda _: film.session.branch(), film)
+
+    async def _add(self, make: Any, parent: LiveFilm | None) -> LiveFilm:
+        if len(self._films) + self._opening >= self.limits.sessions:
+            raise FullError(
+                f"films: {self.limits.sessions} are open, which is as many as may be; close one"
+            )
+        self._opening += 1
+        try:
+            model = await self.load()
+            session = await asyncio.to_thread(make, model)
+            film = LiveFilm(secrets.token_hex(4), session, self.limits, parent)
+            self._films[film.id] = film
+            return film
+        finally:
+            self._opening -= 1
+
+    def find(self, id: str) -> LiveFilm:
+        """Return a film.
+
+        Raises:
+            NotFoundError: there is no such film.
+        """
+        film = self._films.get(id)
+        if film is None:
+            raise NotFoundError(f"session: there is no film {id!r}; it was closed, or never opened")
+        return film
+
+    async def find_or_open(self, id: str | None) -> LiveFilm:
+        """Return a film; without an id the one opened last, or a new one if there is none.
+
+        Raises:
+            NotFoundError: there is no such film.
+            ShotStreamError: the model cannot be loaded.
+        """
+        if id is not None:
+            return self.find(id)
+        await asyncio.shield(self.load())
+        if not self._films:
+            await self.open()
+        return next(reversed(self._films.values()))
+
+    def all(self) -> tuple[LiveFilm, ...]:
+        """Return every film, the oldest first."""
+        return tuple(self._films.values())
+
+    @property
+    def viewers(self) -> int:
+        """How many watch, over all films."""
+        return sum(len(film.viewers) for film in self._films.values())
+
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """Three texts to begin with, which nano knows the words of."""
+        story = Story.bundled()
+        if self.settings.model != "nano":
+            return tuple(story.captions[:3])
+        return (
+            "Wide shot: a red cat walks right on a beach.",
+            "Close-up: a blue robot with a yellow hat stands still in a forest.",
+            "Medium shot: a green bunny jumps in a city.",
+        )
+
+    async def close_film(self, film: LiveFilm, reason: str) -> None:
+        """Close a film and let its viewers go."""
+        if self._films.pop(film.id, None) is not None:
+            await film.close(reason)
+
+    async def watch_over(self) -> None:
+        """Once a second, without end: see to every film, close those that nobody comes back to."""
+        while True:
+            await asyncio.sleep(1)
+            for film in self.all():
+                film.tick()
+                if film.unwatched_s > self.limits.idle_close_s:
+                    await self.close_film(film, "nobody watched for a long time")
+
+    async def close(self) -> None:
+        """Close every film and the model."""
+        for film in self.all():
+            await self.close_film(film, "the server ends")
+        if self._model is not None:
+            try:
+                model = await self._model
+            except ShotStreamError:
+                return
+            await asyncio.to_thread(model.close)

@@ -1,0 +1,238 @@
+"""What the server says; see ``protocol.py``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from .message import VERSION, Message
+
+ErrorCode = Literal[
+    "malformed", "unauthorized", "forbidden", "not_found", "refused", "unsupported", "too_fast",
+    "full", "failed",
+]  # fmt: skip
+
+
+class Loading(Message):
+    """The model is being loaded; repeated while it is."""
+
+    type: Literal["loading"] = "loading"
+    model: str
+    seconds: float
+
+
+class Welcome(Message):
+    """The viewer has joined a film.
+
+    Attributes:
+        role: what its token allows.
+        asks: types of asks that it may send.
+        session: id of the film.
+        viewer_token: token of a link that only watches; empty for who only watches.
+        codec: RFC 6381 name of the picture's codec, for ``MediaSource``.
+        suggestions: texts to begin with.
+        begun: whether the film has a shot.
+        images: reference pictures that a cut may have.
+    """
+
+    type: Literal["welcome"] = "welcome"
+    version: int = VERSION
+    role: Literal["director", "viewer"]
+    asks: tuple[str, ...]
+    session: str
+    viewer_token: str
+    model: str
+    width: int
+    height: int
+    frame_rate_hz: int
+    codec: str
+    suggestions: tuple[str, ...]
+    begun: bool
+    images: int = 0
+
+
+class Take(Message):
+    """A take of a shot began.
+
+    Attributes:
+        frame: number of its first frame in the live stream.
+        index: number of its first frame in the film.
+        caption: what it shows.
+        picture: its first frame, small, as a ``data:`` address.
+    """
+
+    type: Literal["take"] = "take"
+    shot: int
+    take: int
+    frame: int
+    index: int
+    caption: str
+    picture: str
+
+
+class Takes(Message):
+    """The takes so far, sent to who joins; of a long film the last ones."""
+
+    type: Literal["takes"] = "takes"
+    takes: tuple[Take, ...]
+
+
+class KeptTake(Message):
+    """A take in the film as it stands: its first frame in the film, and how many it has."""
+
+    shot: int
+    take: int
+    index: int
+    frames: int
+
+
+class Kept(Message):
+    """Which takes the film consists of; sent when an undo or a retake changed that."""
+
+    type: Literal["kept"] = "kept"
+    takes: tuple[KeptTake, ...]
+
+
+class Accepted(Message):
+    """An ask was taken.
+
+    Attributes:
+        id: the ask's.
+        frame: how many frames the live stream had then: the number of the next one.
+        notes: words of its text that the model does not know, text that was cut off.
+    """
+
+    type: Literal["accepted"] = "accepted"
+    id: str
+    frame: int
+    notes: tuple[str, ...] = ()
+
+
+class Applied(Message):
+    """The film shows what was asked for.
+
+    Attributes:
+        id: the ask's.
+        frame: number in the live stream of the first frame that shows it.
+        index: its number in the film.
+        after_ms: milliseconds from the ask's arrival to sending that frame.
+    """
+
+    type: Literal["applied"] = "applied"
+    id: str
+    kind: str
+    shot: int
+    take: int
+    chunk: int
+    frame: int
+    index: int
+    after_ms: float
+
+
+class Over(Message):
+    """An ask will not be shown.
+
+    Attributes:
+        id: the ask's.
+        state: ``superseded`` by a newer one; ``late``: its shot had ended; ``cancelled``;
+            ``failed``.
+        message: why it failed.
+    """
+
+    type: Literal["over"] = "over"
+    id: str
+    state: Literal["superseded", "late", "cancelled", "failed"]
+    message: str = ""
+
+
+class Branched(Message):
+    """A second film shares the past of this one."""
+
+    type: Literal["branched"] = "branched"
+    id: str
+    session: str
+
+
+class RememberedFrame(Message):
+    """A frame that the next cut will see; ``picture`` is a ``data:`` address."""
+
+    shot: int
+    index: int
+    pinned: bool
+    picture: str
+
+
+class Memory(Message):
+    """What the next cut will see; sent when it changes."""
+
+    type: Literal["memory"] = "memory"
+    frames: tuple[RememberedFrame, ...]
+
+
+class Stats(Message):
+    """How the film is doing, once a second.
+
+    Attributes:
+        frames: frames sent so far.
+        play_ratio: of the last half minute, the share in which the picture went on and did not wait
+            for a frame that was due.
+        state: ``waiting`` until a shot is asked for, ``playing``, ``paused``.
+        viewers: who watches.
+        recorded_frames: frames of the film as it stands, which a download has.
+        recording_full: the recording has reached its limit and takes no more.
+    """
+
+    type: Literal["stats"] = "stats"
+    frames: int
+    play_ratio: float
+    state: Literal["waiting", "playing", "paused"]
+    viewers: int
+    recorded_frames: int
+    recording_full: bool
+
+
+class Skipped(Message):
+    """This viewer was too slow; the next binary message is a key frame after a gap."""
+
+    type: Literal["skipped"] = "skipped"
+    frames: int
+
+
+class Failed(Message):
+    """Making the film failed; the next cut lets it go on."""
+
+    type: Literal["failed"] = "failed"
+    kind: str
+    message: str
+
+
+class Ended(Message):
+    """The film was closed; the socket closes too."""
+
+    type: Literal["ended"] = "ended"
+    message: str
+
+
+class Error(Message):
+    """A message was not obeyed.
+
+    Attributes:
+        id: the ask's; null where it could not be read.
+        code: the kind of mistake, for programs.
+        message: for people: what was got, what was wanted.
+    """
+
+    type: Literal["error"] = "error"
+    id: str | None = None
+    code: ErrorCode
+    message: str
+
+
+FromServer = Annotated[
+    Loading | Welcome | Take | Takes | Kept | Accepted | Applied | Over | Branched | Memory | Stats
+    | Skipped | Failed | Ended | Error,
+    Field(discriminator="type"),
+]  # fmt: skip
+
+FROM_SERVER: TypeAdapter[Any] = TypeAdapter(FromServer)

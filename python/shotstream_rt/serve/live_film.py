@@ -1,0 +1,355 @@
+"""A film that is made and watched at once: one session, paced, encoded once, for all viewers.
+
+One thread (``_play``) reads the session's frames, waits until each is due, encodes it and hands it
+to the event loop. Everything else happens on the loop's thread: viewers, recording, what became of
+the asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import SessionClosedError, ShotStreamError
+from ..session import Session
+from ..types import Event, Frame, Receipt
+from .asks import ask
+from .fragments import FragmentEncoder, Sample, fragment
+from .from_server import (
+    Accepted,
+    Branched,
+    Ended,
+    Failed,
+    Kept,
+    Memory,
+    RememberedFrame,
+    Stats,
+    Take,
+    Takes,
+)
+from .from_viewer import Ask, Cancel, Forget, Pause, Pin, Resume, Unpin
+from .limits import Limits
+from .message import Message
+from .pending_asks import PendingAsks
+from .pictures import small_picture
+from .recording import Change, Recording, SampleStore
+from .viewer import Viewer
+
+_log = logging.getLogger("shotstream_rt.serve")
+
+_SLACK_S = 0.1
+"""How late a frame may be before the clock that frames are due by is moved."""
+_WINDOW_S = 30
+"""Seconds that the play ratio is about."""
+_ANSWERS_KEPT = 1024
+_TAKES_KEPT = 200
+"""Takes whose first pictures are kept for who joins later."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """A frame that is due, encoded."""
+
+    frame: Frame
+    number: int
+    sample: Sample
+    change: Change
+    picture: str
+    late_s: float
+
+
+class LiveFilm:
+    """One film with its viewers.
+
+    Args:
+        id: names it in addresses.
+        session: makes it; closed with the film.
+        limits: of the server.
+        parent: the film whose past it shares.
+    """
+
+    def __init__(
+        self, id: str, session: Session, limits: Limits, parent: LiveFilm | None = None
+    ) -> None:
+        self.id, self.session = id, session
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        height, width = session.size
+        self.encoder = FragmentEncoder(
+            height=height, width=width, frame_rate_hz=session.frame_rate_hz
+        )
+        self._recording: Recording = (
+            Recording(self.encoder.head, SampleStore(limits.recording_bytes))
+            if parent is None
+            else parent._recording.branch()
+        )
+        self._takes: deque[Take] = deque(
+            () if parent is None else parent._takes, maxlen=_TAKES_KEPT
+        )
+        self.viewers: set[Viewer] = set()
+        self._since_key: list[bytes] = []
+        self._frames = 0
+        self._pending = PendingAsks(self.broadcast)
+        self._answers: OrderedDict[str, Message] = OrderedDict()
+        self._asking = asyncio.Lock()
+        self._memory: Memory | None = None
+        self._remembered: tuple[tuple[int, int, bool], ...] = ()
+        self._remembering: asyncio.Task[None] | None = None
+        self._sent: deque[tuple[float, float]] = deque()  # when frames were sent, and how late
+        self._asked_s = time.monotonic()
+        self._unwatched_since_s = time.monotonic()
+        self._held = False  # paused for want of viewers
+        self._asked_to_pause = False
+        self._ended = threading.Event()
+        self._unlisten = session.on_event(self._on_event)
+        self._player = threading.Thread(
+            target=self._play, name=f"shotstream-live-{id}", daemon=True
+        )
+        self._player.start()
+
+    # On the player's thread.
+
+    def _play(self) -> None:
+        """Read, pace and encode until the session is closed."""
+        due_s = 0.0
+        interval_s = 1 / self.session.frame_rate_hz
+        number = 0
+        while not self._ended.is_set():
+            try:
+                for frame in self.session.stream(follow=True):
+                    now_s = time.monotonic()
+                    # A film that waits for its director is not late before it is asked.
+                    late_s = now_s - max(due_s, self._asked_s) if due_s else 0.0
+                    played = self._encode(frame, number, late_s=max(0.0, late_s))
+                    if now_s > due_s + _SLACK_S:
+                        due_s = now_s
+                    elif self._ended.wait(max(0.0, due_s - time.monotonic())):
+                        return
+                    self._post(self._show, played)
+                    number += 1
+                    due_s += interval_s
+            except SessionClosedError:
+                return
+            except ShotStreamError as error:
+                self._post(self._tell_failure, error)
+                while self.session.failed is not None and not self._ended.wait(0.1):
+                    pass
+            except Exception as error:
+                _log.exception("the film %s cannot go on", self.id)
+                self._post(self._tell_failure, error)
+                return
+
+    def _encode(self, frame: Frame, number: int, *, late_s: float) -> _Played:
+        """Encode and keep a frame as soon as it was read, so that a branch has all of the past."""
+        change = self._recording.place(frame)
+        sample = self.encoder.encode(frame.pixels, key=not change.follows)
+        self._recording.add(frame, sample)
+        picture = small_picture(frame.pixels) if change.begins_take else ""
+        return _Played(frame, number, sample, change, picture, late_s)
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind in ("superseded", "late", "cancelled", "failed"):
+            self._post(self._pending.settle)
+
+    def _post(self, call: Any, *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            self._ended.set()  # the server's loop is over
+
+    # On the event loop's thread.
+
+    def _show(self, played: _Played) -> None:
+        """Hand a frame to everybody."""
+        frame, sample = played.frame, played.sample
+        now_s = time.monotonic()
+        self._sent.append((now_s, played.late_s))
+        while self._sent[0][0] < now_s - _WINDOW_S:
+            self._sent.popleft()
+        self._frames = played.number + 1
+        self._pending.sent(played.number, frame)
+        data = fragment(self.encoder.head, played.number, played.number, sample)
+        if sample.key:
+            self._since_key.clear()
+        self._since_key.append(data)
+        for viewer in self.viewers:
+            viewer.show(data, key=sample.key)
+        if played.change.begins_take:
+            take = Take(
+                shot=frame.shot,
+                take=frame.take,
+                frame=played.number,
+                index=frame.index,
+                caption=frame.caption,
+                picture=played.picture,
+            )
+            self._takes.append(take)
+            self.broadcast(take)
+        if played.change.dropped:
+            self.broadcast(self._kept())
+        self._pending.settle()
+
+    async def do(
+        self,
+        message: Ask,
+        branch: Callable[[LiveFilm], Awaitable[LiveFilm]] | None = None,
+    ) -> Message:
+        """Do what a director asks for, once for every id, and return the answer.
+
+        Args:
+            message: the ask.
+            branch: opens a film that shares this one's past; for a ``Branch``.
+
+        Raises:
+            ShotStreamError: it was refused.
+        """
+        async with self._asking:
+            if message.id in self._answers:
+                return self._answers[message.id]
+            if branch is not None:
+                other = await branch(self)
+                answer: Message = Branched(id=message.id, session=other.id)
+            else:
+                answer = await self._do(message)
+            self._answers[message.id] = answer
+            while len(self._answers) > _ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+            return answer
+
+    async def _do(self, message: Ask) -> Message:
+        asked_s = self._asked_s = time.monotonic()
+        if isinstance(message, Cancel):
+            receipt = self._pending.receipt(message.ask)
+            taken_back = receipt is not None and self.session.cancel(receipt)
+            return Accepted(
+                id=message.id,
+                frame=self._frames,
+                notes=() if taken_back else ("it has begun, or is over",),
+            )
+        first = self._frames
+        result = await asyncio.to_thread(ask, self.session, message, self._limits)
+        if isinstance(message, Pause | Resume):
+            self._asked_to_pause, self._held = isinstance(message, Pause), False
+        if isinstance(result, Receipt):
+            self._pending.add(message.id, result, asked_s, first)
+            self._loop.call_soon(self._pending.settle)  # after the answer: it may be shown already
+        if isinstance(message, Pin | Unpin | Forget):
+            self.refresh_memory()
+        return Accepted(id=message.id, frame=self._frames, notes=tuple(result))
+
+    def refresh_memory(self) -> None:
+        """Find out what the next cut will see, and tell it if that changed."""
+        if self._remembering is None or self._remembering.done():
+            self._remembering = self._loop.create_task(self._refresh_memory())
+
+    async def _refresh_memory(self) -> None:
+        try:
+            seen = await asyncio.to_thread(lambda: self.session.memory)
+        except SessionClosedError:
+            return
+        found = tuple((frame.shot, frame.index, frame.pinned) for frame in seen)
+        if found == self._remembered:
+            return
+        self._remembered = found
+        self._memory = Memory(
+            frames=tuple(
+                RememberedFrame(
+                    shot=frame.shot,
+                    index=frame.index,
+                    pinned=frame.pinned,
+                    picture=small_picture(frame.picture),
+                )
+                for frame in seen
+            )
+        )
+        self.broadcast(self._memory)
+
+    def join(self, viewer: Viewer) -> None:
+        """Let a viewer watch: what there is, then the picture from the last key frame on."""
+        if self._takes:
+            viewer.tell(Takes(takes=tuple(self._takes)))
+            viewer.tell(self._kept())
+        if self._memory is not None:
+            viewer.tell(self._memory)
+        viewer.tell(self.stats())
+        viewer.begin(self.encoder.head.data, self._since_key)
+        self.viewers.add(viewer)
+        if self._held:
+            self._held, self._asked_s = False, time.monotonic()
+            self.session.resume()
+
+    def leave(self, viewer: Viewer) -> None:
+        """Stop showing to a viewer."""
+        self.viewers.discard(viewer)
+        self._unwatched_since_s = time.monotonic()
+
+    def broadcast(self, message: Message) -> None:
+        """Tell every viewer."""
+        for viewer in self.viewers:
+            viewer.tell(message)
+
+    def tick(self) -> None:
+        """Once a second: tell how it goes; pause a film that nobody watches."""
+        self.broadcast(self.stats())
+        if self.viewers:
+            self.refresh_memory()
+        if (
+            self.unwatched_s > self._limits.idle_pause_s
+            and not self._held
+            and not self._asked_to_pause
+        ):
+            self._held = True
+            self.session.pause()
+
+    @property
+    def unwatched_s(self) -> float:
+        """Seconds for which nobody has watched."""
+        return 0.0 if self.viewers else time.monotonic() - self._unwatched_since_s
+
+    @property
+    def begun(self) -> bool:
+        """Whether the film has a shot, or one was asked for."""
+        return bool(self._takes or self._pending)
+
+    def stats(self) -> Stats:
+        """Return how the film is doing."""
+        idle = self.session.closed or self.session.state.idle
+        paused = self._held or self._asked_to_pause
+        played_s = len(self._sent) / self.session.frame_rate_hz
+        late_s = sum(late_s for _, late_s in self._sent)
+        return Stats(
+            frames=self._frames,
+            play_ratio=round(played_s / (played_s + late_s), 4) if self._sent else 1.0,
+            state="paused" if paused else "waiting" if idle else "playing",
+            viewers=len(self.viewers),
+            recorded_frames=len(self._recording),
+            recording_full=self._recording.full,
+        )
+
+    def file(self) -> Any:
+        """Return size and contents of the film as an MP4 file; see ``Recording.file``."""
+        return self._recording.file()
+
+    def _kept(self) -> Kept:
+        return Kept(takes=self._recording.takes())
+
+    def _tell_failure(self, error: BaseException) -> None:
+        self.broadcast(Failed(kind=type(error).__name__, message=str(error)))
+        self._pending.settle()
+
+    async def close(self, reason: str) -> None:
+        """End the film and let its viewers go."""
+        self._ended.set()
+        self._unlisten()
+        self.broadcast(Ended(message=reason))
+        for viewer in self.viewers:
+            viewer.close()
+        await self.session.aclose()
+        await asyncio.to_thread(self._player.join)
+        self.encoder.close()

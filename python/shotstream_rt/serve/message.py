@@ -1,0 +1,25 @@
+"""What all messages have in common; see ``protocol.py``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..checks import MAX_PROMPT_CHARACTERS
+
+VERSION = 1
+"""Counted up when a message changes in a way that an older page or client would not understand."""
+
+MOST = 2**31 - 1
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+Number = Annotated[int, Field(ge=0, le=MOST)]
+AskId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+SessionId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class Message(BaseModel):
+    """A message: unknown fields and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -1,0 +1,125 @@
+"""The asks of a film of which it is not known yet what becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..types import Frame, Place, Receipt
+from .from_server import Applied, Over
+from .message import Message
+
+_RECENT = 64
+"""Frames sent in which an ask's effect is looked for: more than are sent while it is taken."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An ask.
+
+    Attributes:
+        id: the viewer's name for it.
+        receipt: tells what becomes of it.
+        asked_s: monotonic time of its arrival.
+        first: number in the live stream of the first frame that it can have changed.
+    """
+
+    id: str
+    receipt: Receipt
+    asked_s: float
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A frame that was sent: its number in the live stream, where it is in the film, and when."""
+
+    number: int
+    place: Place
+    at_s: float
+
+
+class PendingAsks:
+    """Finds the frame that first shows an ask, and tells what became of every ask once.
+
+    Args:
+        tell: called with the messages ``Applied`` and ``Over``.
+    """
+
+    def __init__(self, tell: Callable[[Message], None]) -> None:
+        self._tell = tell
+        self._asks: list[_Pending] = []
+        self._recent: deque[_Sent] = deque(maxlen=_RECENT)
+
+    def __len__(self) -> int:
+        return len(self._asks)
+
+    def add(self, id: str, receipt: Receipt, asked_s: float, first: int) -> None:
+        """Follow an ask.
+
+        Args:
+            id: the viewer's name for it.
+            receipt: what the session returned.
+            asked_s: monotonic time of its arrival.
+            first: number in the live stream of the first frame that it can have changed.
+        """
+        self._asks.append(_Pending(id, receipt, asked_s, first))
+
+    def receipt(self, id: str) -> Receipt | None:
+        """Return the receipt of an ask that is not decided."""
+        return next((pending.receipt for pending in self._asks if pending.id == id), None)
+
+    def sent(self, number: int, frame: Frame) -> None:
+        """Note that a frame was sent, as number ``number`` of the live stream."""
+        place = Place(frame.shot, frame.take, frame.chunk, frame.index)
+        self._recent.append(_Sent(number, place, time.monotonic()))
+
+    def settle(self) -> None:
+        """Tell what became of asks, as far as it is known now."""
+        for pending in list(self._asks):
+            receipt = pending.receipt
+            if receipt.state == "waiting" or pending not in self._asks:
+                continue
+            if receipt.state != "applied":
+                self._asks.remove(pending)
+                reason = str(receipt.error or "")
+                self._tell(Over(id=pending.id, state=receipt.state, message=reason))
+            elif (sent := self._first_shown(pending)) is not None:
+                self._pass_over(pending)
+                place = sent.place
+                self._tell(
+                    Applied(
+                        id=pending.id,
+                        kind=receipt.kind,
+                        shot=place.shot,
+                        take=place.take,
+                        chunk=place.chunk,
+                        frame=sent.number,
+                        index=place.index,
+                        after_ms=round((sent.at_s - pending.asked_s) * 1000, 1),
+                    )
+                )
+
+    def _first_shown(self, pending: _Pending) -> _Sent | None:
+        """Return the frame at the place where an ask took effect, once it was sent."""
+        wanted = pending.receipt.place
+        assert wanted is not None, "what is applied has a place"
+        for sent in self._recent:
+            place = sent.place
+            if sent.number >= pending.first and (place.shot, place.take, place.index) == (
+                wanted.shot, wanted.take, wanted.index,
+            ):  # fmt: skip
+                return sent
+        return None
+
+    def _pass_over(self, applied: _Pending) -> None:
+        """Tell of asks before one that is shown now, which it went ahead of."""
+        at = self._asks.index(applied)
+        before, self._asks = self._asks[:at], self._asks[at + 1 :]
+        for pending in reversed(before):
+            if pending.receipt.state == "applied" and self._first_shown(pending) is None:
+                self._tell(Over(id=pending.id, state="superseded"))
+            else:
+                self._asks.insert(0, pending)

@@ -1,0 +1,384 @@
+"""What strangers do, and people who mean no good: it is answered and bounded; the film goes on."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import itertools
+import json
+import resource
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from shotstream_rt.errors import ConfigError
+from shotstream_rt.serve import protocol
+from shotstream_rt.serve.async_client import ServerError
+from shotstream_rt.serve.client import Client
+from shotstream_rt.serve.limits import Limits
+from shotstream_rt.serve.server import Server
+from shotstream_rt.serve.tokens import Tokens, origin_allowed
+
+Serving = Callable[..., AbstractContextManager[tuple[Server, str]]]
+
+CAT = "Wide shot: a red cat walks right on a beach."
+
+
+@pytest.fixture(scope="module")
+def running(serving: Serving) -> Iterator[tuple[Server, str]]:
+    """A server with no limit on how fast messages come, so that thousands can be tried."""
+    limits = Limits(
+        messages_per_second=10**6, mistakes=10**6, hello_s=1, viewer_messages=1000, sessions=2
+    )
+    with serving(limits) as found:
+        yield found
+
+
+def opened(server: Server, **options: Any) -> connect:
+    """Open a socket and say nothing."""
+    address = server.address.replace("http", "ws")
+    return connect(f"{address}/v1/live", max_size=2**24, compression=None, **options)
+
+
+@contextlib.contextmanager
+def joined(server: Server) -> Iterator[ClientConnection]:
+    """Open a socket, show the director's token and wait for the welcome; without the picture."""
+    with opened(server) as found:
+        hello = {"type": "hello", "token": server.tokens.director, "video": False}
+        found.send(json.dumps(hello))
+        while json.loads(found.recv(timeout=60))["type"] != "welcome":
+            pass
+        yield found
+
+
+def next_answer(there: ClientConnection) -> dict[str, Any]:
+    """Return the next answer to a message: an error or an acceptance."""
+    while True:
+        told: dict[str, Any] = json.loads(there.recv(timeout=60))
+        if told["type"] in ("error", "accepted"):
+            return told
+
+
+def answer_to(there: ClientConnection, message: str | bytes) -> dict[str, Any]:
+    """Send a message and return the answer."""
+    there.send(message)
+    return next_answer(there)
+
+
+def farewell(there: ClientConnection) -> tuple[dict[str, Any], int]:
+    """Return the last message and the code that a socket is closed with."""
+    last: dict[str, Any] = {}
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            data = there.recv(timeout=30)
+            last = json.loads(data) if isinstance(data, str) else last
+    return last, there.protocol.close_code or 0
+
+
+@pytest.mark.parametrize(
+    "first,code",
+    [
+        ('{"type": "hello", "token": "wrong"}', "unauthorized"),
+        ('{"type": "hello"}', "malformed"),
+        ('{"type": "cut", "id": "1", "text": "a red cat"}', "unauthorized"),
+        ("\x00", "malformed"),
+        (None, "unauthorized"),  # says nothing
+    ],
+)
+def test_without_a_token_nobody_is_let_in(server: Server, first: str | None, code: str) -> None:
+    with opened(server) as there:
+        if first is not None:
+            there.send(first)
+        last, closed = farewell(there)
+    assert (last["type"], last["code"], closed) == ("error", code, 4401)
+
+
+@pytest.mark.parametrize("path", ["", "/x", "/x/live.mp4", "/x/film.mp4", "/x/film.json"])
+def test_addresses_of_films_want_a_token(server: Server, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "Basic !!"}):
+        answer = httpx.get(f"{server.address}/v1/sessions{path}", headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "unauthorized"
+    for method, place in (("POST", ""), ("DELETE", "/x")):
+        asked = httpx.request(method, f"{server.address}/v1/sessions{place}")
+        assert asked.status_code == 401
+
+
+def test_a_token_in_the_query_is_not_read(server: Server) -> None:
+    token = server.tokens.director
+    assert httpx.get(f"{server.address}/v1/sessions?token={token}").status_code == 401
+
+
+def test_players_may_show_the_token_as_a_password(server: Server, http: httpx.Client) -> None:
+    with joined(server):
+        (film, *_) = http.get("/v1/sessions").json()["sessions"]
+    for name in ("any", ""):
+        answer = httpx.get(
+            f"{server.address}/v1/sessions/{film['id']}", auth=(name, server.tokens.viewer)
+        )
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.test", "null", "http://", "http://[::1", "x"])
+def test_pages_of_other_origins_are_refused(server: Server, origin: str) -> None:
+    with opened(server, origin=origin) as there:
+        last, closed = farewell(there)
+    assert (last["code"], closed) == ("forbidden", 4403)
+    headers = {"Origin": origin, "Authorization": f"Bearer {server.tokens.director}"}
+    answer = httpx.get(f"{server.address}/v1/sessions", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+
+
+def test_origins() -> None:
+    assert origin_allowed("http://Phone.test:80", "phone.test:80", ())
+    assert origin_allowed(None, "phone.test", ())
+    assert origin_allowed("https://a.test", "b.test", ("https://a.test",))
+    assert not origin_allowed("https://a.test", "b.test", ())
+    assert not origin_allowed("https://a.test", None, ())
+
+
+def test_tokens(tmp_path: Path) -> None:
+    tokens = Tokens("0123456789abcdef")
+    assert tokens.role_of("0123456789abcdef") == "director"
+    assert tokens.role_of(tokens.viewer) == "viewer"
+    assert tokens.role_of("") is tokens.role_of("\ud800") is None
+    assert Tokens().director != Tokens().director
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    assert Tokens.from_file(tmp_path / "token").viewer == tokens.viewer
+    for unusable in ("short", "x" * 300, "with a blank in it", "umlaut-ä-umlaut-ä"):
+        with pytest.raises(ConfigError, match="token"):
+            Tokens(unusable)
+
+
+def test_who_only_watches_does_not_direct(server: Server, url: str) -> None:
+    with Client(url, token=server.tokens.viewer) as client:
+        assert client.welcome.role == "viewer"
+        assert client.welcome.asks == ()
+        assert client.welcome.viewer_token == ""
+        for ask in (client.retake, client.branch, client.pause):
+            with pytest.raises(ServerError) as refused:
+                ask()
+            assert refused.value.code == "forbidden"
+        headers = {"Authorization": f"Bearer {server.tokens.viewer}"}
+        place = f"{server.address}/v1/sessions/{client.session}"
+        assert httpx.delete(place, headers=headers).status_code == 403
+        assert httpx.get(place, headers=headers).status_code == 200
+
+
+def test_a_megabyte_of_prompt_is_answered(server: Server) -> None:
+    with joined(server) as there:
+        ask = {"type": "cut", "id": "long", "text": "x" * 2**20}
+        answer = answer_to(there, json.dumps(ask))
+        assert (answer["id"], answer["code"]) == ("long", "malformed")
+        assert "at most 10000" in answer["message"]
+        assert answer_to(there, b"\xff" * 2**20)["code"] == "malformed"
+        with contextlib.suppress(ConnectionClosed):  # longer than any message may be
+            there.send("x" * (Limits().message_bytes + 1))
+        # The socket is closed before all of it was read, so the code may be lost on its way.
+        assert farewell(there)[1] in (1009, 1006)
+    with joined(server) as again:
+        assert answer_to(again, "{}")["code"] == "malformed"
+
+
+def picture(kind: str, size: tuple[int, int]) -> str:
+    out = io.BytesIO()
+    Image.new("1" if kind == "PNG" else "RGB", size).save(out, kind)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    "images,reason",
+    [
+        ([picture("PNG", (20_000, 20_000))], "pixels"),
+        ([picture("PNG", (5_000, 10))], "4096 on a side"),
+        ([picture("GIF", (8, 8))], "not a JPEG, PNG or WebP"),
+        (["aGVsbG8="], "not a JPEG, PNG or WebP"),
+        (["%%%"], "not base64"),
+        ([picture("PNG", (8, 8))] * 5, "at most 4"),
+    ],
+    ids=["huge", "long", "gif", "text", "garbage", "many"],
+)
+def test_pictures_are_looked_at_before_they_are_decoded(
+    server: Server, images: list[str], reason: str
+) -> None:
+    with joined(server) as there:
+        ask = {"type": "cut", "id": "picture", "text": CAT, "images": images}
+        answer = answer_to(there, json.dumps(ask))
+    assert answer["code"] == "refused"
+    assert reason in answer["message"]
+
+
+def test_a_picture_that_can_be_used_is_taken(server: Server) -> None:
+    with joined(server) as there:
+        images = [picture("JPEG", (300, 200)), picture("WEBP", (20, 30))]
+        answer = answer_to(
+            there, json.dumps({"type": "cut", "id": "fine", "text": CAT, "images": images})
+        )
+    assert answer["type"] == "accepted"
+
+
+def fields() -> st.SearchStrategy[Any]:
+    """Messages that are nearly those of the schema: its fields, with its values and others."""
+    junk = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=20),
+        st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=3), st.none()),
+    )  # fmt: skip
+    ids = st.text("abc0123", min_size=1, max_size=8)
+    texts = st.sampled_from(["a red cat", "x", "", " ", "\x00", "\u202e", "é" * 5000])
+    known = {"id": ids, "ask": ids, "text": texts, "index": st.integers(-1, 50),
+             "shot": st.integers(-1, 5), "chunks": st.integers(-1, 5), "now": st.booleans(),
+             "images": st.lists(st.just("aGk="), max_size=6),
+             "reread": st.sampled_from(["none", 2, "shot", -1])}  # fmt: skip
+    messages = []
+    for name, definition in protocol.schema()["from_viewer"]["$defs"].items():
+        kind = definition["properties"]["type"]["const"]
+        # A branch would be a film of its own each time, and a pause would end the test.
+        if kind in ("branch", "pause"):
+            continue
+        others = [field for field in definition["properties"] if field != "type"]
+        assert name and all(field in known or kind == "hello" for field in others)
+        optional = {field: st.one_of(known.get(field, junk), junk) for field in others}
+        valid = {field: known[field] for field in definition["required"] if field in known}
+        messages.append(st.fixed_dictionaries({"type": st.just(kind), **valid}))
+        messages.append(st.fixed_dictionaries({"type": st.just(kind)}, optional=optional))
+    return st.one_of(*messages, st.dictionaries(st.text(max_size=4), junk, max_size=4), junk)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+def test_ten_thousand_messages_are_all_answered_and_the_film_goes_on(
+    server: Server, url: str
+) -> None:
+    count, errors = 0, set()
+    with joined(server) as there, Client(url) as watching:
+        watching.cut(CAT)
+
+        @settings(max_examples=100, suppress_health_check=list(HealthCheck), database=None)
+        @given(st.lists(st.one_of(fields(), st.binary(max_size=30)), min_size=100, max_size=100))
+        def say(messages: list[Any]) -> None:
+            nonlocal count
+            for message in messages:
+                there.send(message if isinstance(message, bytes) else json.dumps(message))
+            for _ in messages:
+                answer = next_answer(there)
+                count += 1
+                if answer["type"] == "error":
+                    errors.add(answer["code"])
+                    assert answer["message"]
+
+        say()
+        for last in ({"type": "resume", "id": "end1"}, {"type": "cut", "id": "end2", "text": CAT}):
+            assert answer_to(there, json.dumps(last))["type"] == "accepted"
+        seen = [f.frame for f in itertools.islice(watching.frames(timeout_s=60), 100)]
+        assert seen == sorted(set(seen))
+    assert count >= 10_000
+    assert {"malformed", "refused"} <= errors <= {"malformed", "refused", "unsupported", "failed"}
+
+
+def test_too_many_messages_are_answered_then_ended(serving: Serving) -> None:
+    with (
+        serving(Limits(messages_per_second=5, mistakes=30)) as (server, _),
+        joined(server) as there,
+    ):
+        for _ in range(100):
+            with contextlib.suppress(ConnectionClosed):
+                there.send("{}")
+        last, closed = farewell(there)
+    assert (last["code"], closed) == ("too_fast", 4429)
+
+
+HANDSHAKE = (
+    b"GET /v1/live HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def masked(text: str) -> bytes:
+    """A short text as a WebSocket frame of a client, with a mask of zeros."""
+    assert len(text) < 126
+    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text.encode()
+
+
+def memory_bytes() -> int:
+    """Memory of this process, server included."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_viewers_that_stop_reading_or_vanish_hurt_nobody(server: Server, url: str) -> None:
+    with Client(url) as watching:
+        watching.cut(CAT)
+        frames = watching.frames(timeout_s=60)
+        next(frames)
+        before = memory_bytes()
+        silent, gone = [], []
+        hello = json.dumps({"type": "hello", "token": server.tokens.viewer})
+        for number in range(40):
+            raw = socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2])))
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            (silent if number % 2 else gone).append(raw)
+            raw.sendall(HANDSHAKE + masked(hello))
+        seen = [f.frame for f in itertools.islice(frames, 20)]
+        for raw in gone:  # without a goodbye
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.close()
+        seen += [f.frame for f in itertools.islice(frames, 40)]
+        assert seen == list(range(seen[0], seen[0] + 60))
+        assert memory_bytes() - before < 150 * 2**20
+        until = time.monotonic() + 30
+        while len(server.films.all()[0].viewers) > 21 and time.monotonic() < until:
+            next(frames)
+        assert len(server.films.all()[0].viewers) <= 21
+        for raw in silent:
+            raw.close()
+
+
+def test_films_and_viewers_are_counted(serving: Serving) -> None:
+    with serving(Limits(sessions=1, viewers=1)) as (server, url):
+        headers = {"Authorization": f"Bearer {server.tokens.director}"}
+        with Client(url) as client:
+            with pytest.raises(ServerError) as full:
+                Client(url)
+            assert full.value.code == "full"
+            answer = httpx.post(f"{server.address}/v1/sessions", headers=headers, json={})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "full")
+            place = f"{server.address}/v1/sessions/{client.session}"
+            assert httpx.get(f"{place}/live.mp4", headers=headers).status_code == 429
+            assert httpx.delete(place, headers=headers).status_code == 204
+        assert httpx.get(place, headers=headers).status_code == 404
+        answer = httpx.post(f"{server.address}/v1/sessions", headers=headers, json={"seed": -1})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "malformed")
+
+
+def test_a_film_that_nobody_watches_waits_and_then_ends(serving: Serving) -> None:
+    with serving(Limits(idle_pause_s=1, idle_close_s=3)) as (server, url):
+        with Client(url) as client:
+            client.cut(CAT)
+            next(client.frames(timeout_s=60))
+        headers = {"Authorization": f"Bearer {server.tokens.director}"}
+        place = f"{server.address}/v1/sessions/{client.session}"
+        states = set()
+        until = time.monotonic() + 4
+        while time.monotonic() < until and "paused" not in states:
+            states.add(httpx.get(place, headers=headers).json()["state"])
+        assert "paused" in states
+        with Client(url) as again:
+            assert again.session == client.session
+            list(itertools.islice(again.frames(timeout_s=60), 30))
+        until = time.monotonic() + 20
+        while httpx.get(place, headers=headers).status_code == 200:
+            assert time.monotonic() < until
+            time.sleep(0.2)

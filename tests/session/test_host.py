@@ -1,0 +1,119 @@
+"""A session leaves its host's torch settings alone, and they leave the film alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import torch
+
+from shotstream_rt import Session
+from shotstream_rt.film.threads import WorkerThread, set_thread_count
+
+SIZE = (16, 32)
+
+
+def film(session: Session) -> list[bytes]:
+    session.pause()
+    session.cut("a red cat walks on a beach", chunks=2)
+    session.cut("a blue robot jumps", chunks=1)
+    session.prompt("a red cat stands", shot=1)
+    session.resume()
+    frames = session.stream()
+    made = [next(frames).pixels.tobytes() for _ in range(5)]
+    data = session.snapshot()
+    session.restore(data)
+    return made + [frame.pixels.tobytes() for frame in session.stream()]
+
+
+def settings() -> tuple[object, ...]:
+    return (
+        torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
+        torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(), torch.random.get_rng_state().tolist(),
+    )  # fmt: skip
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def default_device(device: str) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+HOSTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "float16": lambda: default_dtype(torch.float16),
+    "float64": lambda: default_dtype(torch.float64),
+    "meta": lambda: default_device("meta"),
+    "device context": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+}
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[bytes]:
+    with Session.open("nano", size=SIZE, threads=1, device="cpu") as session:
+        return film(session)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_host_settings_do_not_change_the_film(host: str, plain: list[bytes]) -> None:
+    with HOSTS[host]():
+        before = settings()
+        with Session.open("nano", size=SIZE, threads=1, device="cpu") as session:
+            made = film(session)
+        assert settings() == before
+    assert made == plain
+    with Session.open("nano", size=SIZE, threads=1, device="cpu") as session, HOSTS[host]():
+        assert film(session) == plain
+
+
+def fresh_thread_count() -> int:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_thread_count_is_set_for_one_thread_only(count: int) -> None:
+    here, later = torch.get_num_threads(), fresh_thread_count()
+    found: list[int] = []
+    worker = WorkerThread("worker", lambda: found.append(torch.get_num_threads()), count)
+    worker.start()
+    worker.wait()
+    assert found == [count]
+    assert (torch.get_num_threads(), fresh_thread_count()) == (here, later)
+
+
+def test_thread_count_without_openmp_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shotstream_rt.film.threads._openmp_setter", lambda: None)
+    later, found = fresh_thread_count(), []
+
+    def main() -> None:
+        set_thread_count(3)
+        found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
+    assert found == [3]
+    assert fresh_thread_count() == later
