@@ -5,13 +5,13 @@ The whole bundled film takes minutes: ``python bench/engine_film.py``.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shotstream_rt.backends import registry
 from shotstream_rt.backends.engine_gate import pass_distances
@@ -48,14 +48,7 @@ def film() -> Any:
 
 
 def needs(library: str) -> None:
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
-
-
-def needs_bfloat16(engines: Path | None) -> None:
-    needs("openvino")
-    request = backend_request("nano", dtype="bfloat16", engines=engines)
-    if (reason := registry.engine_library("openvino").unfit(request)) is not None:
+    if reason := registry.engine_library(library).unavailable_reason(torch.device("cpu")):
         pytest.skip(reason)
 
 
@@ -73,8 +66,8 @@ def test_a_film_through_whole_passes_is_eagers(library: str, folder: Path, film:
 def test_each_pass_in_bfloat16_is_as_near_as_torchs_own(folder: Path) -> None:
     from engine_film import OWN_RATIO, Row, engines_of
 
+    needs("openvino")
     engines = engines_of(Row(backend="openvino", dtype="bfloat16"), folder)
-    needs_bfloat16(engines)
     asked = backend_request("nano", dtype="bfloat16", engines=engines)
     asked = replace(asked, kernel_set="reference")
     found = {}
@@ -92,9 +85,9 @@ def test_each_pass_in_bfloat16_is_as_near_as_torchs_own(folder: Path) -> None:
 
 
 def test_a_film_in_bfloat16_stays_near(folder: Path, film: Any) -> None:
-    from engine_film import Row, engines_of, judged
+    from engine_film import Row, judged
 
-    needs_bfloat16(engines_of(Row(backend="openvino", dtype="bfloat16"), folder))
+    needs("openvino")
     own = judged(
         Row(backend="eager", dtype="bfloat16", form="", kernels="reference"), film, folder
     )["shots"]

@@ -56,8 +56,10 @@ def test_a_stream_decodes_as_in_torch(tmp_path: Path) -> None:
     request = BackendRequest(
         config=CONFIG, device=CPU, dtype=torch.float32, weights=dict, engines=tmp_path / "codec"
     )
-    with pytest.raises(BackendUnavailableError, match="holds a codec's decoder"):
-        registry.resolve("openvino", request)
+    for name in registry.ENGINE_LIBRARIES:
+        if registry.availability(CPU)[name] is None:
+            with pytest.raises(BackendUnavailableError, match="holds a codec's decoder"):
+                registry.resolve(name, request)
 
 
 @pytest.mark.parametrize("library", registry.ENGINE_LIBRARIES)

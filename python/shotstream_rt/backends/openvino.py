@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .request import BackendRequest
 
 NAME = "openvino"
+_CPU_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""OpenVINO asks the CPU what it has, but its oneDNN minds these. Where they disagree, nothing
+compiles in bfloat16, and some float32 graphs end the process (2026.4, ``AVX2`` on a CPU with
+AVX-512)."""
 _PRECISIONS = {"float": "f32", "bfloat16": "bf16"}
 
 
@@ -27,34 +31,15 @@ def unavailable_reason(device: torch.device) -> str | None:
         return f"exported passes run on a CPU through {NAME}, not on {device.type}"
     if importlib.util.find_spec(NAME) is None:
         return f"{NAME} is not installed; pip install 'shotstream_rt[{NAME}]'"
+    for limit in _CPU_LIMITS:
+        if (isa := os.environ.get(limit, "DEFAULT").upper()) not in ("", "DEFAULT", "ALL"):
+            return f"{NAME} crashes where oneDNN is kept from what the CPU has: unset {limit}={isa}"
     return None
 
 
 def unfit(request: BackendRequest) -> str | None:
     """Return why it cannot run a model, or ``None``."""
-    if request.dtype == torch.bfloat16 and not _multiplies_bfloat16():
-        return f"{NAME} has no bfloat16 product here; ONEDNN_MAX_CPU_ISA keeps it from one"
     return unfit_reason(request)
-
-
-@cache
-def _multiplies_bfloat16() -> bool:
-    """Tell whether OpenVINO compiles a product in bfloat16.
-
-    It asks the CPU, but its oneDNN minds ``ONEDNN_MAX_CPU_ISA``, and then compiling fails.
-    """
-    import openvino
-
-    x = openvino.op.Parameter(openvino.Type.bf16, openvino.Shape([16, 16]))
-    weight = openvino.op.Constant(openvino.Type.bf16, openvino.Shape([16, 16]), [1.0] * 256)
-    product = openvino.opset13.matmul(x, weight, False, True)
-    try:
-        openvino.Core().compile_model(
-            openvino.Model([product], [x]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
-        )
-    except RuntimeError:
-        return False
-    return True
 
 
 def build(request: BackendRequest) -> StudentBackend:
