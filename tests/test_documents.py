@@ -70,7 +70,6 @@ def test_source_files_that_are_named_exist() -> None:
 @pytest.mark.skipif(
     not (NANO_FOLDER / "student.json").is_file(), reason="this checkout has no nano weights"
 )
-@pytest.mark.timeout(120)
 def test_the_example_of_the_readme_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     shown: list[tuple[int, ...]] = []

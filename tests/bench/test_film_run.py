@@ -29,7 +29,6 @@ def film() -> Workload:
     )
 
 
-@pytest.mark.timeout(60)
 def test_film_gives_every_metric(tiny_bundle: Model, film: Workload) -> None:
     options = BenchOptions(device="cpu", threads=1, warmup=1, repeats=2, full_check=True)
     watch = Stopwatch(torch.device("cpu"))
@@ -66,7 +65,6 @@ def test_missing_story_is_named(tiny_bundle: Model, film: Workload) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.timeout(60)
 def test_record_tells_the_profile_and_how_far_its_frames_are(
     make_tiny_model: Callable[..., Model], film: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +93,6 @@ def test_record_tells_the_profile_and_how_far_its_frames_are(
     assert film.fingerprint(options.requested()) != film.fingerprint(exact.requested())
 
 
-@pytest.mark.timeout(60)
 def test_a_quick_film_is_loaded_once_and_changes_no_captions(
     make_tiny_model: Callable[..., Model], film: Workload
 ) -> None:
@@ -119,7 +116,6 @@ def test_a_quick_film_is_loaded_once_and_changes_no_captions(
     ]
 
 
-@pytest.mark.timeout(60)
 def test_film_has_its_baseline_too(tiny_bundle: Model, film: Workload) -> None:
     options = BenchOptions(device="cpu", threads=1, warmup=0, repeats=1, baseline=True)
     watch = Stopwatch(torch.device("cpu"))
@@ -130,5 +126,8 @@ def test_film_has_its_baseline_too(tiny_bundle: Model, film: Workload) -> None:
     metrics = {metric.name: metric for metric in measured.metrics()}
     for name in ("e2e_fps", "first_frame_ms", "cut_ms", "shot_s", "chunk_ms.1"):
         assert metrics[name].ratio is not None, name
-    # The plain film shows its first frame after its last one is made.
-    assert metrics["first_frame_ms"].baseline_p50 > metrics["first_frame_ms"].p50
+    # The plain film shows a shot's first frame after its last one is made.
+    assert measured.baseline is not None
+    plain = measured.baseline.samples
+    for shown_ms, made_s in zip(plain["first_frame_ms"], plain["shot_s"], strict=True):
+        assert shown_ms >= 1e3 * made_s

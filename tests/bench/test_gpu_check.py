@@ -17,7 +17,7 @@ from typing import Any
 import gpu_check
 import pytest
 import torch
-from device_check import build, gpu, process
+from device_check import build, gpu, process, runner
 from device_check.part import Outcome, Part
 from device_check.part_list import TEST_LIMIT_S, gpu_tests, parts
 from device_check.report import (
@@ -36,10 +36,12 @@ from shotstream_rt.bench.profile_run import profile_parser
 from shotstream_rt.bench.workloads import bundled_workloads
 from shotstream_rt.profiles import PROFILES
 
+from ..patience import wait_for
+
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = {"name": "Fake GPU", "sm": [9, 0], "torch": "2", "cuda": "13"}
 
-FOREVER = "import time; time.sleep(60)"
+FOREVER = "import time; time.sleep(1000)"
 FIGURE = (
     "import json, pathlib, sys; pathlib.Path(sys.argv[1], 'film.json').write_text(json.dumps("
     "{'status': 'ok', 'metrics': [{'name': 'e2e_fps', 'p50': 21.5, 'ratio': 2.0}]}))"
@@ -50,7 +52,7 @@ UNCHECKED = (
 )
 
 
-def _part(name: str, code: str, *arguments: str, limit_s: float = 20, **changes: Any) -> Part:
+def _part(name: str, code: str, *arguments: str, limit_s: float = 100, **changes: Any) -> Part:
     command = [sys.executable, "-S", "-c", code, *arguments]
     return Part(name=name, command=command, limit_s=limit_s, **changes)
 
@@ -167,15 +169,15 @@ def test_commands_are_called_as_they_can_be() -> None:
 def test_a_part_costs_only_itself(
     work: Path, code: str, verdict: str, exit_code: int | None, told: str
 ) -> None:
-    outcome = run_part(_part("part", code, limit_s=1 if code == FOREVER else 20), work, 1.0
-                       if code == FOREVER else 20.0)  # fmt: skip
+    outcome = run_part(_part("part", code, limit_s=1 if code == FOREVER else 100), work, 1.0
+                       if code == FOREVER else 100.0)  # fmt: skip
     assert (outcome.verdict, outcome.exit_code) == (verdict, exit_code)
     assert told in outcome.detail
     assert (work / "part.log").is_file()
 
 
 def test_less_than_its_own_limit_is_cut_short(work: Path) -> None:
-    assert run_part(_part("part", FOREVER, limit_s=20), work, 0.5).verdict == "cut short"
+    assert run_part(_part("part", FOREVER), work, 0.5).verdict == "cut short"
 
 
 def test_a_missing_tool_is_a_skip_with_its_reason(work: Path) -> None:
@@ -185,16 +187,17 @@ def test_a_missing_tool_is_a_skip_with_its_reason(work: Path) -> None:
 
 def test_what_a_killed_part_started_is_killed_with_it(work: Path) -> None:
     code = (
-        "import subprocess, sys; child = subprocess.Popen(['sleep', '60'])\n"
+        "import subprocess, sys; child = subprocess.Popen(['sleep', '1000'])\n"
         "print(child.pid, flush=True); child.wait()"
     )
-    assert run_part(_part("part", code, limit_s=2), work, 2.0).verdict == "timed out"
+
+    def look() -> None:
+        if (work / "part.log").read_text():
+            raise KeyboardInterrupt
+
+    assert run_part(_part("part", code), work, 100.0, look=look).verdict == "cut short"
     pid = int((work / "part.log").read_text())
-    for _ in range(50):
-        if not _runs(pid):
-            break
-        time.sleep(0.1)
-    assert not _runs(pid)
+    wait_for(lambda: not _runs(pid))
 
 
 def _runs(pid: int) -> bool:
@@ -212,7 +215,7 @@ def test_a_process_that_does_not_die_is_left_behind(
     monkeypatch.setattr(process, "DYING_S", 0.1)
     monkeypatch.setattr(process.os, "killpg", lambda pid, _: asked.append(pid))
     with (work / "log").open("w") as log:
-        code = process.run_bounded(["sleep", "60"], log, 0.2)
+        code = process.run_bounded(["sleep", "1000"], log, 0.2)
     monkeypatch.undo()
     assert code is None
     (pid,) = asked
@@ -223,8 +226,8 @@ def test_a_process_that_does_not_die_is_left_behind(
 
 
 def test_figures_that_no_oracle_saw_are_marked(work: Path, report: Report) -> None:
-    report.add(run_part(_part("cut", UNCHECKED + "os.abort()", "{records}"), work, 20.0), work)
-    report.add(run_part(_part("whole", FIGURE, "{records}"), work, 20.0), work)
+    report.add(run_part(_part("cut", UNCHECKED + "os.abort()", "{records}"), work, 100.0), work)
+    report.add(run_part(_part("whole", FIGURE, "{records}"), work, 100.0), work)
     figures = {name: outcome.figures for name, outcome in report.outcomes.items()}
     assert figures == {
         "cut": {"status": "not checked", "e2e_fps": 30.0},
@@ -244,7 +247,7 @@ def test_a_record_is_kept_while_its_part_still_runs(work: Path, report: Report) 
             raise KeyboardInterrupt
 
     part = _part("part", UNCHECKED + FOREVER, "{records}")
-    assert run_part(part, work, 20.0, look=look).verdict == "cut short"
+    assert run_part(part, work, 100.0, look=look).verdict == "cut short"
     assert seen == [{"part/film.unchecked"}]
 
 
@@ -272,16 +275,15 @@ def test_figures_name_the_kernel_and_the_baseline() -> None:
 # ---- tests that hang
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("ends", ["by its own limit", "from outside"])
 def test_the_hanging_test_is_named(work: Path, tmp_path: Path, ends: str) -> None:
     file = tmp_path / "test_three.py"
     file.write_text(
         "import time\n\ndef test_good(): pass\n\ndef test_bad(): assert False\n\n"
-        "def test_hangs(): time.sleep(60)\n"
+        "def test_hangs(): time.sleep(1000)\n"
     )
     own = ends == "by its own limit"
-    limit = ["--timeout", "1", "--timeout-method", "thread"] if own else []
+    limit = ["--timeout", "3", "--timeout-method", "thread"] if own else []
     command = [
         sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", str(tmp_path), "-v",
         "-p", "no:cacheprovider", *limit, str(file),
@@ -291,7 +293,7 @@ def test_the_hanging_test_is_named(work: Path, tmp_path: Path, ends: str) -> Non
         if not own and "test_hangs" in (work / "tests.log").read_text():
             raise KeyboardInterrupt
 
-    outcome = run_part(Part(name="tests", command=command, limit_s=60), work, 60.0, look=look)
+    outcome = run_part(Part(name="tests", command=command, limit_s=300), work, 300.0, look=look)
     assert outcome.verdict == ("failed" if own else "cut short")
     (name,) = outcome.hanging
     assert name.endswith("test_three.py::test_hangs")
@@ -316,7 +318,7 @@ FAILED tests/a.py::test_two - AssertionError: x.py::y
 
 
 def _run(
-    chosen: Sequence[Part], report: Report, work: Path, *, seconds: float = 60,
+    chosen: Sequence[Part], report: Report, work: Path, *, seconds: float = 300,
     works: Sequence[bool] = (),
 ) -> tuple[str | None, int]:  # fmt: skip
     """Run parts; returns why it stopped, and how often the GPU was asked."""
@@ -378,7 +380,10 @@ def test_nothing_is_run_without_what_is_vital(report: Report, work: Path) -> Non
     assert _verdicts(report.out) == {"build": "failed"}
 
 
-def test_what_does_not_fit_is_left_and_what_does_is_run(report: Report, work: Path) -> None:
+def test_what_does_not_fit_is_left_and_what_does_is_run(
+    report: Report, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_LEAST_SHARE", 0.1)  # so that there is time to begin the first
     chosen = [
         _part("cut", FOREVER, limit_s=3), _part("large", "", limit_s=300),
         _part("small", "", limit_s=0.5),
@@ -388,7 +393,7 @@ def test_what_does_not_fit_is_left_and_what_does_is_run(report: Report, work: Pa
     assert _verdicts(report.out)["cut"] == "cut short"
     assert _verdicts(report.out)["large"] == "left"
     assert "its limit is 300 s" in report.outcomes["large"].detail
-    assert time.monotonic() - begun < 60  # or it waited for what it should have killed
+    assert time.monotonic() - begun < 500  # or it waited for what it should have killed
 
 
 # ---- going on
@@ -419,7 +424,7 @@ def test_two_calls_do_everything_once(
               "{records}"),
         _part("large", count, str(ran), "l", limit_s=400),
     ]  # fmt: skip
-    assert call(chosen, "--seconds", "60") == gpu_check.LEFT
+    assert call(chosen, "--seconds", "190") == gpu_check.LEFT
     assert _verdicts(tmp_path / "out") == {"build": "passed", "film": "passed", "large": "left"}
     text = capsys.readouterr().out
     assert text.count("e2e_fps=21.5 e2e_fps.ratio=2") == 2  # when it came, and at the end
@@ -538,7 +543,7 @@ def test_told_to_stop_it_keeps_what_there_is() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
          "-o", "timeout=0", "-o", "python_functions=told_to_stop", __file__],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
@@ -548,7 +553,7 @@ def told_to_stop(call: Callable[..., int], tmp_path: Path) -> None:
     stop = "import os, signal, sys; os.kill(int(sys.argv[2]), signal.SIGTERM)\n" + FOREVER
     chosen = [
         _part("good", ""),
-        _part("stops", UNCHECKED + stop, "{records}", str(os.getpid()), limit_s=30),
+        _part("stops", UNCHECKED + stop, "{records}", str(os.getpid()), limit_s=300),
         _part("next", ""),
     ]
     assert call(chosen) == gpu_check.LEFT
@@ -581,7 +586,7 @@ def test_some_parts_alone(call: Callable[..., int], tmp_path: Path) -> None:
 def test_make_says_that_there_is_no_gpu(tmp_path: Path) -> None:
     done = subprocess.run(
         ["make", "gpu-check", f"GPU_PYTHON={sys.executable}", f"OUT={tmp_path}", "SECONDS=330"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert "no GPU: torch sees no CUDA device" in done.stdout
     assert f"Error {gpu_check.NO_DEVICE}" in done.stderr
@@ -598,7 +603,6 @@ def test_a_torch_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert not gpu.answers(0.3)
 
 
-@pytest.mark.timeout(120)
 def test_a_bench_that_dies_in_its_check_leaves_its_medians(
     work: Path, report: Report, student_file: Path
 ) -> None:
@@ -614,7 +618,7 @@ def test_a_bench_that_dies_in_its_check_leaves_its_medians(
         "cpu", "--threads", "1", "--quick", "--repeats", "1", "--warmup", "0", "--baseline",
         "--out", "{records}",
     ]  # fmt: skip
-    report.add(run_part(Part(name="bench", command=command, limit_s=110), work, 110.0), work)
+    report.add(run_part(Part(name="bench", command=command, limit_s=300), work, 300.0), work)
     outcome = report.outcomes["bench"]
     assert "ended by SIGABRT" in outcome.detail
     assert outcome.figures["status"] == "not checked"
@@ -657,20 +661,19 @@ def test_cmake_is_found_beside_the_interpreter(
 
 
 def test_compiling_ends_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
-    running = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["true"])]
+    running = [subprocess.Popen(["sleep", "1000"]), subprocess.Popen(["true"])]
     running[1].wait()
     build.finish_compiling(running, time.monotonic())
     assert running[0].wait() == -signal.SIGKILL
     assert "1 of 2 processes were ended unfinished" in capsys.readouterr().out
 
 
-@pytest.mark.timeout(120)
 def test_kernels_are_compiled_for_an_architecture() -> None:
     pytest.importorskip("triton", reason="kernels are compiled by Triton")
     done = subprocess.run(
         [sys.executable, "bench/device_check/compile_kernels.py", "--arch", "90", "--kernel",
          "frame_pack"],
-        cwd=ROOT, env=process.environment(), capture_output=True, text=True, timeout=110,
+        cwd=ROOT, env=process.environment(), capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

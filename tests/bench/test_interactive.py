@@ -36,7 +36,6 @@ def live() -> Workload:
     )
 
 
-@pytest.mark.timeout(60)
 def test_every_kind_is_answered_for_both_readers(tiny_bundle: Model, live: Workload) -> None:
     early: list[Measurement] = []
     measured = measure_directed(tiny_bundle, live, OPTIONS, early.append)
@@ -57,7 +56,7 @@ def test_every_kind_is_answered_for_both_readers(tiny_bundle: Model, live: Workl
     assert measured.notes["queue_chunks"] == 1
     assert measured.notes["kinds"] == list(ask_kinds())
     rates = measured.notes["reader_fps"]
-    assert rates["slow"] == pytest.approx(rates["full"] / 4, rel=0.01)
+    assert rates["slow"] == pytest.approx(rates["full"] / 4, abs=0.01)
 
 
 def frame(index: int, shot: int = 0, take: int = 0) -> Shown:
@@ -108,7 +107,6 @@ def director(texts: tuple[str, ...] = ("text",)) -> interactive_run._Director:
     return interactive_run._Director(texts, chunk_ms=1.0, rate=random.Random(0), patience=1)
 
 
-@pytest.mark.timeout(30)
 def test_stale_frames_are_those_between_the_ask_and_the_change() -> None:
     film = Film()
     with PacedReader(film, 500.0) as shown:  # type: ignore[arg-type]
@@ -120,14 +118,12 @@ def test_stale_frames_are_those_between_the_ask_and_the_change() -> None:
         assert answer.shown_ms > 0
 
 
-@pytest.mark.timeout(30)
 def test_a_frame_of_another_caption_is_an_error() -> None:
     film = Film(caption="something else")
     with PacedReader(film, 500.0) as shown, pytest.raises(ShotStreamError, match="wanted 'text'"):  # type: ignore[arg-type]
         director().direct(film, shown, 1)  # type: ignore[arg-type]
 
 
-@pytest.mark.timeout(30)
 def test_asks_that_are_always_too_late_are_an_error() -> None:
     class Ended(Film):
         def prompt(self, *_: object, **__: object) -> Receipt:
@@ -140,7 +136,6 @@ def test_asks_that_are_always_too_late_are_an_error() -> None:
     assert directing.missed == 10
 
 
-@pytest.mark.timeout(30)
 def test_what_stops_the_film_is_raised_where_a_frame_is_waited_for() -> None:
     class Broken(Film):
         def stream(self, **_: object) -> Iterator[Frame]:
@@ -187,7 +182,6 @@ def test_what_is_not_measured_is_refused(
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.timeout(60)
 def test_the_command_writes_a_record_that_compares(
     tiny_bundle: Model,
     tmp_path: Path,

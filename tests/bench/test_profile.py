@@ -75,7 +75,6 @@ def test_the_clock_notes_host_time_beside_the_device() -> None:
     assert clock.samples() == clock.host_samples() == {}
 
 
-@pytest.mark.timeout(60)
 def test_summary_and_memory_of_a_student(
     tiny_workload: Workload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +115,6 @@ def test_memory_counts_the_tensors_that_are_there(tiny_workload: Workload) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_summary_and_memory_of_a_film(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,7 +47,6 @@ def test_every_range_and_mark_is_explained() -> None:
         assert f"`{name}`" in DOCUMENT
 
 
-@pytest.mark.timeout(120)
 def test_the_example_that_writes_a_line_per_chunk_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,6 @@ def test_a_mistake_of_the_caller_is_told_before_anything_starts(
     assert capsys.readouterr().err.count("error:") == len(mistakes)
 
 
-@pytest.mark.timeout(120)
 def test_what_the_process_refuses_is_the_callers_mistake(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -93,7 +92,6 @@ def test_what_the_process_refuses_is_the_callers_mistake(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_real_start_from_empty_caches(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +27,16 @@ class Trainer(Protocol):
     state: NanoState
 
     def loss(self, batch: Batch) -> Tensor: ...
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody uses: below those that the system gives out by itself at any moment."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="session")

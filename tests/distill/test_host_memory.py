@@ -28,7 +28,7 @@ print(returned, min(faults() for _ in range(8)))
 
 def test_a_tensor_of_40_mib_reuses_its_pages() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=300, check=False
     )
     if done.returncode == 3:
         pytest.skip("not glibc")

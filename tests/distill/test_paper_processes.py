@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,8 +85,9 @@ leave(0)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(280)
-def test_two_processes_train_as_one(bank_folder: Path, codec_file: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(
+    bank_folder: Path, codec_file: Path, tmp_path: Path, free_port: int
+) -> None:
     data = json.loads((PRESETS / "nano-smoke.json").read_text("utf-8"))
     data["stream"]["model"].update(dim=24, ffn_dim=32, num_heads=2, num_layers=1)
     data["data"] = {"kind": "bank", "path": str(bank_folder)}
@@ -105,20 +105,17 @@ def test_two_processes_train_as_one(bank_folder: Path, codec_file: Path, tmp_pat
     preset.write_text(json.dumps(data), encoding="utf-8")
     script = tmp_path / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     workers = [
         subprocess.Popen(
             [sys.executable, str(script), str(preset), str(tmp_path / "run")],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in (0, 1)
     ]  # fmt: skip
     try:
-        outcomes = [worker.communicate(timeout=260) for worker in workers]
+        outcomes = [worker.communicate(timeout=300) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

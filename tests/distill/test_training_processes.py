@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from shotstream_distill.common.product import load_product
@@ -41,24 +39,20 @@ leave(0)
 """
 
 
-@pytest.mark.timeout(120)
-def test_two_processes_train_one_student(bank_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_one_student(bank_folder: Path, tmp_path: Path, free_port: int) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     workers = [
         subprocess.Popen(
             [sys.executable, str(script), str(bank_folder), str(tmp_path)],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in (0, 1)
     ]  # fmt: skip
     try:
-        outcomes = [worker.communicate(timeout=110) for worker in workers]
+        outcomes = [worker.communicate(timeout=300) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

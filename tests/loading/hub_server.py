@@ -131,7 +131,7 @@ class Hub:
                 if stall is not None and stall > start:
                     self.wfile.write(part[: stall - start])
                     self.wfile.flush()
-                    hub.go_on.wait(60)
+                    hub.go_on.wait()
                     part = part[stall - start :]
                 try:
                     self.wfile.write(part)

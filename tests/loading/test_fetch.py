@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from shotstream_rt.loading import hub as hub_module
 from shotstream_rt.loading.fetch import BASE, BASE_REPOSITORY, fetch, fetched_bases
 from shotstream_rt.loading.hub import listing
 
+from ..patience import PATIENCE_S, wait_for
 from .hub_server import Hub
 
 pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
@@ -282,7 +282,7 @@ def test_a_disk_that_fills_up_in_the_middle(hub: Hub, cache: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (15 << 20, 15 << 20))
 
     process = run("fetch", "self-forcing", "--json", preexec_fn=limit)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     told = json.loads(out.splitlines()[-1])
     assert told["kind"] == "FetchError"
@@ -298,15 +298,15 @@ def test_killed_in_the_middle_and_resumed(hub: Hub, cache: Path) -> None:
     hub.add(SF, {SF_FILE: BIG})
     hub.stall_after[SF_FILE] = 22 << 20
     process = run("fetch", "self-forcing")
-    deadline = time.monotonic() + 100
     parts: list[Path] = []
-    while time.monotonic() < deadline:
-        parts = [p for p in cache.rglob("*.part") if p.stat().st_size >= 10 << 20]
-        if parts or process.poll() is not None:
-            break
-        time.sleep(0.05)
+
+    def come_in() -> bool:
+        parts[:] = [p for p in cache.rglob("*.part") if p.stat().st_size >= 10 << 20]
+        return bool(parts) or process.poll() is not None
+
+    wait_for(come_in)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_S)
     assert parts, "nothing came in"
     have = parts[0].stat().st_size
     assert 0 < have < len(BIG)
@@ -323,13 +323,12 @@ def test_killed_in_the_middle_and_resumed(hub: Hub, cache: Path) -> None:
 def test_no_network_is_told(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    with pytest.raises(FetchError, match=rf"{SF}@main: the server cannot be reached"):
-        Model.open("self-forcing", device="cpu")
-    assert main(["fetch", "self-forcing", "--json"]) == 1
+    with socket.socket() as silent:  # which nobody else can listen on meanwhile
+        silent.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(FetchError, match=rf"{SF}@main: the server cannot be reached"):
+            Model.open("self-forcing", device="cpu")
+        assert main(["fetch", "self-forcing", "--json"]) == 1
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["kind"] == "FetchError"
     assert not list(cache.rglob("*.pt*"))

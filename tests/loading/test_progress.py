@@ -19,6 +19,8 @@ from shotstream_rt.cli.load_progress import LoadLine
 from shotstream_rt.loading.progress import Cancellation, LoadingCancelled
 from shotstream_rt.model.lazy_tensors import LazyTensor
 
+from ..patience import PATIENCE_S
+
 
 @pytest.fixture(scope="module")
 def released(
@@ -120,7 +122,7 @@ def test_cancelling_the_wait_ends_the_loading(released: Path) -> None:
             loader = threading.current_thread()
             threading.Thread(target=lambda: (loader.join(), ended.set()), daemon=True).start()
             reached.set()
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE_S)
 
     async def main() -> None:
         task = asyncio.ensure_future(Session.aopen(released, progress=progress, **SETTINGS))
@@ -132,7 +134,7 @@ def test_cancelling_the_wait_ends_the_loading(released: Path) -> None:
         go_on.set()
 
     asyncio.run(main())
-    assert ended.wait(20)
+    assert ended.wait(PATIENCE_S)
     assert calls[-1][0] == "student"  # nothing was read after the cancelled wait
     assert len(calls) == 2
 

@@ -46,7 +46,7 @@ def measure(script, *arguments):
     """Run a script in a fresh process; its last line of output is JSON."""
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE + textwrap.dedent(script), *map(str, arguments)],
-        check=True, capture_output=True, text=True, timeout=120,
+        check=True, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 

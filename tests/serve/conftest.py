@@ -15,6 +15,8 @@ from shotstream_rt.serve.films import FilmSettings
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.server import Server
 
+from ..patience import PATIENCE_S
+
 
 @contextmanager
 def _serving(limits: Limits | None = None, model: str = "nano") -> Iterator[tuple[Server, str]]:
@@ -33,7 +35,7 @@ def _serving(limits: Limits | None = None, model: str = "nano") -> Iterator[tupl
         yield server, url
     finally:
         server.stop()
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert not thread.is_alive(), "the server did not end"
 
 
@@ -70,5 +72,5 @@ def url(running: tuple[Server, str]) -> str:
 def http(server: Server) -> Iterator[httpx.Client]:
     """A client of its addresses, with the director's token."""
     headers = {"Authorization": f"Bearer {server.tokens.director}"}
-    with httpx.Client(base_url=server.address, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=server.address, headers=headers, timeout=PATIENCE_S) as client:
         yield client

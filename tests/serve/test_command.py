@@ -15,6 +15,8 @@ import pytest
 from shotstream_rt.cli import main
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 
+from ..patience import PATIENCE_S
+
 COMMAND = [sys.executable, "-m", "shotstream_rt", "serve", "--port", "0"]
 
 
@@ -35,16 +37,17 @@ def test_it_prints_its_address_serves_and_ends_quietly(number: int, tmp_path: Pa
         assert told["address"].startswith("http://127.0.0.1:")
         while True:
             try:
-                page = httpx.get(told["address"])
+                page = httpx.get(told["address"], timeout=PATIENCE_S)
                 break
             except httpx.TransportError:
                 assert process.poll() is None
         assert "<title>ShotStream desk</title>" in page.text
         assert "default-src 'none'" in page.headers["content-security-policy"]
         for name in ("desk.js", "player.js", "desk.css", "icon.svg"):
-            assert httpx.get(f"{told['address']}/{name}").status_code == 200
+            answer = httpx.get(f"{told['address']}/{name}", timeout=PATIENCE_S)
+            assert answer.status_code == 200
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert "Traceback" not in err
 
@@ -52,7 +55,7 @@ def test_it_prints_its_address_serves_and_ends_quietly(number: int, tmp_path: Pa
 def test_a_model_that_cannot_be_loaded_ends_it() -> None:
     run = subprocess.run(
         [*COMMAND, "--model", "/nowhere/at/all", "--json"],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert run.returncode == 2
     assert "/nowhere/at/all" in run.stderr

@@ -11,6 +11,8 @@ import httpx
 
 from shotstream_rt.serve.client import Client
 
+from ..patience import PATIENCE_S
+
 CAT = "Wide shot: a red cat walks right on a beach."
 ROBOT = "Close-up: a blue robot stands still in a forest."
 
@@ -26,7 +28,7 @@ def decoded(file: bytes) -> list[bytes]:
 
 def look(client: Any, count: int) -> int:
     """See some frames; returns the number of the last one."""
-    *_, last = itertools.islice(client.frames(timeout_s=60), count)
+    *_, last = itertools.islice(client.frames(timeout_s=PATIENCE_S), count)
     return int(last.frame)
 
 

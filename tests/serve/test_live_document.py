@@ -15,6 +15,8 @@ import pytest
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 from shotstream_rt.serve import conversation, limits
 
+from ..patience import PATIENCE_S
+
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/live.md"
 
 pytestmark = pytest.mark.skipif(
@@ -48,8 +50,8 @@ def test_with_threads() -> None:
     shown: list[Any] = []
 
     def direct(session: Any) -> None:
-        session.cut("Wide shot: a red cat walks right on a beach.").wait(60)
-        session.cut("Close-up: a blue robot jumps in a city.", now=True).wait(60)
+        session.cut("Wide shot: a red cat walks right on a beach.").wait(PATIENCE_S)
+        session.cut("Close-up: a blue robot jumps in a city.", now=True).wait(PATIENCE_S)
         session.close()
 
     example("threading.Thread")["play"](shown.append, direct)

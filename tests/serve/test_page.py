@@ -20,6 +20,8 @@ from PIL import Image
 
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 
+from ..patience import PATIENCE_S
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CHROMIUM = next(
@@ -52,7 +54,7 @@ def url() -> Iterator[str]:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())["url"]
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,15 @@ def browser() -> Iterator[Any]:
 
 
 def opened(browser: Any, url: str, **options: Any) -> Any:
-    """Open the page; its mistakes and the addresses it asks for are kept in ``page.seen``."""
+    """Open the page; its mistakes and the addresses it asks for are kept in ``page.seen``.
+
+    So are its file dialogs: whoever begins to listen when a key is pressed may be too late, and
+    then the browser opens a dialog of the system, of which nobody is told.
+    """
     options = {"viewport": {"width": 1280, "height": 860}, "accept_downloads": True, **options}
-    page = browser.new_context(**options).new_page()
+    context = browser.new_context(**options)
+    context.set_default_timeout(1000 * PATIENCE_S)
+    page = context.new_page()
     page.seen = {"errors": [], "requests": []}
     page.on("pageerror", lambda error: page.seen["errors"].append(str(error)))
     page.on("console", lambda line: line.type == "error" and page.seen["errors"].append(line.text))
@@ -83,11 +91,11 @@ def opened(browser: Any, url: str, **options: Any) -> Any:
     return page
 
 
-def until(page: Any, expression: str, timeout_s: float = 60) -> Any:
+def until(page: Any, expression: str) -> Any:
     """Wait until an expression is true on the page; its policy forbids Playwright's own way."""
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + PATIENCE_S
     while not (value := page.evaluate(expression)):
-        assert time.monotonic() < end, f"{expression}: not within {timeout_s} s"
+        assert time.monotonic() < end, f"{expression}: not within {PATIENCE_S} s"
         page.wait_for_timeout(50)
     return value
 
@@ -140,7 +148,7 @@ def test_a_film_is_directed_by_keyboard_alone(browser: Any, url: str) -> None:
     assert sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first) > 8
     assert "dog · not known" in page.inner_text("#notes")
     assert page.inner_text("#badge-shot") == "Shot 2"
-    assert page.locator(".shot").count() == 2
+    until(page, "document.querySelectorAll('.shot').length === 2")
 
     assert asked(page, "Alt+r")["kind"] == "retake"
     assert page.inner_text("#badge-take") == "take 2"
@@ -209,7 +217,7 @@ def test_a_cut_sees_pictures(browser: Any, url: str, tmp_path: Path) -> None:
     page.context.close()
     headers = {"Authorization": f"Bearer {url.partition('token=')[2]}"}
     place = f"{url.partition('/#')[0]}/v1/sessions/{session}/film.json"
-    made = httpx.get(place, headers=headers).json()
+    made = httpx.get(place, headers=headers, timeout=PATIENCE_S).json()
     assert [len(one["images"]) for one in made["directions"] if one["kind"] == "cut"][-1] == 1
     assert len(made["pictures"]) == 1
 
@@ -229,7 +237,7 @@ def test_undo_and_branch_by_keyboard(browser: Any, url: str) -> None:
     headers = {"Authorization": f"Bearer {url.partition('token=')[2]}"}
     branch = before.partition("session=")[2]
     place = f"{url.partition('/#')[0]}/v1/sessions/{branch}"
-    assert httpx.delete(place, headers=headers).status_code == 204
+    assert httpx.delete(place, headers=headers, timeout=PATIENCE_S).status_code == 204
 
 
 def test_a_phone_joins_late_over_plain_http(browser: Any, url: str) -> None:
@@ -240,7 +248,7 @@ def test_a_phone_joins_late_over_plain_http(browser: Any, url: str) -> None:
     page = opened(browser, url.replace("127.0.0.1", "phone.test"), **phone)
     assert page.evaluate("window.isSecureContext") is False
     until(page, "desk.shown > 10")
-    until(page, "desk.lagS <= 0.35", 20)
+    until(page, "desk.lagS <= 0.35")
     assert page.evaluate("desk.frame") > 20
     assert page.locator(".shot").count() == first.locator(".shot").count()
     first.context.close()

@@ -14,6 +14,8 @@ import pytest
 from shotstream_rt import Session, SessionClosedError
 from shotstream_rt.loading.load_model import Model
 
+from ..patience import PATIENCE_S
+
 Opener = Callable[..., Session]
 NewBundle = Callable[[], Model]
 
@@ -31,8 +33,8 @@ def alarm(handler: Callable[..., None], after_s: float) -> Iterator[None]:
             handler()
 
     signal.signal(signal.SIGALRM, while_armed)
-    signal.setitimer(signal.ITIMER_REAL, after_s, 2.0)
     try:
+        signal.setitimer(signal.ITIMER_REAL, after_s, 2.0)
         yield
     finally:
         armed = False
@@ -44,7 +46,7 @@ def raise_interrupt() -> None:
 
 
 def no_thread_is_left() -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while any(thread.name.startswith("shotstream-") for thread in threading.enumerate()):
         if time.monotonic() > deadline:
             return False
@@ -58,14 +60,13 @@ def test_interrupts_lose_no_frame(open_session: Opener, chunks: bool) -> None:
     session.cut("a")
     got: list[int] = []
     interrupts = 0
-    while interrupts < 60:
+    while interrupts < 60 or not got:  # a busy machine may make no frame between 60 of them
         try:
             with alarm(raise_interrupt, 0.0005 + 0.0002 * (interrupts % 17)):
                 for item in session.chunks() if chunks else session.stream():
                     got.append(item.index)  # noqa: PERF401 - interrupted
         except KeyboardInterrupt:
             interrupts += 1
-    assert got
     if chunks:
         wanted = [
             81 * shot + at for shot in range(1 + got[-1] // 81) for at in (0, *range(9, 81, 12))
@@ -95,7 +96,7 @@ def test_close_in_a_signal_handler_that_interrupts_close(new_bundle: NewBundle) 
 
         with alarm(handler, 0.0005):
             session.close()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_S
             while not closed:
                 assert time.monotonic() < deadline
                 time.sleep(0.001)

@@ -15,6 +15,8 @@ import torch
 from shotstream_rt import Frame, FrameTimeoutError, Session, SessionClosedError
 from shotstream_rt.loading.load_model import Model
 
+from ..patience import PATIENCE_S
+
 Opener = Callable[..., Session]
 SHOT = list(range(81))
 
@@ -233,7 +235,7 @@ def test_cancelled_open_closes_what_it_opened(
     real_open, real_close = Session.open, Session.close
 
     def slow_open(model: str, **options: Any) -> Session:
-        gate.wait(10)
+        gate.wait(PATIENCE_S)
         return real_open(model, **options)
 
     def close(session: Session) -> None:
@@ -250,7 +252,7 @@ def test_cancelled_open_closes_what_it_opened(
         with pytest.raises(asyncio.CancelledError):
             await opening
         gate.set()
-        await asyncio.to_thread(closed.wait, 10)
+        await asyncio.to_thread(closed.wait, PATIENCE_S)
 
     asyncio.run(main())
     assert closed.is_set()

@@ -15,6 +15,8 @@ from shotstream_rt import Session, SessionClosedError
 from shotstream_rt.film.caption_encoder import CaptionEncoder
 from shotstream_rt.loading.load_model import Model
 
+from ..patience import PATIENCE_S
+
 
 class GatedText:
     """Encodes a caption as its length, when the gate is open; notes what it was asked for."""
@@ -96,10 +98,10 @@ def test_closing_drops_what_was_not_begun_and_refuses_more(text: GatedText) -> N
     text.gate.clear()
     woken = threading.Event()
     captions.want("owner", ["begun", "waiting"], woken.set)
-    assert text.asked.wait(10)
+    assert text.asked.wait(PATIENCE_S)
     closing = threading.Thread(target=captions.close)
     closing.start()
-    woken.wait(10)  # closing wakes whoever waits, and then waits for the caption at hand
+    woken.wait(PATIENCE_S)  # closing wakes whoever waits, and then waits for the caption at hand
     text.gate.set()
     closing.join()
     captions.close()

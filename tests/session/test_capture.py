@@ -142,7 +142,6 @@ def test_a_cpu_wants_a_file(
         open_session()
 
 
-@pytest.mark.timeout(60)
 def test_the_timeline_of_a_running_session_holds_the_work_of_its_threads(
     monkeypatch: pytest.MonkeyPatch, open_session: Callable[..., Session], tmp_path: Path
 ) -> None:

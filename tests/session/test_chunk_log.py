@@ -57,7 +57,6 @@ class FakeTimer:
         return end.at_ms - self.at_ms
 
 
-@pytest.mark.timeout(30)
 def test_every_chunk_that_is_delivered_has_its_line(
     open_session: Callable[..., Session], tmp_path: Path
 ) -> None:
@@ -90,7 +89,6 @@ def test_every_chunk_that_is_delivered_has_its_line(
     assert sum(line["prompt_ms"] is not None for line in told) == 1
 
 
-@pytest.mark.timeout(30)
 def test_a_line_comes_with_the_next_chunk(
     open_session: Callable[..., Session], tmp_path: Path
 ) -> None:
@@ -195,7 +193,6 @@ def test_a_file_that_cannot_be_written_is_refused(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.timeout(30)
 def test_a_full_disk_does_not_end_the_film(
     open_session: Callable[..., Session], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,16 +20,11 @@ import pytest
 from shotstream_rt import Event, Session, SessionClosedError, ShotStreamError, Story
 from shotstream_rt.loading.load_model import Model
 
+from ..patience import PATIENCE_S, wait_for
+
 Opener = Callable[..., Session]
 NewBundle = Callable[[], Model]
 unix = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited ten seconds"
-        time.sleep(0.002)
 
 
 def session_threads() -> list[str]:
@@ -228,14 +223,14 @@ def test_close_from_many_threads(new_bundle: NewBundle) -> None:
 def test_close_while_a_caption_is_encoded(open_session: Opener, bundle: Model) -> None:
     gate, text = threading.Event(), bundle.text
     real: Any = text.encode
-    text.encode = lambda prompts: (gate.wait(10), real(prompts))[1]  # type: ignore[method-assign]
+    text.encode = lambda prompts: (gate.wait(PATIENCE_S), real(prompts))[1]  # type: ignore[method-assign]
     session = open_session(bundle)
     session.cut("a")
     closing = threading.Thread(target=session.close)
     closing.start()
     wait_for(lambda: session.closed)
     gate.set()
-    closing.join(10)
+    closing.join(PATIENCE_S)
     assert not closing.is_alive()
 
 
@@ -304,7 +299,7 @@ next(session.stream())
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, cwd=Path(__file__).parent, text=True,
-        check=False, timeout=240,
+        check=False, timeout=300,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -318,7 +313,7 @@ def test_close_decides_every_request(open_session: Opener, bundle: Model) -> Non
     left = [session.cut("b"), session.prompt("c"), session.cut("d", now=True), session.retake()]
     session.close()
     assert begun.state == "applied"
-    assert {receipt.wait(10) for receipt in left} <= {"cancelled", "superseded", "late"}
+    assert {receipt.wait(PATIENCE_S) for receipt in left} <= {"cancelled", "superseded", "late"}
     for ask in (lambda: session.cut("e"), lambda: session.prompt("e"), session.retake):
         with pytest.raises(SessionClosedError):
             ask()
@@ -331,9 +326,9 @@ def test_restore_decides_a_shot_that_waits_for_its_caption(
     gate, real = threading.Event(), text.encode
     session = open_session(bundle)
     empty = session.snapshot()
-    text.encode = lambda prompts: (gate.wait(10), real(prompts))[1]
+    text.encode = lambda prompts: (gate.wait(PATIENCE_S), real(prompts))[1]
     waits = session.cut("a")
     wait_for(lambda: session.state.making)
     session.restore(empty)
-    assert waits.wait(10) == "cancelled"
+    assert waits.wait(PATIENCE_S) == "cancelled"
     gate.set()

@@ -435,7 +435,7 @@ def test_closed_and_full_streams_do_not_cost_the_film(
     words = f"'{sys.executable}' -m shotstream_rt generate -p 'a red cat' --size 16x16"
     script = f"{words} --threads 1 --json --out film.mp4 {redirect}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
@@ -448,7 +448,7 @@ def test_closed_and_full_streams_do_not_cost_the_film(
 def test_a_reader_that_leaves_early_is_no_error(words: str) -> None:
     for target in ("| true", ">&-"):
         script = f"'{sys.executable}' -m shotstream_rt {words} {target}; exit ${{PIPESTATUS[0]}}"
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (0, "")
 
 

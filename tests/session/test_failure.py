@@ -12,6 +12,8 @@ import torch
 from shotstream_rt import Event, Session, ShotStreamError, Story
 from shotstream_rt.loading.load_model import Model
 
+from ..patience import PATIENCE_S
+
 Opener = Callable[..., Session]
 
 
@@ -77,8 +79,8 @@ def test_a_prompt_that_fails_changes_nothing(open_session: Opener, bundle: Model
     frames = list(session.stream())
     assert [frame.index for frame in frames] == list(range(1, 81))
     assert {frame.caption for frame in frames} == {"a"}
-    assert steered.wait(10) in ("failed", "late")
-    assert cut.wait(10) == "failed"
+    assert steered.wait(PATIENCE_S) in ("failed", "late")
+    assert cut.wait(PATIENCE_S) == "failed"
     assert isinstance(cut.error, ValueError)
     assert session.failed is None
 
@@ -186,7 +188,7 @@ def test_the_error_comes_behind_the_frames_made_before(open_session: Opener, bun
     session = open_session(bundle, queue_chunks=8)
     session.cut("a", chunks=2)
     bad = session.cut("BAD")
-    assert bad.wait(10) == "failed"
+    assert bad.wait(PATIENCE_S) == "failed"
     session.cut("b", chunks=1)  # the film goes on before anybody has read the failure
     got, error = read(session)
     assert got == list(range(21))

@@ -17,7 +17,7 @@ def test_interrupts() -> None:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=0",
          "-o", "faulthandler_timeout=120",
          "-p", "no:xdist", Path(__file__).with_name("interrupts.py")],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 passed" in done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -14,16 +13,17 @@ import pytest
 from shotstream_rt import ConfigError, Event, ManifestError, Model, Place, Session
 from shotstream_rt.types import Frame, MemoryFrame
 
+from ..patience import PATIENCE_S, wait_for
+
 Opener = Callable[..., Session]
 
 
 def wait_until_full(session: Session) -> None:
-    while not session.state.waits_for_reader:
-        time.sleep(0.002)
+    wait_for(lambda: session.state.waits_for_reader)
 
 
 def read(session: Session, count: int) -> list[Frame]:
-    frames: Iterator[Frame] = session.stream(timeout_s=30)
+    frames: Iterator[Frame] = session.stream(timeout_s=PATIENCE_S)
     return list(islice(frames, count))
 
 

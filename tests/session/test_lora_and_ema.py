@@ -181,7 +181,6 @@ def test_generate_takes_both(
     assert len({report["sha256"] for report in reports}) == 3
 
 
-@pytest.mark.timeout(120)
 def test_bench_takes_both_and_says_so(
     folder: Path, lora: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,7 +115,7 @@ for session in sessions:
         cwd=Path(__file__).parent,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,14 +12,9 @@ import pytest
 from shotstream_rt import ConfigError, Event, Place, Receipt, Session, Story
 from shotstream_rt.loading.load_model import Model
 
+from ..patience import PATIENCE_S, wait_for
+
 Opener = Callable[..., Session]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited ten seconds"
-        time.sleep(0.002)
 
 
 class HeldText:
@@ -105,7 +99,7 @@ def test_requests_say_where_they_take_effect(open_session: Opener) -> None:
             earliest = steered.place
     for receipt in (first, second, short, third, steered):
         assert receipt is not None
-        assert receipt.wait(1) == "applied"
+        assert receipt.wait(PATIENCE_S) == "applied"
         assert receipt.place is not None
         assert seen[receipt.place.shot, receipt.place.chunk] == receipt.place.index
     assert steered is not None
@@ -178,7 +172,7 @@ def test_late_prompt_is_told(
     next(session.chunks())
     receipt = session.prompt("b")  # its caption is not encoded before the shot is over
     assert {chunk.caption for chunk in session.chunks()} == {"a"}
-    assert receipt.wait(10) == "late"
+    assert receipt.wait(PATIENCE_S) == "late"
     assert [event.request for event in events if event.kind == "late"] == [receipt.id]
     assert "late" in caplog.text
     held.let()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -15,11 +14,13 @@ from shotstream_rt import ConfigError, Model, Session
 from shotstream_rt.config import RolloutConfig
 from shotstream_rt.types import Frame
 
+from ..patience import PATIENCE_S, wait_for
+
 Opener = Callable[..., Session]
 
 
 def read(session: Session, count: int = 1000) -> list[Frame]:
-    return list(islice(session.stream(timeout_s=30), count))
+    return list(islice(session.stream(timeout_s=PATIENCE_S), count))
 
 
 def pixels(frames: list[Frame]) -> list[bytes]:
@@ -129,15 +130,12 @@ def test_a_clean_pass_that_was_left_out_has_the_caption_of_its_chunk(
     session = open_session(bundle, queue_chunks=1)
     session.cut("a")
     made.pipeline.gate.clear()
-    while not session.state.making:
-        time.sleep(0.002)
+    wait_for(lambda: session.state.making)
     due = session.cut("never", now=True)
     session.pause()
-    while not session.state.pending[0].encoded:
-        time.sleep(0.002)
+    wait_for(lambda: session.state.pending[0].encoded)
     made.pipeline.gate.set()
-    while session.state.making or session.state.unread_frames < 9:
-        time.sleep(0.002)
+    wait_for(lambda: not session.state.making and session.state.unread_frames >= 9)
     session.cancel(due)
     session.prompt("never")  # which is encoded already
     session.resume()

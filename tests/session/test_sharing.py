@@ -283,7 +283,7 @@ def test_another_session_of_nano_needs_little_memory() -> None:
     # The C library then returns large blocks as they are freed, so that all counted is in use.
     run = subprocess.run(
         [sys.executable, "-c", MEMORY_OF_A_SESSION], capture_output=True, text=True, check=True,
-        timeout=240, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        timeout=300, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
     )  # fmt: skip
     opened_mb, played_mb = json.loads(run.stdout)
     assert 5 < opened_mb < 20  # the caches
@@ -298,6 +298,6 @@ def test_opening_nano_on_a_cpu_imports_neither_a_compiler_nor_other_models() -> 
         "if name in sys.modules])"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert run.stdout.strip() == "[]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from itertools import islice
 
@@ -13,6 +12,8 @@ from torch import Tensor
 from shotstream_rt import Session
 from shotstream_rt.film.shot_decoder import ShotDecoder
 from shotstream_rt.model.codec import ResumableDecoder
+
+from ..patience import PATIENCE_S, wait_for
 
 CHUNKS = 7
 
@@ -112,13 +113,11 @@ def test_a_flushed_prompt_decodes_nothing_twice(
     monkeypatch.setattr(fake, "decoder", lambda: counted)
     session = open_session(bundle, queue_chunks=1)
     session.cut("a")
-    list(islice(session.stream(timeout_s=30), 50))  # within chunk 4
-    while not session.state.waits_for_reader:
-        time.sleep(0.002)
+    list(islice(session.stream(timeout_s=PATIENCE_S), 50))  # within chunk 4
+    wait_for(lambda: session.state.waits_for_reader)
     made = counted.decoded
     session.prompt("b", flush=True)
-    [frame] = islice(session.stream(timeout_s=30), 1)
+    [frame] = islice(session.stream(timeout_s=PATIENCE_S), 1)
     assert (frame.chunk, frame.caption) == (4, "b")
-    while not session.state.waits_for_reader:
-        time.sleep(0.002)
+    wait_for(lambda: session.state.waits_for_reader)
     assert (made, counted.decoded) == (6, 8), "chunk 4 again, and the one behind it"

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -19,6 +18,7 @@ from shotstream_rt import ConfigError, ManifestError, Session
 from shotstream_rt.config import CacheConfig, StreamConfig
 from shotstream_rt.film.snapshot import MARK, SCHEMA_VERSION, pack, unpack
 
+from ..patience import PATIENCE_S, wait_for
 from .conftest import FakePipeline
 
 Opener = Callable[..., Session]
@@ -26,13 +26,6 @@ Opener = Callable[..., Session]
 
 def film(session: Session) -> list[tuple[int, int, int, bytes]]:
     return [(c.index, c.shot, c.chunk, c.pixels.tobytes()) for c in session.chunks()]
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("chunks_read", [0, 1, 3, 6, 7, 8, 13, 14, 20, 21, 24])
@@ -93,7 +86,7 @@ def test_a_prompt_that_still_waits_is_kept(
     gate, encode = threading.Event(), bundle.text.encode
 
     def slowly(texts: Any) -> Any:
-        assert texts[0] != "b" or gate.wait(30)
+        assert texts[0] != "b" or gate.wait(PATIENCE_S)
         return encode(texts)
 
     bundle.text.encode = slowly
@@ -365,11 +358,9 @@ def test_snapshot_of_a_dropping_session_is_of_what_comes_next(
     session = open_session(queue_policy=policy, queue_chunks=2, at_end="loop")
     session.cut("a")
     begun = next(session.stream())
-    while session.state.dropped_chunks < 100:
-        time.sleep(0.001)
+    wait_for(lambda: session.state.dropped_chunks >= 100)
     session.pause()
-    while session.state.making:
-        time.sleep(0.001)
+    wait_for(lambda: not session.state.making)
     session._film.workers.decoder.wait_idle()  # the last chunk made may still drop another
     data = session.snapshot()
     frames = session.stream()

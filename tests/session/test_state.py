@@ -15,14 +15,9 @@ from shotstream_rt import ConfigError, Event, Place, Session
 from shotstream_rt.film.stats import SessionStats, ShotTimes
 from shotstream_rt.loading.load_model import Model
 
+from ..patience import wait_for
+
 Opener = Callable[..., Session]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited ten seconds"
-        time.sleep(0.002)
 
 
 def test_state_of_a_session_at_rest(open_session: Opener) -> None:
@@ -64,7 +59,7 @@ def test_state_while_a_chunk_is_made(open_session: Opener, bundle: Model) -> Non
     session.cut("a")
     wait_for(lambda: session.state.running == Place(0, 0, 1, 9))
     assert session.state.making
-    assert session.state.behind_s > 0
+    wait_for(lambda: session.state.behind_s > 0)
     pipeline.gate.set()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -12,6 +11,8 @@ import pytest
 from shotstream_rt import ConfigError, Session
 from shotstream_rt.plan.pass_plan import PassPlan
 from shotstream_rt.plan.students import STUDENTS
+
+from ..patience import PATIENCE_S, wait_for
 
 Films = Callable[..., Session]
 EVERY = pytest.mark.parametrize("name", STUDENTS)
@@ -71,7 +72,7 @@ def test_a_prompt_steers_or_is_refused(name: str, open_student: Films) -> None:
         return
     receipt = session.prompt("b is longer")
     made += film(session)
-    assert receipt.wait(30) and receipt.place is not None
+    assert receipt.wait(PATIENCE_S) and receipt.place is not None
     changed = [one[2] for one, other in zip(made, film(calm), strict=True) if one != other]
     assert changed == list(range(receipt.place.chunk, 6))
 
@@ -183,7 +184,7 @@ def test_a_prompt_goes_back_over_one_that_computed_the_sink_anew(open_student: F
     wait_for(lambda: session.state.waits_for_reader)
     receipt = session.prompt("b is longer")
     made.append(next(chunks))  # makes room, so the next one is made with it
-    assert receipt.wait(30)
+    assert receipt.wait(PATIENCE_S)
     passes = encoded_passes(session)
     session.prompt("c", flush=True)
     frames = [f.tobytes() for c in [*made, *chunks] for f in c.pixels]
@@ -217,13 +218,6 @@ def encoded_passes(session: Session) -> list[int]:
 
     state.encode_context = noted  # type: ignore[method-assign]
     return passes
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @EVERY
