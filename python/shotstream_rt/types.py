@@ -168,7 +168,9 @@ class Receipt(tuple[str, ...]):
         shot behind very many others. Once ``applied``, the place itself. None if it never is.
         """
         expected = self._expected
-        return self._place if expected is None else expected(self)
+        place = None if expected is None else expected(self)
+        # Decided meanwhile, it may have been looked for where the film had got to since.
+        return self._place if self._expected is None else place
 
     def wait(self, timeout_s: float | None = None) -> RequestState:
         """Wait until it is decided what becomes of the request, and return the state then.

@@ -110,6 +110,14 @@ def test_requests_say_where_they_take_effect(open_session: Opener) -> None:
     assert steered.place.take == 2
 
 
+def test_a_place_is_the_one_decided_while_it_was_looked_for() -> None:
+    def expected(receipt: Receipt) -> Place:
+        receipt.decide("applied", Place(0, 0, 0, 0))
+        return Place(0, 0, 0, 9)  # where the film is by now
+
+    assert Receipt("cut", expected=expected).place == Place(0, 0, 0, 0)
+
+
 def test_frames_show_a_prompt_from_its_place_on(open_session: Opener) -> None:
     session = open_session(queue_chunks=1)
     session.cut("a")
