@@ -12,9 +12,10 @@ NATIVE := CMakeLists.txt $(wildcard runtime/*/*.cpp runtime/*/*.h runtime/includ
 EXTRAS := dev,text,hub,bench
 DISTILL := python/shotstream_distill
 comma  := ,
-# One process per core, each with one thread (tests/conftest.py); what a file shares is made once.
+# One process per core, each with one thread (tests/conftest.py). Each begins with its half of the tests, so that what a
+# file shares is made once, and takes tests of the other when its own are done: files last from no time to minutes.
 # A crashed process ends the run: with a new one in its place, tests get lost and the run waits for ever.
-IN_PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart 0
+IN_PARALLEL := -n $(JOBS) --dist worksteal --max-worker-restart 0
 
 # Tools that pip brought (cmake, clang-format) are found like the machine's own.
 export PATH := $(abspath $(VENV))/bin:$(PATH)

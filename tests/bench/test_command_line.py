@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,18 +33,27 @@ def test_last_line_is_one_json_record(
     assert BenchRecord.from_dict(data) == read_record(saved)
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps what one backend exports for the next: they read the same."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.mark.parametrize("entry", registry.ENTRIES, ids=lambda entry: entry.name)
 def test_every_backend_is_measured_and_checked_or_says_why_not(
-    entry: registry.BackendEntry, student_file: Path, capsys: pytest.CaptureFixture[str]
+    entry: registry.BackendEntry,
+    student_file: Path,
+    engines: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     why = entry.unavailable_reason(torch.device("cpu"))
     words = ["--student", str(student_file), *STUDENT, "--backend", entry.name, "--json"]
-    with contextlib.ExitStack() as kept:
-        if entry.name in registry.ENGINE_LIBRARIES and why is None:
-            recipe = student_workload(student_file, shots=1).recipe
-            config = StreamConfig.from_dict(recipe["stream"])
-            words += ["--engines", str(kept.enter_context(exported(config, torch.float32, None)))]
-        code = main(words)
+    if entry.name in registry.ENGINE_LIBRARIES and why is None:
+        recipe = student_workload(student_file, shots=1).recipe
+        config = StreamConfig.from_dict(recipe["stream"])
+        with exported(config, torch.float32, engines) as folder:
+            words += ["--engines", str(folder)]
+    code = main(words)
     output = capsys.readouterr()
     if why is None:
         record = json.loads(output.out.splitlines()[-1])

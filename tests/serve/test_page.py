@@ -73,11 +73,7 @@ def browser() -> Iterator[Any]:
 
 
 def opened(browser: Any, url: str, **options: Any) -> Any:
-    """Open the page; its mistakes and the addresses it asks for are kept in ``page.seen``.
-
-    So are its file dialogs: whoever begins to listen when a key is pressed may be too late, and
-    then the browser opens a dialog of the system, of which nobody is told.
-    """
+    """Open the page; its mistakes and the addresses it asks for are kept in ``page.seen``."""
     options = {"viewport": {"width": 1280, "height": 860}, "accept_downloads": True, **options}
     context = browser.new_context(**options)
     context.set_default_timeout(1000 * PATIENCE_S)

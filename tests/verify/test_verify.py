@@ -38,14 +38,24 @@ def test_passes_are_run_with_the_kernels_asked_for(kernels: str) -> None:
     assert verify.run(case, verify.VerifyOptions(kernels=kernels)).passed
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps what one backend exports for the next: they read the same."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.mark.parametrize("entry", registry.ENTRIES, ids=lambda entry: entry.name)
 def test_every_backend_is_verified_or_says_why_not(
-    entry: registry.BackendEntry, capsys: pytest.CaptureFixture[str]
+    entry: registry.BackendEntry, engines: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     why = entry.unavailable_reason(torch.device("cpu"))
+    words = ["verify", str(GOLDEN), "--backend", entry.name, "--json", "--case"]
     # The options of the other case are a configuration each, which takes engines half a minute.
-    case = "d_" if entry.name in registry.ENGINE_LIBRARIES else "e_"
-    code = main(["verify", str(GOLDEN), "--case", case, "--backend", entry.name, "--json"])
+    if entry.name in registry.ENGINE_LIBRARIES:
+        words += ["d_", "--engines", str(engines)]
+    else:
+        words += ["e_"]
+    code = main(words)
     output = capsys.readouterr()
     if why is None:
         assert code == 0
