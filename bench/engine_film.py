@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shotstream_rt.backends.base import never
+from shotstream_rt.abandonment import never
 from shotstream_rt.export.exporter import export_graphs
 from shotstream_rt.loading.backend_request import open_nano_codec, stream_config
 from shotstream_rt.loading.load_model import Model

@@ -16,7 +16,7 @@ PACKAGES = ("shotstream_rt", "shotstream_distill")
 FLOORS = (
     {"errors", "printable"},
     {"inputs"},
-    {"env", "history", "checks", "outputs", "types", "_native"},
+    {"env", "history", "checks", "abandonment", "outputs", "types", "_native"},
     {"config", "nvtx", "profiles", "device", "story", "terminal"},
     {"kernels"},
     {"plan"},

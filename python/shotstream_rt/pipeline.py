@@ -19,7 +19,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from .backends.base import ChunkAbandonedError, FilmState, never
+from .abandonment import ChunkAbandonedError, never
+from .backends.base import FilmState
 from .config import RolloutConfig, StreamConfig
 from .device.transfer import send
 from .errors import ConfigError

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shotstream_rt.backends.base import ChunkAbandonedError, StudentBackend
+from shotstream_rt.abandonment import ChunkAbandonedError
+from shotstream_rt.backends.base import StudentBackend
 from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.backends.request import BackendRequest

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shotstream_rt import verify
+from shotstream_rt.abandonment import never
 from shotstream_rt.backends import registry
-from shotstream_rt.backends.base import BackendInfo, StudentBackend, never
+from shotstream_rt.backends.base import BackendInfo, StudentBackend
 from shotstream_rt.backends.registry import BackendEntry
 from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.bench.options import BenchOptions

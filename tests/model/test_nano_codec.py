@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from shotstream_rt.abandonment import ChunkAbandonedError, never
 from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.loading.project_layout import NANO_FOLDER
-from shotstream_rt.model.codec import LatentCodec, ResumableDecoder
+from shotstream_rt.model.codec import AbandonableDecoder, LatentCodec, ResumableDecoder
 from shotstream_rt.model.nano.codec import CausalBlock, CodecDepths, NanoCodec, NanoCodecNet
 
 
@@ -55,6 +56,25 @@ def test_streaming_equals_the_whole(
     parts = [decoder.decode(part) for part in latents.split(sizes, 1)]
     assert parts[0].shape[1] == 4 * sizes[0] - 3
     torch.testing.assert_close(torch.cat(parts, 1), codec.decode_full(latents))
+
+
+def test_a_decode_is_given_up_between_blocks(codec: NanoCodec, clip: torch.Tensor) -> None:
+    latents, decoder, asked = codec.encode_clip(clip), codec.decoder(), list[bool]()
+    assert isinstance(decoder, AbandonableDecoder)
+    wanted = decoder.decode(latents)
+
+    def at_the_third() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    decoder.reset()
+    decoder.abandoned = at_the_third
+    with pytest.raises(ChunkAbandonedError):
+        decoder.decode(latents)
+    assert len(asked) == 3
+    decoder.abandoned = never
+    decoder.reset()
+    assert torch.equal(decoder.decode(latents), wanted)
 
 
 def test_a_stream_is_resumed(codec: NanoCodec, clip: torch.Tensor) -> None:

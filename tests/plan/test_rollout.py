@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shotstream_rt.backends.base import never
+from shotstream_rt.abandonment import never
 from shotstream_rt.config import (
     CacheConfig,
     ModelConfig,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream_rt.abandonment import ChunkAbandonedError
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.kernels.sets.kernel_set import TORCH_OPS
@@ -19,7 +20,7 @@ from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.codec import LatentCodec
 from shotstream_rt.model.student import Student
-from shotstream_rt.pipeline import ChunkAbandonedError, Pipeline
+from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.students import STUDENTS
 from shotstream_rt.session import Session
 

@@ -130,9 +130,10 @@ def test_first_frame_leaves_before_the_second_chunk(open_session: Opener, bundle
     session = open_session(bundle, queue_chunks=8)
     bundle.codec.decode_gate.clear()  # type: ignore[attr-defined]
     session.cut("a")
-    wait_for(lambda: ("commit", 0) in bundle.pipeline.calls)  # type: ignore[attr-defined]
+    wait_for(lambda: chunks_computed(bundle) == 1)
     time.sleep(0.05)
     assert chunks_computed(bundle) == 1, "nothing competes with the first frames"
+    assert ("commit", 0) not in bundle.pipeline.calls  # type: ignore[attr-defined]
     bundle.codec.decode_gate.set()  # type: ignore[attr-defined]
     list(session.stream())
     assert session.stats["shots"][0]["first_frame_before_second_chunk"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from itertools import islice
 
@@ -10,8 +12,9 @@ import torch
 from torch import Tensor
 
 from shotstream_rt import Session
+from shotstream_rt.abandonment import ChunkAbandonedError, never
 from shotstream_rt.film.shot_decoder import ShotDecoder
-from shotstream_rt.model.codec import ResumableDecoder
+from shotstream_rt.model.codec import AbandonableDecoder, ResumableDecoder
 
 from ..patience import PATIENCE_S, wait_for
 
@@ -48,6 +51,18 @@ class ResumableSum(SumDecoder):
 def chunks(seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return list(torch.randn(CHUNKS, 1, 3, 16, 1, 1, generator=generator))
+
+
+class AbandonableSum(ResumableSum):
+    """Gives up behind what it has done."""
+
+    abandoned: Callable[[], bool] = staticmethod(never)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        frames = super().decode(latents)
+        if self.abandoned():
+            raise ChunkAbandonedError
+        return frames
 
 
 @pytest.mark.parametrize("kind", [SumDecoder, ResumableSum])
@@ -93,6 +108,46 @@ def test_a_failed_decode_leaves_nothing_behind(kind: type[SumDecoder]) -> None:
         decoder.decode(2, latents[2])
     counted.broken = False
     assert torch.equal(decoder.decode(2, latents[2]), wanted)
+
+
+@pytest.mark.parametrize("back", [1, 3])
+def test_a_decode_that_was_given_up_leaves_nothing_behind(back: int) -> None:
+    counted, latents = AbandonableSum(), chunks()
+    assert isinstance(counted, AbandonableDecoder)
+    decoder = ShotDecoder(counted, kept_chunks=CHUNKS, kept_states=3)
+    wanted = [decoder.decode(number, latents[number]) for number in range(CHUNKS)]
+    with pytest.raises(ChunkAbandonedError):
+        decoder.decode(back, latents[back], lambda: True)
+    for number in range(back, CHUNKS):
+        assert torch.equal(decoder.decode(number, latents[number]), wanted[number])
+
+
+def test_an_ask_ends_the_decoding_of_what_it_drops(
+    open_session: Callable[..., Session], bundle: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, begun = bundle.fake_codec, threading.Event()  # type: ignore[attr-defined]
+    plain, counted = fake.decoder(), AbandonableSum()
+
+    def decode(latents: Tensor) -> Tensor:
+        counted.decoded += 1
+        if counted.decoded == 2:  # it would go on for ever
+            begun.set()
+            while not counted.abandoned():
+                time.sleep(0.001)
+            raise ChunkAbandonedError
+        return plain.decode(latents)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(counted, "decode", decode)
+    monkeypatch.setattr(counted, "reset", plain.reset)
+    monkeypatch.setattr(counted, "resume", lambda _: None)
+    monkeypatch.setattr(fake, "decoder", lambda: counted)
+    session = open_session(bundle)
+    session.cut("a")
+    assert begun.wait(PATIENCE_S)
+    session.prompt("b", flush=True)
+    captions = [frame.caption for frame in session.stream(timeout_s=PATIENCE_S)]
+    assert captions[-1] == "b"
+    assert session.failed is None
 
 
 def test_a_flushed_prompt_decodes_nothing_twice(

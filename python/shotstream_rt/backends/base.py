@@ -18,18 +18,6 @@ if TYPE_CHECKING:
     from ..plan.policy import PassPlan
 
 
-class ChunkAbandonedError(Exception):
-    """A pass was given up because its caller no longer wants what it makes.
-
-    Some of its layers may have written to their slots, so nothing may read those until the same
-    pass has run again, or another shot has begun.
-    """
-
-
-never: Callable[[], bool] = bool
-"""Never abandon: ``bool()`` is false."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendInfo:
     """What a backend resolved to.

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..abandonment import ChunkAbandonedError, never
 from ..device.transfer import send
 from ..model.captions import CaptionSet
 from ..plan.noise import PhiloxNoise
 from ..plan.policy import PassPlan, RolloutPolicy, policy_of
 from ..plan.schedule import COMMIT
-from .base import ChunkAbandonedError, never
 from .cross_attention import CaptionKV, caption_kv
 from .passes import PassRunner, TabulatedStudent
 

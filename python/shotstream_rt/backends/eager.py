@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..abandonment import never
 from ..plan.policy import PassPlan, RolloutPolicy, policy_of
 from ..plan.schedule import COMMIT
-from .base import never
 from .cross_attention import CaptionKV, CaptionRuns, caption_kv
 from .passes import PassInputs, PassRunner, TabulatedStudent
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ..abandonment import never
 from ..config import RolloutConfig
 from ..errors import ConfigError, ManifestError, WeightsError
 from ..export.engine_tensors import digest_of, pass_tensors, time_tensors
@@ -23,7 +24,7 @@ from ..kernels.sets.arena_layout import ArenaLayout
 from ..kernels.sets.kernel_set import TORCH_OPS
 from ..model.bound_student import BoundStudent
 from ..plan.policy import PassPlan, policy_of
-from .base import BackendInfo, never
+from .base import BackendInfo
 from .cache import DualKVCache
 from .eager import EagerBackend
 from .engine_gate import check_parity, check_segments

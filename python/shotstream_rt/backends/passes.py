@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..abandonment import ChunkAbandonedError, never
 from ..kernels.reference.dual_attention_fp8 import key_scales, value_scales
 from ..kernels.sets.arena_layout import ArenaScales
 from ..model.bound_student import by_frame
 from ..nvtx import annotate, detail
 from ..plan.policy import PassPlan, RolloutPolicy
 from ..plan.schedule import Schedule
-from .base import BackendInfo, ChunkAbandonedError, never
+from .base import BackendInfo
 from .cache import DualKVCache, KVArena
 from .rotary_table import RotaryTable
 

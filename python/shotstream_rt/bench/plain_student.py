@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shotstream_rt.backends.base import never
+from shotstream_rt.abandonment import never
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.student import Student
 from shotstream_rt.plan.schedule import Schedule

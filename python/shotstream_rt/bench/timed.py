@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from shotstream_rt.backends.base import FilmState, never
+from shotstream_rt.abandonment import never
+from shotstream_rt.backends.base import FilmState
 from shotstream_rt.loading.load_model import Model
 from shotstream_rt.pipeline import Pipeline
 

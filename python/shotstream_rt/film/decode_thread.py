@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..abandonment import ChunkAbandonedError
 from ..device.host_ring import HostRing
 from ..device.streams import Event, Stream, Streams
 from ..errors import ShotStreamError
@@ -200,8 +201,10 @@ class DecodeThread:
                 try:
                     # What is not wanted any more is still taken, so that no other thread waits for
                     # ever.
-                    if self._wanted(job) and not self._skip:
+                    if not self._is_unwanted(job):
                         self._finish(job, *self._decode(job, latents, ready))
+                except ChunkAbandonedError:
+                    pass
                 except BaseException as error:
                     self._on_error(job, error)
                 finally:
@@ -211,6 +214,9 @@ class DecodeThread:
                         self._done += 1
                         self._progress.notify_all()
                 del job, latents, ready  # not kept while waiting for the next
+
+    def _is_unwanted(self, job: DecodeJob) -> bool:
+        return self._skip or not self._wanted(job)
 
     def _next_job(self) -> tuple[DecodeJob, Tensor, Event | None] | None:
         """Wait for a job, its latents and the event that they are ready; None to end."""
@@ -242,7 +248,7 @@ class DecodeThread:
         timed = nullcontext() if log is None else log.span("decode", job.run.times, chunk)
         with annotate("vae.decode", chunk), timed:
             finite = torch.isfinite(latents).all()
-            frames = self._decoder.decode(chunk, latents)[0]
+            frames = self._decoder.decode(chunk, latents, lambda: self._is_unwanted(job))[0]
         if self._stream is not None:
             self._decoded.record(self._stream)
             self._note_queued()

@@ -20,9 +20,9 @@ from dataclasses import replace
 
 import torch
 
+from ..abandonment import ChunkAbandonedError
 from ..model.captions import CaptionSet
 from ..nvtx import annotate
-from ..pipeline import ChunkAbandonedError
 from ..plan.noise import NoiseSource
 from ..printable import printable
 from ..types import Chunk, Place
@@ -64,6 +64,7 @@ class Generator:
         self._noise_of, self._noise = noise, noise(0)
         self._boundary_ns = 0
         self._caption = ""
+        self._viewer_waits = True
         self._back = WayBack(workers, timeline)
         self.thread = WorkerThread("shotstream-generate", self._main, threads)
 
@@ -87,6 +88,7 @@ class Generator:
                     self._take_turn(turn)
                 else:
                     turn()
+                    self._viewer_waits = True
                 self._boundary_ns = time.perf_counter_ns()
                 del turn
         self._timeline.cancel_everything()
@@ -185,6 +187,7 @@ class Generator:
                 workers.selector.begin_shot(run.shot, run.caption, run.first_index)
                 run.memory, self._back.loaded = workers.selector.newest, None
                 self._caption, self._back.last_chunk, self._back.reread_at = run.caption, 0, -1
+                self._viewer_waits = True
             run.request = replace(request, context=selection.indices)
             run.context_captions = tuple(selection.captions.values())
             captions = self._captions(run, run.caption)
@@ -287,14 +290,15 @@ class Generator:
             if timeline.prompt is not None and not goes_on and not timeline.playlist.repeats:
                 timeline.drop_prompt("late")
         timeline.events.tell()
+        if self._viewer_waits:
+            # For the first frames of a shot or after an ask; nothing competes with their decoding.
+            self._viewer_waits = False
+            workers.decoder.yield_to_decoding()
         if goes_on and complete and not timeline.stopping:
             self._commit(run, chunk)
             with timeline.lock:
                 if epoch == timeline.epoch:
                     run.committed = chunk
-        if chunk == 0:
-            # A viewer waits for the first frames, so the next chunk does not compete with them.
-            workers.decoder.yield_to_decoding()
 
     def _commit_before(self, run: ShotRun) -> None:
         """Run the clean pass of the chunk before the next one if it was left out.
@@ -366,7 +370,7 @@ class Generator:
             if again:
                 self._back.reread_at = run.frames
                 self._workers.pipeline.reread(again, self._unwanted(run))
-        self._caption, self._back.needs_prompt = text, False
+        self._caption, self._back.needs_prompt, self._viewer_waits = text, False, True
         self._workers.stats.add("prompt", begun_ns)
         timeline.events.tell()
         _log.info("shot %d from chunk %d: %s", run.shot, run.next_chunk, printable(text))

@@ -8,9 +8,12 @@ and gives the same frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from ..model.codec import ResumableDecoder, StreamDecoder
+from ..abandonment import never
+from ..model.codec import AbandonableDecoder, ResumableDecoder, StreamDecoder
 
 
 class ShotDecoder:
@@ -26,26 +29,37 @@ class ShotDecoder:
     def __init__(self, decoder: StreamDecoder, *, kept_chunks: int, kept_states: int) -> None:
         self._decoder = decoder
         self._resumable = decoder if isinstance(decoder, ResumableDecoder) else None
+        self._abandonable = decoder if isinstance(decoder, AbandonableDecoder) else None
         self._kept_chunks, self._kept_states = kept_chunks, kept_states
         self._latents: list[Tensor] = []
         self._states: dict[int, tuple[Tensor, ...]] = {}  # by the chunk that comes next
         self._next: int | None = None  # what the decoder goes on with; None if a decode failed
 
-    def decode(self, chunk: int, latents: Tensor) -> Tensor:
+    def decode(self, chunk: int, latents: Tensor, abandoned: Callable[[], bool] = never) -> Tensor:
         """Decode a chunk as the next one of its shot.
 
         Args:
             chunk: number in the shot; 0 begins a shot, and one that was decoded before is decoded
                 instead of it and of all behind it.
             latents: ``[1, F, C, h, w]``; kept, so they are not to be written to.
+            abandoned: asked between the layers of a decoder that can give up.
 
         Returns:
             Its frames, float32 ``[1, P, 3, H, W]``.
+
+        Raises:
+            ChunkAbandonedError: ``abandoned`` said yes; any chunk may come next.
         """
-        if chunk == 0 or chunk != self._next:
-            self._wind_back(chunk)
-        self._next = None
-        frames = self._decoder.decode(latents)
+        follows, self._next = chunk == self._next, None
+        if self._abandonable is not None:
+            self._abandonable.abandoned = abandoned
+        try:
+            if chunk == 0 or not follows:
+                self._wind_back(chunk)
+            frames = self._decoder.decode(latents)
+        finally:
+            if self._abandonable is not None:
+                self._abandonable.abandoned = never
         self._next = chunk + 1
         if len(self._latents) == chunk < self._kept_chunks:
             self._latents.append(latents)

@@ -6,7 +6,7 @@ before its next turn.
 
 from __future__ import annotations
 
-from ..pipeline import ChunkAbandonedError
+from ..abandonment import ChunkAbandonedError
 from .shots import ShotRun
 from .timeline import Timeline
 from .workers import Workers

@@ -9,6 +9,7 @@ Layouts: latents are ``[batch, F, C, h, w]``, normalised (unit scale); frames ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -50,6 +51,18 @@ class ResumableDecoder(StreamDecoder, Protocol):
             state: what ``state`` returned; it may be resumed from again.
         """
         ...
+
+
+@runtime_checkable
+class AbandonableDecoder(StreamDecoder, Protocol):
+    """A stream decoder that can give up in the middle of a decode.
+
+    Attributes:
+        abandoned: asked between its layers; when it says yes, ``decode`` raises
+            ``ChunkAbandonedError``, and the stream has to be reset or resumed.
+    """
+
+    abandoned: Callable[[], bool]
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ of itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from shotstream_rt.errors import ConfigError
 
+from ...abandonment import ChunkAbandonedError, never
 from .files import load_float32
 
 LATENT_CHANNELS = 16
@@ -116,10 +117,16 @@ def _blocks(channels: int, count: int, memories: int, limited: bool = False) -> 
 
 
 def _run(
-    blocks: nn.ModuleList, x: Tensor, frames: int, state: list[Tensor | None] | None
+    blocks: nn.ModuleList,
+    x: Tensor,
+    frames: int,
+    state: list[Tensor | None] | None,
+    abandoned: Callable[[], bool] = never,
 ) -> tuple[Tensor, list[Tensor | None]]:
     after: list[Tensor | None] = []
     for index, block in enumerate(blocks):
+        if abandoned():
+            raise ChunkAbandonedError
         x, last = block(x, frames, None if state is None else state[index])
         after.append(last)
     return x, after
@@ -179,18 +186,28 @@ class NanoCodecNet(nn.Module):
         return grouped
 
     def decode(
-        self, latents: Tensor, state: list[Tensor | None] | None
+        self,
+        latents: Tensor,
+        state: list[Tensor | None] | None,
+        abandoned: Callable[[], bool] = never,
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Decode ``[B, F, C, h, w]`` to ``[B, P, 3, H, W]`` and the state of the next call.
 
-        ``state`` is ``None`` at a stream's start, where the first latent gives one frame.
+        Args:
+            latents: normalised.
+            state: of the call before; ``None`` at a stream's start, where the first latent gives
+                one frame.
+            abandoned: asked before each block; see ``AbandonableDecoder``.
+
+        Raises:
+            ChunkAbandonedError: it said yes.
         """
         batch, frames = latents.shape[:2]
         x = latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
         x = self.decoder_in(x.flatten(0, 1))
-        x, after = _run(self.decoder_eighth, x, frames, state)
+        x, after = _run(self.decoder_eighth, x, frames, state, abandoned)
         x = F.pixel_shuffle(self.decoder_up(F.silu(x)), 2)
-        x, _ = _run(self.decoder_quarter, x, frames, None)
+        x, _ = _run(self.decoder_quarter, x, frames, None, abandoned)
         x = self.decoder_out(F.silu(x))
         x = x.reshape(batch * frames * _GROUP, _STACKED // _GROUP, *x.shape[-2:])
         pixels = F.pixel_shuffle(x, 4).unflatten(0, (batch, frames * _GROUP))
@@ -198,17 +215,18 @@ class NanoCodecNet(nn.Module):
 
 
 class NanoStreamDecoder:
-    """Decodes one stream; see ``ResumableDecoder``."""
+    """Decodes one stream; see ``ResumableDecoder`` and ``AbandonableDecoder``."""
 
     def __init__(self, net: NanoCodecNet) -> None:
         self._net = net
+        self.abandoned: Callable[[], bool] = never
         self._state: list[Tensor | None] | None = None
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode the next latents ``[1, F, C, h, w]`` to float32 ``[1, P, 3, H, W]``."""
         latents = latents.to(self._net.latent_mean)
-        pixels, self._state = self._net.decode(latents, self._state)
+        pixels, self._state = self._net.decode(latents, self._state, self.abandoned)
         return pixels.float().clamp(-1, 1)
 
     def reset(self) -> None:
