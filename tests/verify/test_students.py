@@ -18,6 +18,7 @@ import torch
 from shotstream_rt import verify
 from shotstream_rt.backends import registry
 from shotstream_rt.backends.cuda_graph import CudaGraphBackend
+from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.backends.registry import BackendEntry
 from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.config import ModelConfig
@@ -67,6 +68,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "options": options(), "latent_frames": 14, "prompts": [0, 1, 2],
             "scene_boundaries": [2, 4], "cut_boundaries": [4],
+        },
+    ),
+    "given_cut": (
+        "infinity_rope",
+        {
+            "options": options(), "latent_frames": 12, "given": 4, "prompts": [0, 1],
+            "scene_boundaries": [2], "cut_boundaries": [2],
         },
     ),
     "two_steps": (
@@ -156,6 +164,38 @@ def test_every_students_options_are_understood(
         report = verify.run(case, verify.VerifyOptions(backend=backend, kernels=kernels))
         assert {f"{name}.latents", f"{name}.plan"} <= {check.name for check in report.checks}
         assert failed(report) == []
+
+
+@pytest.mark.parametrize("name", ["switch", "rolling", "given_cut", "two_steps"])
+def test_every_recorded_call_is_compared(name: str, made: Callable[[str], GoldenCase]) -> None:
+    case = made(name)
+    variant = case.meta["variants"][name]
+    runners: list[students._Recorder] = []
+    config = students._stream_config(case, variant)
+    backend = case.backend(config, verify.VerifyOptions(kernels="reference"))
+    assert isinstance(backend, EagerBackend)
+
+    def recorder(*given: Any) -> students._Recorder:
+        runners.append(students._Recorder(*given))
+        return runners[0]
+
+    pipeline = students.Pipeline(config, backend.new_film(recorder))
+    students._play(case, name, variant, pipeline, case.tensors.get(f"{name}.initial_latent"))
+    # A call of the original that nobody reads: no pass does the same.
+    variant["plan"].insert(0, {**variant["plan"][0], "kind": "clean", "needed": False})
+    calls = range(1, len(runners[0].made) + 1)
+    for call, parts in zip(calls, runners[0].made, strict=True):
+        for part, tensor in zip(("flow", "x0"), parts, strict=True):
+            case.tensors[f"{name}.call{call}.{part}"] = tensor.clone()
+    variant["recorded_calls"] = [{"call": call} for call in (0, *calls)]
+    distances = {str(call): {"flow": 0.01, "x0": 0.01} for call in calls}
+    variant["measured"]["bf16_vs_fp32"]["calls"] = distances
+    report = verify.run(case, verify.VerifyOptions())
+    compared = {check.name for check in report.checks if ".call" in check.name}
+    assert compared == {f"{name}.call{call}.{part}" for call in calls for part in ("flow", "x0")}
+    assert failed(report) == []
+    case.tensors[f"{name}.call{calls[-1]}.flow"].mul_(1.01)
+    assert failed(verify.run(case, verify.VerifyOptions())) == [f"{name}.call{calls[-1]}.flow"]
 
 
 @pytest.mark.parametrize("name", ["window", "switch", "rolling", "cut"])

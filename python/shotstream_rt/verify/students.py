@@ -66,11 +66,12 @@ def _check_variant(
     if not runners:
         return
     (runner,) = runners
+    passes = _same_passes(variant["plan"], config.schedule)
     for call in variant["recorded_calls"]:
-        found = runner.find(call, watched.ends)
-        if found is None:
-            continue  # a pass whose results nobody reads
-        for part, got in zip(("flow", "x0"), found, strict=True):
+        number = passes.get(call["call"])
+        if number is None or number >= len(runner.made):
+            continue  # nobody reads what it computes, or passes are missing, which the plan told
+        for part, got in zip(("flow", "x0"), runner.made[number], strict=True):
             full = f"{name}.call{call['call']}.{part}"
             distance = measured["calls"][str(call["call"])][part]
             golden = case[full][:, -got.shape[1] :]
@@ -199,7 +200,8 @@ def _play(
             number += 1
             captions = case.captions(rows[number : number + 1])
             if chunk in variant.get("cut_boundaries", ()):
-                shot, base = shot + 1, chunk
+                # Its chunks count from nought again; a given start was the first shot's.
+                shot, base, ahead = shot + 1, chunk, 0
                 noise.first_chunk[shot] = chunk
                 pipeline.begin_shot(shot, context, [], captions, 0)
             else:
@@ -232,11 +234,15 @@ def _switches(variant: Mapping[str, Any], done: int, chunk: int, start: int) -> 
 
 
 class _Recorder(PassRunner):
-    """Keeps what every pass predicted, clean ones included."""
+    """Keeps what every pass predicted, clean ones included.
+
+    Attributes:
+        made: flow and clean estimate of each pass, in order.
+    """
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self._made: list[tuple[PassPlan, list[float], Tensor, Tensor]] = []
+        self.made: list[tuple[Tensor, Tensor]] = []
 
     def run(
         self, latents: Tensor, times: TimeTable, inputs: PassInputs, captions: Any, *,
@@ -249,36 +255,32 @@ class _Recorder(PassRunner):
         mixed = {id(table): levels for levels, table in self.shared.mixed.items()}
         frames = inputs.plan.frames
         uniform = {id(table): (i,) * frames for i, table in enumerate(self.shared.tables)}
-        levels = (uniform | mixed)[id(times)]
-        told = [schedule.levels[level].time for level in levels]
-        x = latents.float().cpu().clone()  # the film goes on in the same memory
-        self._made.append((inputs.plan, told, x, flow.float().cpu()))
+        told = [schedule.levels[level].time for level in (uniform | mixed)[id(times)]]
+        sigma = schedule.sigma_at(torch.tensor(told)).view(1, -1, 1, 1, 1)
+        predicted = flow.float().cpu()
+        self.made.append((predicted.clone(), to_x0(latents.float().cpu(), predicted, sigma)))
         return flow if keep_flow else None
 
-    def find(
-        self, call: Mapping[str, Any], ends: Mapping[int, int]
-    ) -> tuple[Tensor, Tensor] | None:
-        """Flow and clean estimate of the pass that a recorded call of the original stands for.
 
-        It has the same last frame and times. A pass may leave out frames that the original computes
-        for nothing, so the largest of those that are not larger is meant.
+def _same_passes(plan: Sequence[Mapping[str, Any]], schedule: ScheduleConfig) -> dict[int, int]:
+    """Return by number of the original's model call which pass does the same.
 
-        Args:
-            call: its first frame, their number, and one time for all of them or one for each.
-            ends: by identity of a plan, where its frames end.
-        """
-        end, best = call["start_frame"] + call["frames"], None
-        for plan, told, latents, flow in self._made:
-            times = list(call["t"]) * (plan.frames if len(call["t"]) == 1 else 1)
-            alike = len(times) == len(told) and all(
-                abs(one - other) < 1e-3 for one, other in zip(times, told, strict=True)
-            )
-            least = 0 if best is None else best[0].shape[1]
-            if not alike or ends[id(plan)] != end or not least < plan.frames <= call["frames"]:
-                continue
-            sigma = self.shared.schedule.sigma_at(torch.tensor(told)).view(1, -1, 1, 1, 1)
-            best = flow, to_x0(latents, flow, sigma)
-        return best
+    Calls whose results nobody reads are left out: no pass does the same.
+
+    Args:
+        plan: golden; an entry of kind ``chunk`` stands for its denoising calls and its clean one.
+        schedule: says how many those are.
+    """
+    passes: dict[int, int] = {}
+    steps, call = len(schedule.first_steps) or schedule.num_steps, 0
+    for entry in plan:
+        calls = 1
+        if entry["kind"] == "chunk":
+            calls, steps = steps + 1, schedule.num_steps
+        if entry.get("needed", True):
+            passes |= {call + i: len(passes) + i for i in range(calls)}
+        call += calls
+    return passes
 
 
 class _WatchedFilm:
@@ -286,7 +288,6 @@ class _WatchedFilm:
 
     Attributes:
         passes: in the terms of the golden plans.
-        ends: by identity of a plan, where its frames end.
         clean: frame held by each slot whose keys are clean.
     """
 
@@ -296,7 +297,6 @@ class _WatchedFilm:
         self._held: dict[int, tuple[int, int]] = {}
         self._plans: list[PassPlan] = []
         self.passes: list[dict[str, Any]] = []
-        self.ends: dict[int, int] = {}
         self.clean: dict[int, int] = {}
         self.device, self.dtype, self.abandoned = film.device, film.dtype, film.abandoned
         self.begin_shot, self.change_captions = film.begin_shot, film.change_captions
@@ -331,7 +331,6 @@ class _WatchedFilm:
     def _note(self, kind: str, plan: PassPlan, levels: Sequence[int]) -> None:
         frames = self._frames(plan)
         self._plans.append(plan)
-        self.ends[id(plan)] = frames.stop
         positions = [place.frame for place in plan.positions]
         for slot, *held in zip(plan.writes, frames, positions, strict=True):
             self._held[slot] = (held[0], held[1])
