@@ -26,6 +26,7 @@ from shotstream_rt.model.student import Student
 from shotstream_rt.verify import students
 from shotstream_rt.verify.check import CaseReport
 from shotstream_rt.verify.golden import GoldenCase
+from shotstream_rt.verify.golden_plan import differing_passes
 
 SIZES = {
     "dim": 24, "ffn_dim": 32, "num_heads": 2, "num_layers": 2, "text_dim": 8, "text_len": 6,
@@ -217,3 +218,31 @@ def test_a_quirk_is_not_compared(made: Callable[[str], GoldenCase]) -> None:
     case = made("window")
     case.meta["variants"]["window"]["quirk"] = "nobody can have meant this"
     assert verify.run(case, verify.VerifyOptions()).checks == []
+
+
+def test_a_recache_over_frames_of_a_sink_that_is_kept() -> None:
+    """The original is over frame 2 too, but reads the key that the sink has of it."""
+    golden = {
+        "kind": "recache", "frames": [2, 3, 4, 5, 6, 7, 8], "sink_rewritten": False,
+        "query_positions": [2, 3, 4, 5, 6, 7, 8], "key_frames": [0, 1, 2, 5, 6, 7, 8],
+        "key_positions": [0, 1, 2, 5, 6, 7, 8],
+    }  # fmt: skip
+    own = {**golden, "frames": [5, 6, 7, 8], "query_positions": [5, 6, 7, 8]}
+    assert differing_passes([own], [golden]) == 0
+    assert differing_passes([{**own, "frames": [4, 5, 6, 7]}], [golden]) == 1
+    assert differing_passes([own], [{**golden, "sink_rewritten": True}]) == 1
+    # Where the sink is made anew, or there is none, all frames are read as they are computed now.
+    first = {**golden, "key_frames": [2, 3, 4, 5, 6, 7, 8], "key_positions": [*range(2, 9)]}
+    assert differing_passes([first], [{**first, "sink_rewritten": True}]) == 0
+    assert differing_passes([first], [first]) == 0
+
+
+def test_a_pass_over_other_frames_differs() -> None:
+    window = {
+        "kind": "window", "frames": [0, 1], "query_positions": [0, 1], "key_frames": [0, 1],
+        "key_positions": [0, 1], "times": [1000.0, 1000.0],
+    }  # fmt: skip
+    longer = {**window, "frames": [0, 1, 2], "key_frames": [0, 1, 2], "times": [1000.0] * 3}
+    assert differing_passes([window], [longer]) == 1
+    assert differing_passes([window], [{**window, "times": [1000.0, 900.0]}]) == 1
+    assert differing_passes([window], [window]) == 0

@@ -27,6 +27,7 @@ from ..plan.policy import PassPlan
 from ..plan.schedule import COMMIT, Schedule
 from .check import BFLOAT16_DISTANCE, BFLOAT16_SLACK, FLOAT32_LIMIT, Check, relative_error
 from .golden import GoldenCase, VerifyOptions
+from .golden_plan import differing_passes, same_passes
 
 _READ_AT_MOST = 21
 """Frames that a pass reads where a student has no window."""
@@ -62,11 +63,11 @@ def _check_variant(
     measured = variant["measured"]["bf16_vs_fp32"]
     limit = _limit(asked, measured["latents_rel_l2"])
     yield Check(f"{name}.latents", relative_error(latents, case[f"{name}.latents"]), limit)
-    yield Check(f"{name}.plan", _differing(watched.passes, variant["plan"]), 0.0)
+    yield Check(f"{name}.plan", differing_passes(watched.passes, variant["plan"]), 0.0)
     if not runners:
         return
     (runner,) = runners
-    passes = _same_passes(variant["plan"], config.schedule)
+    passes = same_passes(variant["plan"], config.schedule)
     for call in variant["recorded_calls"]:
         number = passes.get(call["call"])
         if number is None or number >= len(runner.made):
@@ -262,27 +263,6 @@ class _Recorder(PassRunner):
         return flow if keep_flow else None
 
 
-def _same_passes(plan: Sequence[Mapping[str, Any]], schedule: ScheduleConfig) -> dict[int, int]:
-    """Return by number of the original's model call which pass does the same.
-
-    Calls whose results nobody reads are left out: no pass does the same.
-
-    Args:
-        plan: golden; an entry of kind ``chunk`` stands for its denoising calls and its clean one.
-        schedule: says how many those are.
-    """
-    passes: dict[int, int] = {}
-    steps, call = len(schedule.first_steps) or schedule.num_steps, 0
-    for entry in plan:
-        calls = 1
-        if entry["kind"] == "chunk":
-            calls, steps = steps + 1, schedule.num_steps
-        if entry.get("needed", True):
-            passes |= {call + i: len(passes) + i for i in range(calls)}
-        call += calls
-    return passes
-
-
 class _WatchedFilm:
     """A film that notes what every pass reads.
 
@@ -349,30 +329,6 @@ class _WatchedFilm:
                 "times": [self._schedule.levels[level].time for level in levels],
             }
         )
-
-
-def _differing(got: Sequence[Mapping[str, Any]], golden: Sequence[Mapping[str, Any]]) -> float:
-    """How many passes are not those of the golden plan.
-
-    What is computed for nothing is not expected: clean passes that another one overwrites unread,
-    and frames of a recache whose keys nobody reads.
-    """
-    wanted = [entry for entry in golden if entry.get("needed", True)]
-    differing = abs(len(got) - len(wanted))
-    for own, other in zip(got, wanted, strict=False):
-        read = [i for i, f in enumerate(other["frames"]) if f in other["key_frames"]]
-        same = (
-            own["kind"] == other["kind"]
-            and own["frames"] == [other["frames"][i] for i in read]
-            and own["query_positions"] == [other["query_positions"][i] for i in read]
-            and own["key_frames"] == other["key_frames"]
-            and own["key_positions"] == other["key_positions"]
-        )
-        if "times" in other:
-            pairs = zip(own["times"], other["times"], strict=True)
-            same = same and all(abs(one - two) < 1e-3 for one, two in pairs)
-        differing += not same
-    return float(differing)
 
 
 def _last_local(
