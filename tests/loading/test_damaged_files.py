@@ -136,3 +136,21 @@ def test_a_file_without_its_tokenizer_says_so(layouts: Any, tmp_path: Path) -> N
     save_file({**state, "spiece_model": torch.arange(9, dtype=torch.uint8)}, path)
     with pytest.raises(WeightsError, match=r"umt5_xxl_fp16.*not a readable tokenizer"):
         UMT5TextEncoder.from_files(path, path)
+
+
+def test_a_file_that_lacks_its_end_alone_says_so(
+    save_student: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = save_student(tmp_path / "student.pt", generator=1.0, generator_ema=1.0)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(WeightsError, match=r"student\.pt: .*138 tensors are there, but the direc"):
+        open_student(path)
+
+
+def test_a_width_that_no_model_has_names_its_tensor(
+    student_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    name = "patch_embedding.weight"
+    save_file({**student_state, name: student_state[name][:-1].clone()}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"a\.safetensors: .*'patch_embedding\.weight' of shape"):
+        open_student(tmp_path / "a.safetensors", num_heads=1)

@@ -270,3 +270,105 @@ def test_a_folder_without_a_student_lists_the_names(folder: Path) -> None:
 def test_a_student_is_not_named_for_a_folder_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"student: got 'longlive'.*student\.json"):
         Model.open("nano", student="longlive")
+
+
+@pytest.mark.parametrize(
+    ("path", "student"),
+    [
+        ("Causal-chunkwise/framewise/causal_forcing.pt", "causal-forcing-framewise"),
+        ("framewise/chunkwise/causal_forcing.pt", "causal-forcing"),
+        ("infinity-rope/Causal-Forcing/framewise/causal_forcing.pt", "causal-forcing-framewise"),
+    ],
+)
+def test_the_nearest_folder_tells(path: str, student: str, tmp_path: Path) -> None:
+    assert recognise(tmp_path / path, None).student == student
+
+
+_ROLLING = SETTINGS["rolling-forcing"]
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "refused"),
+    [
+        ("config.yaml", "student: rolling-forcing\n", True),
+        ("self_forcing_dmd.json", '{"student": "longlive"}', True),
+        ("self_forcing_dmd.yaml", _ROLLING, True),
+        # A script's defaults, settings that both students have, and what cannot be read.
+        ("default_config.yaml", _ROLLING, False),
+        ("config.yaml", "student: self-forcing\n", False),
+        ("self_forcing_dmd.yaml", "student: causal-forcing\n", False),
+        ("config.yaml", "student: [1\n", False),
+    ],
+)
+def test_a_configuration_that_contradicts_the_name(
+    config: str, text: str, refused: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    path = tmp_path / "self_forcing_dmd.pt"
+    (tmp_path / config).write_text(text, "utf-8")
+    if refused:
+        with pytest.raises(WeightsError, match=rf"name is that of self-forcing, but by .*{config}"):
+            recognise(path, None)
+    else:
+        assert recognise(path, None).student == "self-forcing"
+    assert recognise(path, "rolling-forcing").student == "rolling-forcing"
+
+
+@pytest.mark.parametrize(
+    ("student", "more"),
+    [
+        ("causal-forcing-framewise", "warp_denoising_step: false\n"),
+        ("causal-forcing-framewise", "context_noise: 50\n"),
+        ("rolling-forcing", "independent_first_frame: true\n"),
+        ("longlive", "global_sink: false\n"),
+    ],
+)
+def test_settings_that_differ_in_one_are_no_known_students(
+    student: str, more: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    (tmp_path / "model.yaml").write_text(SETTINGS[student] + more, "utf-8")
+    with pytest.raises(WeightsError, match="no known student"):
+        recognise(tmp_path / "model.pt", None)
+
+
+def test_settings_with_keys_numbered_by_slot_are_no_known_students(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    text = SETTINGS["longlive"].replace("3}", "3, use_infinite_attention: true}")
+    (tmp_path / "model.yaml").write_text(text, "utf-8")
+    with pytest.raises(WeightsError, match="no known student"):
+        recognise(tmp_path / "model.pt", None)
+
+
+def test_what_was_asked_for_against_the_name_is_noted(
+    folder: Path, save_student: Callable[..., Path]
+) -> None:
+    path = save_student(folder / "rolling_forcing_dmd.pt", generator_ema=1.0)
+    _, notes = parts(path, student="self-forcing")
+    assert len(notes) == 1
+    assert "its name is that of rolling-forcing; run as self-forcing, as asked" in notes[0]
+
+
+def test_half_of_longlive_under_another_name_is_noted(
+    folder: Path, save_student: Callable[..., Path], student_state: dict[str, torch.Tensor]
+) -> None:
+    path = save_student(folder / "base.pt", generator=1.0)
+    save_lora(folder / "lora.pt", student_state)
+    found, notes = parts(path, student="longlive")
+    assert value(found) == value_of(student_state)
+    assert len(notes) == 1
+    assert "run without a LoRA; longlive is released as a base and lora.pt" in notes[0]
+    _, notes = parts(path, student="longlive", lora=folder / "lora.pt")
+    assert notes == []
+
+
+def test_an_average_that_shotstreams_file_has_not_is_noted(
+    folder: Path, save_student: Callable[..., Path]
+) -> None:
+    path = save_student(folder / "shotstream_merged.pt", generator=1.0, generator_ema=0.5)
+    found, notes = parts(path)
+    assert found.student == "shotstream"
+    assert len(notes) == 1
+    assert "has a running average beside what was taken" in notes[0]
+    assert parts(path, student="shotstream")[1] == []
+    assert parts(path, ema=True)[1] == []

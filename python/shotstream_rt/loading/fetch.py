@@ -13,7 +13,7 @@ from shotstream_rt.printable import listed, shown
 from . import comfyui_base, wan_base
 from .hub import Listing, check_repository, fetch_files, known_listing, listing
 from .project_layout import MANIFEST_FILE
-from .student_files import ENDINGS, RELEASED_FILES, ReleasedFile, candidate_names
+from .student_files import ENDINGS, RELEASED_FILES, ReleasedFile, candidate_names, released_as
 
 BASE = "wan2.1-t2v-1.3b"
 """Name of the base model: VAE, umT5 and its tokenizer, which all students need."""
@@ -113,7 +113,8 @@ def fetched_models() -> dict[str, str | None]:
     found: dict[str, str | None] = dict.fromkeys(NAMES)
     for known in RELEASED_FILES:
         at = known_listing(known.repository)
-        path = next((p for p in at.files if known.is_at(at.folder / p)), None) if at else None
+        places = [] if at is None else [p for p in at.files if released_as(at.folder / p) == known]
+        path = next(iter(places), None)
         here = at.here(path) if at is not None and path is not None else None
         if here is not None and found[known.student] is None:
             found[known.student] = str(here)
@@ -168,7 +169,7 @@ def _base_paths(base: Listing) -> list[str]:
 def _path_of(at: Listing, known: ReleasedFile) -> str:
     if known.path in at.files:
         return known.path
-    found = [path for path in at.files if known.is_at(at.folder / path)]
+    found = [path for path in at.files if released_as(at.folder / path) == known]
     if not found:
         raise FetchError(
             f"{at.repository}: got no file {known.path}, wanted the student's; it has "
@@ -179,12 +180,8 @@ def _path_of(at: Listing, known: ReleasedFile) -> str:
 
 def _choose(at: Listing, student: str | None) -> tuple[str, ReleasedFile | None]:
     """Return the student's file of a repository, and what is known of it."""
-    told = {
-        path: known
-        for path in at.files
-        for known in RELEASED_FILES
-        if known.is_at(at.folder / path)
-    }
+    found = {path: released_as(at.folder / path) for path in at.files}
+    told = {path: known for path, known in found.items() if known is not None}
     if student is not None:
         told = {path: known for path, known in told.items() if known.student == student} or told
     candidates = list(told) or candidate_names(at.files)

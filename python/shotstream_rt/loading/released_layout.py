@@ -18,7 +18,7 @@ from . import diffusers_base
 from .base_files import BaseFiles, find_base
 from .fit import check_channels
 from .parts import LoadOptions, ModelParts
-from .student_files import StudentFile, choose_student, looked_for, recognise
+from .student_files import StudentFile, adapter_of, choose_student, looked_for, recognise
 from .student_weights import StudentWeights, open_student
 from .wan_config import apply_wan_config, read_wan_config
 
@@ -123,8 +123,21 @@ def _take_notes(chosen: StudentFile, opened: StudentWeights, options: LoadOption
         add(opened.note)
     if options.student is None and chosen.told_by != "its name":
         add(f"{chosen.path}: run as {chosen.student}, as {chosen.told_by} says")
+    if chosen.named not in (None, chosen.student):
+        add(f"{chosen.path}: its name is that of {chosen.named}; run as {chosen.student}, as asked")
     if opened.group is not None and opened.group != chosen.groups[0] and not options.ema:
         add(f"{chosen.path}: has no group {chosen.groups[0]!r}; took {opened.group!r}")
+    if opened.average_left and options.student is None and len(chosen.groups) == 1:
+        add(
+            f"{chosen.path}: has a running average beside what was taken, which the released file "
+            f"of {chosen.student} has not; if it is another student's, say student=NAME"
+        )
+    usual = adapter_of(chosen.student)
+    if usual is not None and chosen.adapter is None and options.lora is None:
+        add(
+            f"{chosen.path}: run without a LoRA; {chosen.student} is released as a base and "
+            f"{usual}, so give lora=FILE unless they are merged in this file"
+        )
     if chosen.adapter is not None and options.lora is None:
         add(f"{chosen.path}: with {chosen.adapter.name}, which belongs to it")
     elif chosen.adapter is not None:

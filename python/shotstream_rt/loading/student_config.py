@@ -32,10 +32,12 @@ class ConfigBeside:
     Attributes:
         student: the name of a known student, or ``None``.
         note: which file told, or why none did.
+        common: the settings in a file of a common name told.
     """
 
     student: str | None
     note: str
+    common: bool = False
 
 
 def config_beside(path: Path) -> ConfigBeside:
@@ -64,8 +66,29 @@ def config_beside(path: Path) -> ConfigBeside:
                 return ConfigBeside(
                     None, f"the settings in {file.name} beside it are no known student's"
                 )
-            return ConfigBeside(student, f"the settings in {file.name} beside it")
+            common = file.stem != path.stem
+            return ConfigBeside(student, f"the settings in {file.name} beside it", common)
     return ConfigBeside(None, "its name is not a released one, and no configuration is beside it")
+
+
+def told_otherwise(path: Path, student: str) -> ConfigBeside | None:
+    """Return the configuration of a checkpoint that says it is another student, or ``None``.
+
+    Only what is meant for this very file counts: a configuration of its name, or one that names a
+    student. Scripts keep their defaults in files of the common names.
+
+    Args:
+        path: the checkpoint.
+        student: whose file it is by its name.
+    """
+    try:
+        found = config_beside(path)
+    except WeightsError:
+        return None  # the name is enough, so nothing in it is needed
+    if found.student is None or found.common:
+        return None
+    alike = _settings(STUDENTS[found.student]) == _settings(STUDENTS[student])
+    return None if alike else found
 
 
 def _read(file: Path) -> Mapping[str, Any] | None:
@@ -107,6 +130,11 @@ def _by_settings(data: Mapping[str, Any]) -> str | None:
         "sink": network.get("sink_size", 0),
         "first_steps": _numbers(first) if first is not None else (),
         "multi_caption": bool(data.get("multi_caption", False)),
+        "first_frames": 1 if data.get("independent_first_frame") else None,
+        "warp": bool(data.get("warp_denoising_step", True)),
+        "context_noise": data.get("context_noise", 0),
+        "by_slot": bool(network.get("use_infinite_attention", False)),
+        "keeps_sink": bool(data.get("global_sink", True)),
     }
     for student in STUDENTS.values():
         if _settings(student) == asked:
@@ -125,6 +153,12 @@ def _settings(student: KnownStudent) -> dict[str, object]:
         "sink": 0 if rolling else student.cache.sink_frames,
         "first_steps": tuple(map(float, student.schedule.first_steps)),
         "multi_caption": student.shot.multi_caption,
+        "first_frames": student.rollout.first_frames,
+        "warp": student.schedule.warp,
+        "context_noise": student.schedule.context_noise,
+        # LongLive's other numbering and its other recache; no student is released with them.
+        "by_slot": False,
+        "keeps_sink": not student.rollout.renew_sink,
     }
 
 

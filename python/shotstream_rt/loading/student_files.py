@@ -18,7 +18,7 @@ from shotstream_rt.plan.students import STUDENTS, find_student
 from shotstream_rt.printable import listed, printable
 
 from . import comfyui_base, wan_base
-from .student_config import config_beside
+from .student_config import config_beside, told_otherwise
 
 ENDINGS = (".safetensors", ".pt", ".pth")
 """Of a checkpoint, the preferred one first: what was converted is taken before the original."""
@@ -58,14 +58,20 @@ class ReleasedFile:
     groups: tuple[str, ...] = (_AVERAGE, _WEIGHTS)
     adapter: str | None = None
 
-    def is_at(self, path: Path) -> bool:
-        """Tell whether a file's name, ending apart, is this one's."""
-        above = {part.lower() for part in path.absolute().parts[:-1]}
-        return (
-            path.suffix in ENDINGS
-            and path.stem == Path(self.path).stem
-            and (not self.folders or any(f in part for f in self.folders for part in above))
-        )
+    def nearness(self, path: Path) -> int | None:
+        """Tell whether a file's name, ending apart, is this one's.
+
+        Returns:
+            How deep the nearest folder lies that says so, 0 where none needs to; ``None``: it is
+            another file.
+        """
+        if path.suffix not in ENDINGS or path.stem != Path(self.path).stem:
+            return None
+        if not self.folders:
+            return 0
+        above = [part.lower() for part in path.absolute().parts[:-1]]
+        told = [depth for depth, part in enumerate(above) if any(f in part for f in self.folders)]
+        return max(told, default=None)
 
 
 _CAUSAL = "zhuhz22/Causal-Forcing"
@@ -128,6 +134,7 @@ class StudentFile:
         told_by: how that is known, for notes.
         groups: acceptable groups of the checkpoint, the preferred one first.
         adapter: a LoRA that belongs to it.
+        named: whose released file it is by its name, if it is one's.
     """
 
     path: Path
@@ -135,6 +142,18 @@ class StudentFile:
     told_by: str
     groups: tuple[str, ...]
     adapter: Path | None = None
+    named: str | None = None
+
+
+def released_as(path: Path) -> ReleasedFile | None:
+    """Return whose released file a file is by its name; the nearest folder counts.
+
+    Args:
+        path: the file, here or in a repository.
+    """
+    near = [(known.nearness(path), known) for known in RELEASED_FILES]
+    told = [(depth, known) for depth, known in near if depth is not None]
+    return max(told, key=lambda pair: pair[0])[1] if told else None
 
 
 def recognise(path: Path, student: str | None) -> StudentFile:
@@ -146,13 +165,20 @@ def recognise(path: Path, student: str | None) -> StudentFile:
 
     Raises:
         ConfigError: no student has this name.
-        WeightsError: nothing tells which student it is, or a LoRA that belongs to it is missing.
+        WeightsError: nothing tells which student it is, its name and a configuration beside it tell
+            different ones, or a LoRA that belongs to it is missing.
     """
-    released = next((known for known in RELEASED_FILES if known.is_at(path)), None)
+    released = released_as(path)
     if student is not None:
         name, told_by = find_student(student).name, "the caller"
     elif released is not None:
         name, told_by = released.student, "its name"
+        other = told_otherwise(path, name)
+        if other is not None:
+            raise WeightsError(
+                f"{printable(path, 300)}: its name is that of {name}, but by {other.note} it is "
+                f"{other.student}: say student=NAME (--student NAME on the command line)"
+            )
     else:
         found = config_beside(path)
         if found.student is None:
@@ -164,7 +190,8 @@ def recognise(path: Path, student: str | None) -> StudentFile:
         groups = usual.groups
         # The caller's word or a configuration is enough for a trainer's file of either group.
         groups = (*groups, *(g for g in (_WEIGHTS, _AVERAGE) if g not in groups))
-        return StudentFile(path=path, student=name, told_by=told_by, groups=groups)
+        named = None if released is None else released.student
+        return StudentFile(path=path, student=name, told_by=told_by, groups=groups, named=named)
     adapter = None
     if released.adapter is not None:
         stem = Path(released.adapter).stem
@@ -176,8 +203,14 @@ def recognise(path: Path, student: str | None) -> StudentFile:
                 f"{path.name}: {name} is both together"
             )
     return StudentFile(
-        path=path, student=name, told_by=told_by, groups=released.groups, adapter=adapter
-    )
+        path=path, student=name, told_by=told_by, groups=released.groups, adapter=adapter,
+        named=name,
+    )  # fmt: skip
+
+
+def adapter_of(student: str) -> str | None:
+    """Return the name of the LoRA that is one half of a student as it is released, if any is."""
+    return next((k.adapter for k in RELEASED_FILES if k.student == student and k.adapter), None)
 
 
 def candidates_below(folder: Path) -> list[Path]:
@@ -236,16 +269,12 @@ def choose_student(folder: Path, student: str | None) -> StudentFile | None:
     if student is not None:
         find_student(student)
     files = candidates_below(folder)
-    released = [path for path in files if any(known.is_at(path) for known in RELEASED_FILES)]
+    known = {path: found for path in files if (found := released_as(path)) is not None}
+    released = list(known)
     if student is not None:
-        own = [
-            path
-            for path in released
-            if any(known.is_at(path) and known.student == student for known in RELEASED_FILES)
-        ]
-        chosen = own or released or files
+        chosen = [p for p in released if known[p].student == student] or released or files
     else:
-        told = [p for p in files if p not in released and config_beside(p).student is not None]
+        told = [p for p in files if p not in known and config_beside(p).student is not None]
         chosen = released or told or files
     if not chosen:
         return None

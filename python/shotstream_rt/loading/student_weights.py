@@ -55,6 +55,7 @@ class StudentWeights:
             what a LoRA file adapts is float32.
         source: the file, for messages.
         group: of a trainer's checkpoint that was taken; ``None`` where the file has no groups.
+        average_left: the file has a running average too, which was not taken.
         note: what a user should know about the file's weights.
     """
 
@@ -62,6 +63,7 @@ class StudentWeights:
     tensors: LazyTensors
     source: str
     group: str | None = None
+    average_left: bool = False
     note: str | None = None
 
     def digest(self) -> str:
@@ -120,8 +122,9 @@ def open_student(
         adapters = bare_names(found, str(file))
         tensors = merge_lora(tensors, adapters, source=file, alpha=lora_alpha)
     return StudentWeights(
-        config=config, tensors=tensors.checked(source), source=source, group=group, note=note
-    )
+        config=config, tensors=tensors.checked(source), source=source, group=group, note=note,
+        average_left=_AVERAGE in raw and group != _AVERAGE,
+    )  # fmt: skip
 
 
 def bare_names(state: Mapping[str, Tensor], source: str) -> LazyTensors:
@@ -238,7 +241,11 @@ def infer_model_config(
             cache_indicator="cache_indicator.weight" in entries,
         )  # fmt: skip
     except ConfigError as error:
-        raise WeightsError(f"{source}: no usable model has these shapes ({error})") from error
+        first = "patch_embedding.weight"
+        raise WeightsError(
+            f"{source}: no usable model has these shapes ({error}); its width was read off tensor "
+            f"{first!r} of shape {entries[first].shape}"
+        ) from error
 
 
 def _group(raw: Mapping[str, Any], key: str, source: str) -> LazyTensors:

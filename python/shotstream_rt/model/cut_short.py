@@ -73,7 +73,9 @@ def _where(file: BinaryIO, size: int) -> str | None:
             )
         seen += 1
         place = _next(file, data + storage.nbytes)
-    return None
+    if seen < len(storages):
+        return None
+    return f"its {seen} tensors are there, but the directory behind them is cut short"
 
 
 def _entry(file: BinaryIO, place: int) -> tuple[str, int]:
