@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from shotstream_rt.config import ModelConfig
+from shotstream_rt.errors import ConfigError
 from shotstream_rt.loading.project_layout import NANO_FOLDER
+from shotstream_rt.loading.student_files import RELEASED_FILES
+from shotstream_rt.plan.students import STUDENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -76,3 +81,37 @@ def test_the_example_of_the_readme_runs() -> None:
     exec(blocks[0], {"show": lambda pixels: shown.append(pixels.shape)})
     assert len(shown) == 2 * 81
     assert set(shown) == {(96, 160, 3)}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/students.md"])
+def test_tables_of_students_have_their_figures(name: str) -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|(.*)\|$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+    told: dict[str, str] = {}
+    for student, rest in rows:
+        if student in STUDENTS:
+            told.setdefault(student, rest)  # another table may follow
+    assert list(told) == list(STUDENTS)
+    for student, cells in told.items():
+        config = STUDENTS[student].stream(ModelConfig())
+        model, steps = config.model, config.schedule.num_steps
+        values = 2 * model.num_layers * config.arena_frames * model.tokens_per_frame * model.dim
+        assert f"| {2 * values / 1e9:.1f} GB |" in cells, student
+        chunk = config.shot.chunk_frames
+        rolling = config.rollout.policy == "rolling"
+        passes = f"{steps * chunk} + {chunk}" if rolling else f"{steps + 1} x {chunk}"
+        assert f"| {passes} " in cells, student
+
+
+def test_the_table_of_the_readme_names_files_and_profiles() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for known in RELEASED_FILES:
+        (row,) = re.findall(rf"^\| `{known.student}` \|.*$", text, re.MULTILINE)
+        config = STUDENTS[known.student].stream(ModelConfig())
+        assert re.split("[_/]", known.path)[-1] in row
+        assert ("8-bit keys" in row) == (config.cache.key_rotation == "on_read")
+        try:
+            replace(config, schedule=config.schedule.shortened())
+        except ConfigError:
+            assert "`two-step`" in row
+        else:
+            assert "`two-step`" not in row
