@@ -62,7 +62,8 @@ class Director:
         timeline = self._timeline
         with timeline.lock, timeline.frames.standstill() as index:
             timeline.check_running()
-            timeline.check_room(request)
+            if request.images:
+                timeline.check_room(request)
             timeline.count_as_made()
             timeline.wind_back(index, "cut", ends=True, keeps_later=False)
             timeline.add([request])
@@ -254,6 +255,7 @@ class Director:
 
     def _show(self, selector: ContextSelector) -> None:
         """Tell the selector what is pinned and forgotten."""
+        self._timeline.recalls = True
         selector.pins = frozenset(self._timeline.pins)
         selector.forgotten = frozenset(self._timeline.forgotten)
         selector.wanted = self._timeline.wanted_frames()

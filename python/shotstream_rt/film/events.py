@@ -25,11 +25,12 @@ class EventLog:
 
     Attributes:
         listeners: are called with every event; may be changed at any time.
+        waiting: what is not told yet; if there is anything, ``tell`` is due.
     """
 
     def __init__(self) -> None:
         self.listeners: list[Callable[[Event], None]] = []
-        self._waiting: deque[Event] = deque()
+        self.waiting: deque[Event] = deque()
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``listener`` with every event from now on; returns what ends it."""
@@ -59,7 +60,7 @@ class EventLog:
             request: ``Receipt.id`` of the request behind it, 0 if there is none.
             error: what failed.
         """
-        self._waiting.append(
+        self.waiting.append(
             Event(
                 kind=kind, place=place, caption=caption, request=request, error=error,
                 time_s=time.perf_counter(),
@@ -90,9 +91,9 @@ class EventLog:
 
     def tell(self) -> None:
         """Pass on what happened; called without a lock."""
-        while self._waiting:
+        while self.waiting:
             try:
-                event = self._waiting.popleft()
+                event = self.waiting.popleft()
             except IndexError:
                 return
             for listener in tuple(self.listeners):

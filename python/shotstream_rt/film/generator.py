@@ -96,7 +96,8 @@ class Generator:
     def _next_turn(self) -> Callable[[], None] | ShotRun | None:
         """Wait for something to do: make a chunk of a shot, or go back; None to end."""
         timeline = self._timeline
-        timeline.events.tell()
+        if timeline.events.waiting:
+            timeline.events.tell()
         with timeline.lock:
             while not timeline.stopping:
                 if timeline.reload is not None:
@@ -161,36 +162,38 @@ class Generator:
     def _begin_shot(self, run: ShotRun) -> None:
         """End the shot before, choose this one's context from the past and encode it."""
         workers, timeline, request = self._workers, self._timeline, run.request
-        decided_ns = time.perf_counter_ns()
-        self._encoded(run, [run.caption])
+        selector, decided_ns = workers.selector, time.perf_counter_ns()
+        captions = self._encoded(run, [run.caption])
         workers.decoder.wait_idle()
         with timeline.lock:
             place = Place(run.shot, request.take, 0, timeline.next_index)
             if run.epoch != timeline.epoch:
                 raise ChunkAbandonedError
-            self._set_memory(run)
+            if timeline.recalls:
+                self._set_memory(run)
             if not run.replaces:
-                workers.selector.end_shot()
+                selector.end_shot()
             elif len(timeline.runs) > 1:
-                workers.selector.drop_shot(timeline.runs[-2].past or ())
-            run.past = workers.selector.past
+                selector.drop_shot(timeline.runs[-2].past or ())
+            run.past = selector.past
             timeline.changed.notify_all()
         waited = not request.now and request.requested_ns < self._boundary_ns
         run.times.due_ns = self._boundary_ns if waited else request.requested_ns
         run.times.decided_ns = decided_ns
         workers.stats.shot_begins(run.times)
-        self._noise = self._noise_of(take_seed(request.seed, request.take))
-        begun_ns = time.perf_counter_ns()
+        seed, take = request.seed, request.take
+        self._noise = self._noise_of(take_seed(seed, take) if take else seed)
         with workers.stats.span("context_encode", run.times, 0):
             with annotate("context.encode", run.shot):
-                selection = workers.selector.select(run.caption, request.context, request.images)
-                workers.selector.begin_shot(run.shot, run.caption, run.first_index)
-                run.memory, self._back.loaded = workers.selector.newest, None
+                selection = selector.select(run.caption, request.context, request.images)
+                selector.begin_shot(run.shot, run.caption, run.first_index)
+                run.memory, self._back.loaded = selector.newest, None
                 self._caption, self._back.last_chunk, self._back.reread_at = run.caption, 0, -1
                 self._viewer_waits = True
             run.request = replace(request, context=selection.indices)
             run.context_captions = tuple(selection.captions.values())
-            captions = self._captions(run, run.caption)
+            if run.context_captions:
+                captions = self._encoded(run, self._captions(run, run.caption))
             start = request.start
             workers.pipeline.begin_shot(
                 run.shot, selection.latents, selection.flags, captions, selection.target_flag,
@@ -199,7 +202,6 @@ class Generator:
                 abandoned=self._unwanted(run),
             )  # fmt: skip
             self._back.loaded = run
-        workers.stats.add("context_encode", begun_ns)
         receipt = request.receipt
         with timeline.lock:
             if receipt is not None:
@@ -210,22 +212,21 @@ class Generator:
                     request=0 if receipt is None else receipt.id,
                 )  # fmt: skip
         if _log.isEnabledFor(logging.INFO):
-            _log.info("shot %d, take %d: %s", run.shot, request.take, printable(request.text))
-        timeline.events.tell()
+            _log.info("shot %d, take %d: %s", run.shot, take, printable(request.text))
+        if timeline.events.waiting:
+            timeline.events.tell()
 
     def _set_memory(self, run: ShotRun) -> None:
         """Tell the selector what callers, and shots made again, want remembered and forgotten."""
         selector, timeline = self._workers.selector, self._timeline
-        if timeline.pins or timeline.forgotten or selector.pins or selector.forgotten:
-            selector.pins = frozenset(timeline.pins)
-            selector.forgotten = frozenset(timeline.forgotten)
+        selector.pins = frozenset(timeline.pins)
+        selector.forgotten = frozenset(timeline.forgotten)
         selector.wanted = timeline.wanted_frames().union(run.request.context or ())
 
-    def _captions(self, run: ShotRun, caption: str) -> CaptionSet:
-        """Return one row per past shot in the context, oldest first, and the shot's own last."""
-        if self._workers.pipeline.config.shot.multi_caption:
-            return self._encoded(run, [*run.context_captions, caption])
-        return self._encoded(run, [caption])
+    def _captions(self, run: ShotRun, caption: str) -> list[str]:
+        """Return the caption of each past shot in the context, oldest first, then the own one."""
+        multiple = self._workers.pipeline.config.shot.multi_caption
+        return [*(run.context_captions if multiple else ()), caption]
 
     def _encoded(self, run: ShotRun, texts: Sequence[str]) -> CaptionSet:
         """Return captions when they are encoded."""
@@ -239,30 +240,25 @@ class Generator:
             timeline.needed = tuple(texts)
             timeline.wish()
             while not all(map(ready, texts)):
-                pending = timeline.playlist.pending
-                # A shot that is made again has frames that were shown, so it is not given up.
-                asked = run.frames == 0 and run.request.receipt is not None
                 if timeline.stopping or run.epoch != timeline.epoch:
                     raise ChunkAbandonedError
-                if asked and pending and pending[0].now:
+                if timeline.playlist.pending and timeline.playlist.pending[0].now:
                     self._supersede(run)
-                    raise ChunkAbandonedError
                 timeline.changed.wait()
 
     def _denoise(self, run: ShotRun) -> None:
         """Make the latents of the next chunk and hand them over to be decoded."""
         workers, timeline, chunk = self._workers, self._timeline, run.next_chunk
-        self._commit_before(run)
-        begun_ns = time.perf_counter_ns()
+        if run.committed < chunk - 1:
+            self._commit(run)
         if chunk == 1:
-            run.times.second_chunk_ns = begun_ns
+            run.times.second_chunk_ns = time.perf_counter_ns()
         with timeline.lock:
             timeline.denoising = True
             epoch, self._back.last_chunk = run.epoch, max(chunk, self._back.last_chunk)
         abandoned = self._unwanted(run)
         with annotate("chunk", chunk), workers.stats.span("chunk", run.times, chunk):
             x0 = workers.pipeline.run_chunk(chunk, self._noise, abandoned)
-        workers.stats.add("chunk", begun_ns)
         with timeline.lock:
             if abandoned():
                 raise ChunkAbandonedError
@@ -280,43 +276,36 @@ class Generator:
 
     def _finish_chunk(self, run: ShotRun) -> None:
         """Decide whether the shot goes on, and if so, run the clean pass of its last chunk."""
-        workers, timeline = self._workers, self._timeline
+        timeline = self._timeline
         with timeline.lock:
             timeline.making = None
             if run.epoch != timeline.epoch:
                 return
-            chunk, epoch, complete = run.next_chunk - 1, run.epoch, run.skip == 0
+            complete = run.skip == 0
             goes_on = timeline.playlist.will_go_on(timeline.captions.ready)
             if timeline.prompt is not None and not goes_on and not timeline.playlist.repeats:
                 timeline.drop_prompt("late")
-        timeline.events.tell()
+        if timeline.events.waiting:
+            timeline.events.tell()
         if self._viewer_waits:
             # For the first frames of a shot or after an ask; nothing competes with their decoding.
             self._viewer_waits = False
-            workers.decoder.yield_to_decoding()
+            self._workers.decoder.yield_to_decoding()
         if goes_on and complete and not timeline.stopping:
-            self._commit(run, chunk)
-            with timeline.lock:
-                if epoch == timeline.epoch:
-                    run.committed = chunk
+            self._commit(run)
 
-    def _commit_before(self, run: ShotRun) -> None:
-        """Run the clean pass of the chunk before the next one if it was left out.
+    def _commit(self, run: ShotRun) -> None:
+        """Run the clean pass of the chunk before a shot's next one.
 
-        It is, because a cut was due. That shot's caption is not encoded yet, or it was taken back,
-        so this shot goes on after all and needs the chunk's keys.
+        It comes late where a cut was due and that shot's caption is not encoded yet, or was taken
+        back: then this shot goes on after all and needs the chunk's keys.
         """
-        chunk = run.next_chunk - 1
-        if run.committed < chunk:
-            self._commit(run, chunk)
-            run.committed = chunk
-
-    def _commit(self, run: ShotRun, chunk: int) -> None:
-        """Run the clean pass of a chunk."""
-        begun_ns, stats = time.perf_counter_ns(), self._workers.stats
-        with annotate("commit", chunk), stats.span("commit", run.times, chunk):
-            self._workers.pipeline.commit(self._unwanted(run))
-        stats.add("commit", begun_ns)
+        chunk, epoch, workers = run.next_chunk - 1, run.epoch, self._workers
+        with annotate("commit", chunk), workers.stats.span("commit", run.times, chunk):
+            workers.pipeline.commit(self._unwanted(run))
+        with self._timeline.lock:
+            if epoch == self._timeline.epoch:
+                run.committed = chunk
 
     def _unwanted(self, run: ShotRun) -> Callable[[], bool]:
         """Return what tells, between the layers of a pass, that nobody wants its result."""
@@ -346,10 +335,11 @@ class Generator:
                     reread = prompt.reread
         if text is None and self._caption == run.caption:
             return
-        begun_ns = time.perf_counter_ns()
         wound_back, text = text is None, run.caption if text is None else text
-        rows, again = self._captions(run, text), self._reread_chunks(run, reread)
-        self._commit_before(run)  # with the caption that it was made with
+        rows = self._encoded(run, self._captions(run, text))
+        again = self._reread_chunks(run, reread)
+        if run.committed < run.next_chunk - 1:
+            self._commit(run)  # with the caption that it was made with
         with timeline.lock:
             if run.epoch != timeline.epoch:
                 if receipt is not None:
@@ -370,8 +360,14 @@ class Generator:
             if again:
                 self._back.reread_at = run.frames
                 self._workers.pipeline.reread(again, self._unwanted(run))
-        self._caption, self._back.needs_prompt, self._viewer_waits = text, False, True
-        self._workers.stats.add("prompt", begun_ns)
+        if timeline.events.waiting:
+            timeline.events.tell()
+        if self._viewer_waits:
+            # For the first frames of a shot or after an ask; nothing competes with their decoding.
+            self._viewer_waits = False
+            self._workers.decoder.yield_to_decoding()
+        if goes_on and complete and not timeline.stopping:
+            self._commit(run)
         timeline.events.tell()
         _log.info("shot %d from chunk %d: %s", run.shot, run.next_chunk, printable(text))
 
@@ -399,10 +395,15 @@ class Generator:
             timeline.wish()
 
     def _supersede(self, run: ShotRun) -> None:
-        """Give up a shot of which nothing was made yet for one that was asked for ``now``."""
-        run.ended = True
-        self._timeline.drop_run(run)
-        self._timeline.events.drop(run.request.receipt, "superseded", run.caption)
+        """Give up a shot of which nothing was made yet for one that was asked for ``now``.
+
+        A shot that is made again has frames that were shown, so it is not given up.
+        """
+        if run.frames == 0 and run.request.receipt is not None:
+            run.ended = True
+            self._timeline.drop_run(run)
+            self._timeline.events.drop(run.request.receipt, "superseded", run.caption)
+            raise ChunkAbandonedError
 
     # On the decode thread.
 
@@ -420,7 +421,8 @@ class Generator:
                 for older in dropped:
                     place, caption = _place_of(older.chunk), older.chunk.caption
                     timeline.events.note("chunk_dropped", place=place, caption=caption)
-        timeline.events.tell()
+        if timeline.events.waiting:
+            timeline.events.tell()
 
     def _is_wanted(self, job: DecodeJob) -> bool:
         """Tell whether a chunk is still part of the film."""

@@ -81,9 +81,13 @@ class Playlist:
             Requests marked ``now`` that it supersedes: they were not begun and are dropped, for the
             newest is what the caller wants to see.
         """
-        if not request.now:
-            self.pending.append(request)
-            return []
+        if request.now:
+            return self._add_first(request)
+        self.pending.append(request)
+        return []
+
+    def _add_first(self, request: ShotRequest) -> list[ShotRequest]:
+        """Queue a shot that is to interrupt the running one; see ``add``."""
         older = [pending for pending in self.pending if pending.now]
         # Shots that are made again up to where the reader is come before everything.
         given = [pending for pending in self.pending if pending.given]

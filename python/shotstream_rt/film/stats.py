@@ -9,7 +9,8 @@ import statistics
 import threading
 import time
 from collections import deque
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _KEPT_SHOTS = 256
 _KEPT_TIMES = 1024
-_NOTHING: AbstractContextManager[object] = nullcontext()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,17 +111,13 @@ class SessionStats:
         if self.log is not None:
             self.log.made(times, chunk)
 
-    def span(
-        self, stage: StageName, times: ShotTimes, chunk: int
-    ) -> AbstractContextManager[object]:
-        """Return what tells the log how long the enclosed stage of a chunk takes.
-
-        Args:
-            stage: its name.
-            times: of the shot.
-            chunk: chunk number in the shot.
-        """
-        return _NOTHING if self.log is None else self.log.span(stage, times, chunk)
+    @contextmanager
+    def span(self, stage: StageName, times: ShotTimes, chunk: int) -> Iterator[None]:
+        """Note how long the enclosed stage of a shot's chunk takes; nothing if it raises."""
+        begun_ns = time.perf_counter_ns()
+        with nullcontext() if self.log is None else self.log.span(stage, times, chunk):
+            yield
+        self.add(stage, begun_ns)
 
     def add(self, name: str, begun_ns: int) -> None:
         """Note a duration from ``begun_ns`` (host clock) to now; reported as ``<name>_ms``."""

@@ -72,6 +72,8 @@ class Timeline:
         wound_back: the last shot begun was wound back, and caches and decoder were not yet.
         pins: numbers in the film of frames that every later shot sees.
         forgotten: numbers of shots that no later shot sees.
+        recalls: whether anything but the model's rule says what is kept of past shots: frames were
+            pinned, shots forgotten, or shots are made again with the context that they had.
         undone: what was taken back or dropped, as ``Session.directions`` tells it.
         epoch: how often the film was restored or wound back; chunks from before are discarded.
         runs: every shot begun since the film's first, as far as the film still has them.
@@ -109,6 +111,7 @@ class Timeline:
         self.undone: list[dict[str, Any]] = []
         self.pins: set[int] = set()
         self.forgotten: set[int] = set()
+        self.recalls = False
         self.epoch = 0
         self.runs: list[ShotRun] = []
         self.making: ShotRun | None = None
@@ -126,7 +129,8 @@ class Timeline:
         """Queue shots, and go on if the film had stopped at a failure."""
         with self.lock:
             self.add(requests)
-        self.events.tell()
+        if self.events.waiting:
+            self.events.tell()
 
     def idle(self) -> bool:
         """Tell whether nothing more will come until another shot is queued."""
@@ -189,11 +193,7 @@ class Timeline:
     # Under the lock.
 
     def check_running(self) -> None:
-        """Check that somebody will still decide what becomes of a request.
-
-        Raises:
-            SessionClosedError: the film is being closed.
-        """
+        """Raise ``SessionClosedError`` if nobody will decide any more what becomes of requests."""
         if self.stopping:
             raise SessionClosedError("the session is closed; open another one")
 
@@ -201,7 +201,8 @@ class Timeline:
         """Queue shots; those that they supersede are told."""
         self.check_running()
         for request in requests:
-            self.check_room(request)
+            if request.images:
+                self.check_room(request)
         if self.failed is not None:
             self.revive()
         for request in requests:
@@ -221,10 +222,9 @@ class Timeline:
         Raises:
             ConfigError: with them it would hold too many.
         """
-        if request.images:
-            height, width, _ = request.images[0].pixels.shape
-            pictures = [*self.pictures(), *request.images]
-            check_room([picture.digest for picture in pictures], (height, width))
+        height, width, _ = request.images[0].pixels.shape
+        pictures = [*self.pictures(), *request.images]
+        check_room([picture.digest for picture in pictures], (height, width))
 
     def has_work(self) -> bool:
         """Tell whether there is a chunk to make."""
@@ -290,7 +290,7 @@ class Timeline:
         self.next_index = index
         self.playlist.reset(state.requests, next_shot=state.next_shot)
         self.reload, self.wound_back = state.past, False
-        self.pins, self.forgotten = {*state.pins}, {*state.forgotten}
+        self.pins, self.forgotten, self.recalls = {*state.pins}, {*state.forgotten}, True
         # The generator may be waiting for room in the queue, so make some before waking it.
         self.frames.clear(state.next_index)
         self.changed.notify_all()
@@ -310,7 +310,7 @@ class Timeline:
         ]
         self.playlist.reset([*requests, *self.playlist.pending], next_shot=again[0].shot)
         self.next_index = again[0].first_index
-        self.reload = again[0].past or ()
+        self.reload, self.recalls = again[0].past or (), True
 
     def wind_back(self, index: int, asked_by: str, *, ends: bool, keeps_later: bool) -> None:
         """Go back to a frame that was delivered, or to the one that comes next.
