@@ -134,8 +134,14 @@ class Pipeline:
                 "context and the running shot's)"
             )
         self.film.abandoned = abandoned
-        self._split(given, strength, target_flag)
-        self._continue(shot, chunks)
+        self._given, self._source = [], []
+        if given is not None:
+            self._split(given, strength, target_flag)
+        if self.config.rollout.cut != "keep" or not self._continue(shot, chunks):
+            before = sum(latents.shape[1] for latents in self._given)
+            self._roll, self._end, self._pending = Roll(before=before, chunks=chunks), 0, False
+            self._recached = 0
+            self._held.clear()
         self._shot, self._flag, self._captions = shot, target_flag, len(captions)
         self._made.clear()
         self.film.begin_shot(captions)
@@ -146,7 +152,8 @@ class Pipeline:
             latents, plan = context.to(self.film.dtype), self.policy.context(flags)
             with annotate("context.pass", shot):
                 self.film.encode_context(plan, rows, latents)
-        self._encode_given()
+        if self._given:
+            self._encode_given()
 
     def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
         """Replace the captions of the running shot, from the next pass on.
@@ -303,11 +310,8 @@ class Pipeline:
         self._given, self._source, self._kept = [], [], None
         self.film.close()
 
-    def _split(self, given: Tensor | None, strength: float | None, flag: int) -> None:
+    def _split(self, given: Tensor, strength: float | None, flag: int) -> None:
         """Take a given start apart into the chunks that it stands for."""
-        self._given, self._source = [], []
-        if given is None:
-            return
         wanted = (1, given.shape[1], *self.latent_shape[2:])
         if tuple(given.shape) != wanted:
             raise ConfigError(f"given start: got {tuple(given.shape)}, wanted {wanted}")
@@ -318,33 +322,27 @@ class Pipeline:
         else:
             self._source, self._strength = list(latents.split(lengths, 1)), strength
 
-    def _continue(self, shot: int, chunks: int | None) -> None:
-        """Set what the shot's plans depend on: what lies before it, if the cut keeps that."""
-        if self.config.rollout.cut == "keep":
-            if shot == self._shot + 1 and self._end:
-                self.commit(self.film.abandoned)
-                roll = self._roll._replace(before=self._end, cut=True, chunks=chunks)
-                self._kept = self.film.keep(), roll
-                if not self._given:
-                    self._roll = roll
-                    return
-            elif shot == self._shot and self._kept is not None:  # the same shot once more
-                if not self._given:
-                    put_back, self._roll = self._kept
-                    put_back()
-                    self._end, self._pending = self._roll.before, False
-                    return
-            else:
-                self._kept = None
-        self._held.clear()
-        self._recached = 0
-        before = sum(latents.shape[1] for latents in self._given)
-        self._roll, self._end, self._pending = Roll(before=before, chunks=chunks), 0, False
+    def _continue(self, shot: int, chunks: int | None) -> bool:
+        """Let a shot go on with what the cut keeps of the one before; False if it does not."""
+        if shot == self._shot + 1 and self._end:
+            self.commit(self.film.abandoned)
+            roll = self._roll._replace(before=self._end, cut=True, chunks=chunks)
+            self._kept = self.film.keep(), roll
+            if not self._given:
+                self._roll = roll
+                return True
+        elif shot == self._shot and self._kept is not None:  # the same shot once more
+            if not self._given:
+                put_back, self._roll = self._kept
+                put_back()
+                self._end, self._pending = self._roll.before, False
+                return True
+        else:
+            self._kept = None
+        return False
 
     def _encode_given(self) -> None:
         """Leave the keys and values of given chunks in their slots, as clean passes would."""
-        if not self._given:
-            return
         plans = self.policy.given(self._roll.before, self._flag)
         for plan, latents in zip(plans, self._given, strict=True):
             self._encode(plan, latents)
@@ -383,19 +381,15 @@ class Pipeline:
 
     def _draw_noise(self, plan: PassPlan, noise: NoiseSource) -> None:
         """Draw what enters the inputs of a plan's frames."""
-        first = 0
+        first, carry = 0, self.config.schedule.carry_renoise
         for chunk, run in groupby(plan.chunks):
             frames = slice(first, first := first + len(list(run)))
+            shape = (1, first - frames.start, *self.latent_shape[2:])
             levels = [self._levels[level[frames.start]] for level in plan.levels]
             fresh = [0] if frames.start >= plan.carried else []
             for step in (*fresh, *(level.step + 1 for level in levels if not level.last)):
-                self._noise[step][:, frames] = self._draw(noise, chunk, step, first - frames.start)
-
-    def _draw(self, noise: NoiseSource, chunk: int, step: int, frames: int) -> Tensor:
-        """Noise that enters a step's input; its first frame may be that of the frame before."""
-        shape = (1, frames, *self.latent_shape[2:])
-        drawn = noise.draw(self._shot, chunk, step, shape, self.film.device)
-        if step == 0 or chunk == 0 or not self.config.schedule.carry_renoise:
-            return drawn
-        before = noise.draw(self._shot, chunk - 1, step, shape, self.film.device)
-        return torch.cat((before[:, -1:], drawn[:, 1:]), dim=1)
+                drawn = noise.draw(self._shot, chunk, step, shape, self.film.device)
+                self._noise[step][:, frames] = drawn
+                if carry and step and chunk:  # the first frame takes that of the frame before it
+                    before = noise.draw(self._shot, chunk - 1, step, shape, self.film.device)
+                    self._noise[step][:, frames.start] = before[:, -1]
