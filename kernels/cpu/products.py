@@ -124,7 +124,7 @@ def dual_attention(
     """
     # Nano's films in float32 keep their bits, and it has narrow heads.
     narrow_float32 = q.dtype == torch.float32 and q.shape[-1] <= _NARROW
-    if has_matrix_unit() and not narrow_float32:
+    if not narrow_float32 and has_matrix_unit():
         return fused_attention.dual_attention(q, k, v, scale, bias)
     product = _onednn_product if can_pack(q.dtype) else F.linear
     _, queries, heads, width = q.shape

@@ -71,14 +71,15 @@ class CaptionRuns:
             end = start + frames * frame_tokens
             parts.append(caption.attend(layer, q[:, start:end]))
             start = end
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return torch.cat(parts, 1)
 
 
 def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionKV]:
     """Compute every caption's keys and values, in the memory order that attention wants."""
-    embeddings = send(captions.embeddings, student.device).to(student.dtype)
-    kernels = student.kernels
-    for rows, bias in fold_padding(embeddings, captions.lengths):
+    kernels, embeddings = student.kernels, captions.embeddings
+    if embeddings.device != student.device:
+        embeddings = send(embeddings, student.device)
+    for rows, bias in fold_padding(embeddings.to(student.dtype), captions.lengths):
         text = student.edges.embed_text(rows[None])
         k, v = zip(*(block.caption_kv(text) for block in student.blocks), strict=True)
         if kernels.arena.head_major:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..abandonment import never
 from ..plan.policy import PassPlan, RolloutPolicy, policy_of
 from ..plan.schedule import COMMIT
-from .cross_attention import CaptionKV, CaptionRuns, caption_kv
+from .cross_attention import CaptionKV, CaptionRuns, Captions, caption_kv
 from .passes import PassInputs, PassRunner, TabulatedStudent
 
 if TYPE_CHECKING:
@@ -83,20 +83,21 @@ class EagerFilm:
     @torch.inference_mode()
     def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
         """See ``FilmState``."""
-        runs = CaptionRuns(self._captions, captions)
+        shown: Captions = self._captions[captions[0]]
+        if captions.count(captions[0]) < len(captions):
+            shown = CaptionRuns(self._captions, captions)
         runner, times = self._runner, self._runner.shared.times(plan.levels[0])
         runner.place(plan)
         runner.run(
-            latents, times, runner.inputs(plan), runs, keep_flow=False, abandoned=self.abandoned
+            latents, times, runner.inputs(plan), shown, keep_flow=False, abandoned=self.abandoned
         )
 
     @torch.inference_mode()
     def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
         """See ``FilmState``."""
-        going_on = (
-            self._x[:, self._x.shape[1] - plan.carried :] if plan.carried else noise[0][:, :0]
-        )
-        self._x = torch.cat((going_on, noise[0][:, plan.carried :]), 1)
+        before, self._x = self._x, noise[0].clone()
+        if plan.carried:
+            self._x[:, : plan.carried] = before[:, before.shape[1] - plan.carried :]
         self._x0 = torch.empty_like(self._x)
         self._inputs = self._runner.inputs(plan)
         self._caption, self._noise = caption, noise

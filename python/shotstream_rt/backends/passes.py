@@ -47,14 +47,15 @@ class PassInputs:
         read_rotation: complex64 ``[read tokens, D / 2]`` for keys as they are read, where some are
             stored unrotated; else ``None``.
         read_tokens: length of the arena's prefix that is read.
-        spans: by layer, what each head reads of that prefix; ``None`` where all read all of it.
+        spans: by layer, what each head reads of that prefix; ``None`` where all read all of it, in
+            a layer or altogether.
     """
 
     plan: PassPlan
     rotation: Tensor
     read_rotation: Tensor | None
     read_tokens: int
-    spans: Sequence[HeadSpans | None]
+    spans: Sequence[HeadSpans | None] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,12 +229,13 @@ class PassRunner:
         frame_tokens, model = self.cache.frame_tokens, self.config.model
         tokens, table = plan.reads[0][-1][1] * frame_tokens, self._read_rotation
         rotates = table is not None and plan.read_positions is not None
+        dense = plan.groups is None and len(plan.reads[0]) == 1 and plan.reads[0][0][0] == 0
         return PassInputs(
             plan=plan,
             rotation=self._rotation.rows[: len(plan.writes) * frame_tokens],
             read_rotation=table.rows[:tokens] if table is not None and rotates else None,
             read_tokens=tokens,
-            spans=_spans(plan, model.num_layers, model.num_heads, frame_tokens),
+            spans=None if dense else _spans(plan, model.num_layers, model.num_heads, frame_tokens),
         )
 
     def latents(self, *leading: int) -> Tensor:
@@ -255,7 +257,7 @@ class PassRunner:
             keys, values = arena.prefix(inputs.read_tokens)
             if inputs.read_rotation is not None:
                 keys = self.kernels.rotate(keys, inputs.read_rotation)
-            spans = inputs.spans[layer]
+            spans = None if inputs.spans is None else inputs.spans[layer]
             if spans is not None:
                 return self.kernels.history_attention(q, keys, values, self._scale, spans)
             return self.kernels.attention(q, keys, values, self._scale, None)

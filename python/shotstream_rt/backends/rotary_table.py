@@ -52,4 +52,6 @@ class RotaryTable:
         frames, flags = torch.tensor(positions, dtype=torch.float64).unsqueeze(-1).unbind(1)
         angles = frames * self._frequencies + flags * self._phase_rad
         turns = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
-        self._time[: len(positions)] = send(turns, self.rows.device).unsqueeze(1)
+        if self.rows.is_cuda:
+            turns = send(turns, self.rows.device)
+        self._time[: len(positions)] = turns.unsqueeze(1)
