@@ -234,6 +234,15 @@ class ContextSelector:
         picks = self._picks(self.past, caption, context, room) if self.past else []
         if not picks and not images:
             return self._blank
+        return self._encoded_context(picks, caption, images)
+
+    def _encoded_context(
+        self,
+        picks: Sequence[tuple[ShotMemory, int]],
+        caption: str,
+        images: Sequence[ReferencePicture],
+    ) -> ContextSelection:
+        """Encode what ``select`` picked, and pictures that stand behind it."""
         with self._lock:
             latents = [memory.latent(f, self._codec) for memory, f in picks]
         shots = [memory.shot for memory, _ in picks]

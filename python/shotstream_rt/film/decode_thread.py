@@ -231,15 +231,9 @@ class DecodeThread:
     def _decode(
         self, job: DecodeJob, latents: Tensor, ready: Event | None
     ) -> tuple[Tensor, Tensor]:
-        """Queue the decoding of a shot's next chunk.
+        """Queue the decoding of a chunk's latents, which a device has written after ``ready``.
 
-        Args:
-            job: the chunk.
-            latents: ``[1, F, C, h, w]``.
-            ready: event after which a device has finished writing them; None on a CPU.
-
-        Returns:
-            Its frames, float ``[P, 3, H, W]``, and whether its latents are finite, a flag ``[]``.
+        Gives its frames, float ``[P, 3, H, W]``, and whether its latents are finite, a flag ``[]``.
         """
         if self._streams is not None and self._stream is not None and ready is not None:
             self._stream.wait_event(ready)
@@ -261,16 +255,7 @@ class DecodeThread:
             self._progress.notify_all()
 
     def _finish(self, job: DecodeJob, frames: Tensor, finite: Tensor) -> None:
-        """Deliver a chunk's frames, then store what later shots may need of them.
-
-        Args:
-            job: the chunk.
-            frames: float ``[P, 3, H, W]``.
-            finite: whether its latents are finite, a flag ``[]``.
-
-        Raises:
-            ShotStreamError: they are not.
-        """
+        """Deliver a chunk's frames, then store what later shots may need of them."""
         run, pixels, begin = job.run, None, max(job.begin, job.given)
         if begin < job.end:
             with annotate("frame.pack", job.chunk):
@@ -287,22 +272,22 @@ class DecodeThread:
             self._on_chunk(Delivery(chunk=chunk, run=run, epoch=job.epoch))
         with annotate("context.encode", run.shot):
             self._selector.add_frames(frames[job.begin : job.end])
-            # The generator thread reads these frames on another stream.
-            self._wait_for_device()
+            if self._stream is not None:  # the generator thread reads these frames on another one
+                self._wait_for_device()
 
     def _to_consumer(self, packed: Tensor) -> Any:
         """Return a chunk's finished pixels where and as the consumer wants them."""
         if self._ring is not None:
             with annotate("host.copy"):
                 return self._ring.fetch(packed)
-        self._wait_for_device()
+        if self._stream is not None:
+            self._wait_for_device()
         return as_ordinary(packed) if self._keep_on_device else packed.numpy()
 
     def _wait_for_device(self) -> None:
         """Wait until everything queued on this thread's stream is done."""
-        if self._stream is not None:
-            self._complete.record(self._stream)
-            self._complete.synchronize()
+        self._complete.record(self._stream)
+        self._complete.synchronize()
 
 
 def _not_finite(job: DecodeJob) -> ShotStreamError:

@@ -273,9 +273,9 @@ class FrameQueue:
             return self._open
         if entry is not None:
             self._waiting.popleft()
-            _raise(entry.error)
-        if self.failed is not None:
-            _raise(self.failed)
+        error = self.failed if entry is None else entry.error
+        if error is not None:
+            _raise(error)
         return None
 
     def _make_room(self) -> list[Delivery]:

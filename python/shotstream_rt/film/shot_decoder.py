@@ -54,7 +54,10 @@ class ShotDecoder:
         if self._abandonable is not None:
             self._abandonable.abandoned = abandoned
         try:
-            if chunk == 0 or not follows:
+            if chunk == 0:
+                self._latents, self._states = [], {}
+                self._decoder.reset()
+            elif not follows:
                 self._wind_back(chunk)
             frames = self._decoder.decode(latents)
         finally:
@@ -63,14 +66,10 @@ class ShotDecoder:
         self._next = chunk + 1
         if len(self._latents) == chunk < self._kept_chunks:
             self._latents.append(latents)
-            self._keep_state(chunk + 1)
+            if self._resumable is not None and self._next < self._kept_chunks:
+                self._states[self._next] = self._resumable.state()
+                self._states.pop(self._next - self._kept_states, None)
         return frames
-
-    def _keep_state(self, chunk: int) -> None:
-        """Keep what the decoder remembers where ``chunk`` comes next."""
-        if self._resumable is not None and chunk < self._kept_chunks:
-            self._states[chunk] = self._resumable.state()
-            self._states.pop(chunk - self._kept_states, None)
 
     def _wind_back(self, chunk: int) -> None:
         """Bring the decoder to where ``chunk`` comes next, from the nearest place before it."""

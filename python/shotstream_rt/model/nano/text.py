@@ -160,8 +160,13 @@ class NanoTextEncoder:
         return full, lengths
 
     def check(self, prompt: str) -> list[str]:
-        """Return a note that names the words the model does not know."""
+        """Return what the model does not understand of a prompt, or leaves out."""
         tokens, unknown = canonical(prompt, self._net.words)
+        if tokens and not unknown and len(tokens) <= TEXT_LEN:
+            return []
+        return self._notes(tokens, unknown)
+
+    def _notes(self, tokens: Sequence[str], unknown: Sequence[str]) -> list[str]:
         notes = []
         if unknown:
             notes.append(

@@ -97,10 +97,10 @@ for _token in TOKENS[1:]:
 _SHOT_PREFIX = re.compile(r"shot\s*\d+\s*:")
 _WORD = re.compile(r"[a-z.-]+")
 _PLAIN = re.compile(r"[a-z\s.,:'\"()-]*")
-_PHRASE = re.compile(
-    r"(?<![\w-])("
+_PHRASE_OR_WORD = re.compile(
+    r"(?<![\w-])(?:"
     + "|".join(sorted(map(re.escape, _TOKEN_OF_PHRASE), key=len, reverse=True))
-    + r")(?![\w-])"
+    + r")(?![\w-])|\S+"
 )
 
 
@@ -214,43 +214,44 @@ def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[st
     words_at = [(match.start(), match.group()) for match in _WORD.finditer(text)]
     foreign = [] if _PLAIN.fullmatch(text) else list(_foreign_words(text))
     tokens: list[str] = []
-    unknown = [*foreign]
-    for place, token, phrase in _phrases(words_at):
+    unknown: list[tuple[int, str]] = []
+    for match in _PHRASE_OR_WORD.finditer(" ".join(word for _, word in words_at)):
+        token = _TOKEN_OF_PHRASE.get(match.group(), match.group())
         if TOKEN_IDS.get(token, words) < words:
             if token != "." or (tokens and tokens[-1] != "."):
                 tokens.append(token)
-        elif token not in STOP_WORDS and not _lies_in(place, foreign):
-            unknown.append((place, phrase))
+        elif token not in STOP_WORDS:
+            unknown.append((match.start(), match.group()))
     while tokens and tokens[-1] == ".":
         tokens.pop()
     if "." in tokens:
         tokens = _of_the_cast(tokens)
-    return tokens, [word for _, word in sorted(unknown)]
+    return tokens, _in_order(unknown, words_at, foreign) if unknown or foreign else []
 
 
-def _phrases(words_at: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    """Yield (place, token, phrase) of a text's words; words of no phrase stand for themselves.
+def _in_order(
+    unknown: Sequence[tuple[int, str]],
+    words_at: Sequence[tuple[int, str]],
+    foreign: Sequence[tuple[int, str]],
+) -> list[str]:
+    """Return unknown phrases, and words in other letters, in the order of the text.
 
     Args:
+        unknown: phrases, and where they begin in ``words_at`` joined by blanks; those that are part
+            of a word in other letters are left out.
         words_at: words of letters a to z, hyphens and dots, and where in the text they begin.
+        foreign: words in other letters, and where in the text they begin.
     """
-    text = " ".join(word for _, word in words_at)
     begins = [0]
     for _, word in words_at:
         begins.append(begins[-1] + len(word) + 1)
-
-    def place(index: int) -> int:
+    found = [*foreign]
+    for index, phrase in unknown:
         number = bisect_right(begins, index) - 1
-        return words_at[number][0] + index - begins[number]
-
-    end = 0
-    for match in _PHRASE.finditer(text):
-        for other in re.finditer(r"\S+", text[end : match.start()]):
-            yield place(end + other.start()), other.group(), other.group()
-        yield place(match.start()), _TOKEN_OF_PHRASE[match.group(1)], match.group(1)
-        end = match.end()
-    for other in re.finditer(r"\S+", text[end:]):
-        yield place(end + other.start()), other.group(), other.group()
+        place = words_at[number][0] + index - begins[number]
+        if not _lies_in(place, foreign):
+            found.append((place, phrase))
+    return [word for _, word in sorted(found)]
 
 
 def _foreign_words(text: str) -> Iterator[tuple[int, str]]:
