@@ -83,12 +83,11 @@ def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionK
         text = student.edges.embed_text(rows[None])
         k, v = zip(*(block.caption_kv(text) for block in student.blocks), strict=True)
         if kernels.arena.head_major:
-            k, v = _head_major(k), _head_major(v)
+            k, v = (
+                tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in layers)
+                for layers in (k, v)
+            )
         yield CaptionKV(kernels=kernels, k=k, v=v, bias=bias)
-
-
-def _head_major(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in layers)
 
 
 def fold_padding(embeddings: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -99,9 +98,7 @@ def fold_padding(embeddings: Tensor, lengths: Sequence[int]) -> list[tuple[Tenso
     """
     folded = []
     for rows, length in zip(embeddings, lengths, strict=True):
-        kept = min(length + 1, rows.shape[0])
-        bias = torch.zeros(kept, dtype=torch.float32, device=rows.device)
-        if length < rows.shape[0]:
-            bias[-1:].fill_(math.log(rows.shape[0] - length))
-        folded.append((rows[:kept], bias))
+        bias = torch.zeros(length + 1, dtype=torch.float32, device=rows.device)[: len(rows)]
+        bias[length:].fill_(math.log(max(1, len(rows) - length)))
+        folded.append((rows[: length + 1], bias))
     return folded

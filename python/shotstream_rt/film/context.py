@@ -218,14 +218,10 @@ class ContextSelector:
     ) -> ContextSelection:
         """Pick and encode the context of the next shot.
 
-        Reference pictures stand in it as a shot of their own right before the new one, with the
-        new one's caption. The oldest frames make room for them; where there are none, the pictures
-        fill the context.
-
         Args:
             caption: of the shot.
             context: numbers in the film of its frames of past shots, if they were picked before.
-            images: reference pictures, as many as a shot sees at most.
+            images: reference pictures; the oldest frames make room for them.
 
         Raises:
             ConfigError: ``choose`` returned what is not usable, or a frame is not kept.
@@ -242,7 +238,11 @@ class ContextSelector:
         caption: str,
         images: Sequence[ReferencePicture],
     ) -> ContextSelection:
-        """Encode what ``select`` picked, and pictures that stand behind it."""
+        """Encode picked frames and pictures.
+
+        The pictures stand behind the frames as a shot of their own right before the new one, with
+        the new one's caption; where there are no frames, the pictures fill the context.
+        """
         with self._lock:
             latents = [memory.latent(f, self._codec) for memory, f in picks]
         shots = [memory.shot for memory, _ in picks]

@@ -137,13 +137,8 @@ class DecodeThread:
         self.thread.start()
 
     def submit(self, x0: Tensor, job: DecodeJob) -> None:
-        """Hand over a chunk; waits while another one is already waiting.
-
-        Args:
-            x0: latents ``[1, F, C, h, w]``; copied, since a backend may reuse their memory.
-            job: what to do with them.
-        """
-        latents, ready = x0.clone(), None
+        """Hand over a chunk's latents ``[1, F, C, h, w]``; waits while another one waits."""
+        latents, ready = x0.clone(), None  # a backend may reuse their memory
         if self._streams is not None:
             ready = self._streams.event()
             ready.record(self._streams.current())

@@ -250,6 +250,7 @@ class Generator:
         """Make the latents of the next chunk and hand them over to be decoded."""
         workers, timeline, chunk = self._workers, self._timeline, run.next_chunk
         if run.committed < chunk - 1:
+            # It was left out for a cut, whose caption is not encoded yet or which was taken back.
             self._commit(run)
         if chunk == 1:
             run.times.second_chunk_ns = time.perf_counter_ns()
@@ -295,11 +296,7 @@ class Generator:
             self._commit(run)
 
     def _commit(self, run: ShotRun) -> None:
-        """Run the clean pass of the chunk before a shot's next one.
-
-        It comes late where a cut was due and that shot's caption is not encoded yet, or was taken
-        back: then this shot goes on after all and needs the chunk's keys.
-        """
+        """Run the clean pass of the chunk before a shot's next one."""
         chunk, epoch, workers = run.next_chunk - 1, run.epoch, self._workers
         with annotate("commit", chunk), workers.stats.span("commit", run.times, chunk):
             workers.pipeline.commit(self._unwanted(run))
@@ -417,12 +414,16 @@ class Generator:
             timeline.steady_frames += len(chunk.pixels)
             dropped = timeline.frames.put(delivery)
             if timeline.events.listeners:
-                timeline.events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption)
-                for older in dropped:
-                    place, caption = _place_of(older.chunk), older.chunk.caption
-                    timeline.events.note("chunk_dropped", place=place, caption=caption)
+                self._note_chunk(chunk, dropped)
         if timeline.events.waiting:
             timeline.events.tell()
+
+    def _note_chunk(self, chunk: Chunk, dropped: Sequence[Delivery]) -> None:
+        """Keep for listeners that a chunk waits for the reader, and that others no longer do."""
+        events = self._timeline.events
+        events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption)
+        for older in (delivery.chunk for delivery in dropped):
+            events.note("chunk_dropped", place=_place_of(older), caption=older.caption)
 
     def _is_wanted(self, job: DecodeJob) -> bool:
         """Tell whether a chunk is still part of the film."""

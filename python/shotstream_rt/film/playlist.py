@@ -75,19 +75,17 @@ class Playlist:
         return self._at_end != "hold" and not self.pending
 
     def add(self, request: ShotRequest) -> list[ShotRequest]:
-        """Queue a shot; one marked ``now`` goes before all others.
-
-        Returns:
-            Requests marked ``now`` that it supersedes: they were not begun and are dropped, for the
-            newest is what the caller wants to see.
-        """
+        """Queue a shot, and return the queued ones that it supersedes; they are dropped."""
         if request.now:
             return self._add_first(request)
         self.pending.append(request)
         return []
 
     def _add_first(self, request: ShotRequest) -> list[ShotRequest]:
-        """Queue a shot that is to interrupt the running one; see ``add``."""
+        """Queue a shot marked ``now`` before all others.
+
+        It supersedes others so marked: the newest is what the caller wants to see.
+        """
         older = [pending for pending in self.pending if pending.now]
         # Shots that are made again up to where the reader is come before everything.
         given = [pending for pending in self.pending if pending.given]
@@ -191,9 +189,7 @@ class Playlist:
     def will_go_on(self, ready: Callable[[str], bool]) -> bool:
         """Tell whether the running shot has another chunk, given what is queued.
 
-        Args:
-            ready: whether a caption is encoded. A shot that is to interrupt the running one does
-                so only then, so that the picture does not stop in between.
+        A shot interrupts it only when its caption is ``ready``, so that the picture does not stop.
         """
         run = self.running()
         if run is None or not self.pending:
@@ -206,11 +202,7 @@ class Playlist:
     def next_run(self, ready: Callable[[str], bool], *, now_ns: int) -> ShotRun:
         """Return the shot that the next chunk belongs to: the running one, or one that begins.
 
-        Call it when ``has_work``. A shot that begins has no frames yet.
-
-        Args:
-            ready: see ``will_go_on``.
-            now_ns: host time; when a looped shot counts as asked for.
+        Call it when ``has_work``. At ``now_ns``, host time, a looped shot counts as asked for.
         """
         run = self.run
         if run is not None and self.will_go_on(ready):

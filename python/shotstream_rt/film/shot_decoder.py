@@ -36,19 +36,17 @@ class ShotDecoder:
         self._next: int | None = None  # what the decoder goes on with; None if a decode failed
 
     def decode(self, chunk: int, latents: Tensor, abandoned: Callable[[], bool] = never) -> Tensor:
-        """Decode a chunk as the next one of its shot.
+        """Decode latents ``[1, F, C, h, w]``, which are kept, to float32 ``[1, P, 3, H, W]``.
+
+        Chunk 0 begins a shot; one that was decoded before takes its place and that of all behind.
 
         Args:
-            chunk: number in the shot; 0 begins a shot, and one that was decoded before is decoded
-                instead of it and of all behind it.
-            latents: ``[1, F, C, h, w]``; kept, so they are not to be written to.
+            chunk: number in the shot.
+            latents: not to be written to.
             abandoned: asked between the layers of a decoder that can give up.
 
-        Returns:
-            Its frames, float32 ``[1, P, 3, H, W]``.
-
         Raises:
-            ChunkAbandonedError: ``abandoned`` said yes; any chunk may come next.
+            ChunkAbandonedError: it said yes; any chunk may come next.
         """
         follows, self._next = chunk == self._next, None
         if self._abandonable is not None:

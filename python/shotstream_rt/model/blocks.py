@@ -296,13 +296,10 @@ class BoundBlock:
         return q, k, self._heads(v)
 
     def caption_kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-attention keys and values of embedded captions.
+        """Cross-attention keys and values ``[captions, tokens, N, D]`` of embedded captions.
 
         Args:
             text: ``[captions, tokens, dim]``, after the text MLP.
-
-        Returns:
-            Two ``[captions, tokens, N, D]``.
         """
         k, v = self.cross_kv(text).chunk(2, -1)
         k = self.kernels.rms_norm(k, self.cross_norm_k, self.eps)

@@ -137,6 +137,10 @@ class ChunkByChunk:
         """Return the native core's plan of a chunk; arguments as for ``chunk``."""
         if roll == PLAIN and self._first_length == self._length:
             return self._planner.chunk(shot, chunk, flag)
+        return self._placed(chunk, flag, roll)
+
+    def _placed(self, chunk: int, flag: int, roll: Roll) -> ChunkPlan:
+        """Plan a chunk that does not begin at its number times its length."""
         # A given start takes the place of an odd first chunk.
         odd = 0 if roll.before else self._first_length - self._length
         first = roll.before + chunk * self._length + (odd if chunk else 0)

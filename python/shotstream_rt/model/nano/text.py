@@ -77,14 +77,7 @@ class NanoTextNet(nn.Module):
         return cls(min(rows, len(TOKENS)) or len(TOKENS))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embed captions.
-
-        Args:
-            ids: int64 ``[N, L]`` below ``words``, ``L <= 64``, padded at the end with 0.
-
-        Returns:
-            ``[N, L, 128]`` in the weights' dtype.
-        """
+        """Embed int64 ``[N, L]`` below ``words``, padded with 0, ``L <= 64``: ``[N, L, 128]``."""
         x = self.embedding(ids) + self.positions[: ids.shape[1]]
         padded = ids == 0
         # A caption without any token must not give NaN; its rows become zeros below.
@@ -105,9 +98,7 @@ def _random_table(rows: int, scale: float = 1.0) -> Tensor:
 def caption_ids(prompts: Sequence[str], words: int = len(TOKENS)) -> tuple[Tensor, list[int]]:
     """Return token ids int64 ``[N, 64]``, padded with 0, and the lengths in canonical tokens.
 
-    Args:
-        prompts: captions.
-        words: tokens that the encoder knows; others are left out.
+    Of an encoder that knows fewer ``words`` than there are, the others are left out.
     """
     ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
     lengths = []
@@ -144,11 +135,7 @@ class NanoTextEncoder:
         return TEXT_LEN
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
-        """Encode prompts; see ``TextEncoder.encode``.
-
-        Returns:
-            float32 ``[N, 64, 128]`` and the lengths in canonical tokens.
-        """
+        """See ``TextEncoder``: float32 ``[N, 64, 128]`` and the lengths in canonical tokens."""
         device = self._net.positions.device
         ids, lengths = caption_ids(prompts, self._net.words)
         with torch.inference_mode():
