@@ -48,12 +48,7 @@ def level() -> int:
 
 
 def annotate(name: RangeName, payload: int | None = None) -> AbstractContextManager[Any]:
-    """Return a context manager that marks the enclosed host time.
-
-    Args:
-        name: one of the registered names.
-        payload: a number shown with the range, such as the chunk.
-    """
+    """Return what marks the enclosed host time, with a number such as the chunk's."""
     return _range(name, payload) if level() >= 1 else _OFF
 
 

@@ -335,9 +335,12 @@ class Session:
         """
         film = self._film
         film.frames.check()
-        check_text(text)
+        caption = check_text(text)
+        if now is not False or flush is not False:
+            now = check_flag("now", now) or check_flag("flush", flush)
         if global_caption is not None:
             check_text(global_caption, "global_caption", blank=True)
+            caption = story_prefix(global_caption, film.director.upcoming_shot(now=now)) + text
         if chunks is not None:
             longest = planner_of(self._config).longest_shot_chunks
             chunks = check_range("chunks", chunks, 1, longest or 2**20)
@@ -346,14 +349,9 @@ class Session:
         pictures: tuple[ReferencePicture, ...] = ()
         if type(images) is not tuple or images:
             pictures = film.director.pictures(images, self._size, self.context_frames)
-        if now is not False or flush is not False:
-            now = check_flag("now", now) or check_flag("flush", flush)
         given = None
         if start is not None or strength is not None:
             given = self._start(start, strength, chunks)
-        caption = text
-        if global_caption is not None:
-            caption = story_prefix(global_caption, film.director.upcoming_shot(now=now)) + text
         receipt = Receipt("cut", film.captions.notes(caption), self._expected)
         if film.marked:
             film.asked(receipt)

@@ -104,6 +104,9 @@ class KVArena:
         """
         if self._scales == _NO_SCALES:
             return self.k[:tokens].unsqueeze(0), self.v[:tokens].unsqueeze(0)
+        return self._scaled_prefix(tokens)
+
+    def _scaled_prefix(self, tokens: int) -> tuple[ArenaPart, ArenaPart]:
         k, v = self.k[: self._layout.rows(tokens)].unsqueeze(0), self.v
         v = v[..., :tokens] if self._layout.values_in_8_bits else v[:tokens].unsqueeze(0)
         return _part(k, self._scales.keys), _part(v, self._scales.values)

@@ -127,9 +127,8 @@ class Generator:
         timeline.making = run
         if run.frames == 0:
             timeline.begin(run)
-            prompt = timeline.prompt
-            if queued and prompt is not None and not (prompt.flush or run.request.given):
-                timeline.drop_prompt("late")
+            if queued and timeline.prompt is not None:
+                self._drop_late(timeline.prompt, run)
         return run
 
     def _take_turn(self, run: ShotRun) -> None:
@@ -367,6 +366,11 @@ class Generator:
             self._commit(run)
         timeline.events.tell()
         _log.info("shot %d from chunk %d: %s", run.shot, run.next_chunk, printable(text))
+
+    def _drop_late(self, prompt: NewPrompt, run: ShotRun) -> None:
+        """Give up a caption for the shot before one that begins, unless it is for this one."""
+        if not (prompt.flush or run.request.given):
+            self._timeline.drop_prompt("late")
 
     def _reread_chunks(self, run: ShotRun, count: int) -> range:
         """Return the chunks before the next one that are computed anew: at most ``count``.
