@@ -128,7 +128,8 @@ class ContextSelector:
         for frame in frames:
             number = memory.frame_count
             with self._lock:
-                memory.forget(number - self.shot_limit)
+                if number >= self.shot_limit:  # the shot was extended
+                    memory.forget(number - self.shot_limit)
                 memory.frames[number] = ring[number % self.shot_limit].copy_(frame)
                 memory.frame_count += 1
                 if number in self._expected:

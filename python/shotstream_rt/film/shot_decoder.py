@@ -38,7 +38,7 @@ class ShotDecoder:
     def decode(self, chunk: int, latents: Tensor, abandoned: Callable[[], bool] = never) -> Tensor:
         """Decode latents ``[1, F, C, h, w]``, which are kept, to float32 ``[1, P, 3, H, W]``.
 
-        Chunk 0 begins a shot; one that was decoded before takes its place and that of all behind.
+        Chunk 0 begins a shot; a chunk decoded before is decoded instead of it and all behind it.
 
         Args:
             chunk: number in the shot.
