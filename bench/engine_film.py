@@ -1,10 +1,15 @@
 """Nano's bundled film through exported engines, beside ``eager``: how far its latents are away.
 
-Five shots with cuts, a prompt change inside the second one, and a last shot that goes on past the
-trained length, where the ring of slots rolls. ``eager`` in float32 makes the film once; every call
-of its passes is kept and played again on the engines, so that each shot begins with the same
-context frames (``shots``). With ``--films`` engines in float32 make the film from its directions
-too, and see the frames that they made themselves (``film``).
+Five shots with cuts, a prompt change inside the second one, and a last shot that is left to extend
+past the trained length, where the ring of slots rolls. ``eager`` in float32 makes the film once;
+every call of its passes is kept and played again on the engines, so that each shot begins with the
+same context frames (``shots``: the worst chunk). With ``--films`` engines in float32 make the film
+from its directions too, and see the frames that they made themselves (``film``).
+
+Roundings to bfloat16 add up along a shot, and how far apart two films drift is chance: of torch's
+own two kernel sets one is up to four times nearer than the other in one film, and further away in
+the next. What is judged there is each chunk by itself, behind the very chunks that ``eager`` made
+(``alone``: the geometric mean of all chunks).
 
 The exit code is 1 if something is further away than its limit.
 """
@@ -13,11 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +43,7 @@ from shotstream_rt.story import Story
 
 SEED = 7
 LIMIT, OWN_RATIO = 1e-4, 1.3
-"""Of float32 and of 8-bit products; and of bfloat16, times what torch's own is away."""
+"""Of float32; and of chunks in bfloat16, times what torch's own are away."""
 
 Call = Callable[[Pipeline], "Tensor | None"]
 
@@ -47,13 +54,15 @@ class Script:
 
     Attributes:
         shots: texts.
-        chunks: of each shot; a last one longer than the trained length rolls its ring.
-        prompt: new text of the second shot, after its first chunk.
+        chunks: of each shot; the last one is left to extend until it has them.
+        prompt: new text of a shot, asked for after its first chunk.
+        prompted: number of this shot.
     """
 
     shots: Sequence[str]
     chunks: Sequence[int]
     prompt: str
+    prompted: int = 1
 
 
 class Tape(Pipeline):
@@ -61,12 +70,14 @@ class Tape(Pipeline):
 
     Args:
         pipeline: the real one.
+        chunks: that are kept; an extended shot has no end.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, chunks: int) -> None:
         super().__init__(pipeline.config, pipeline.film, pipeline.policy)
         self.calls: list[Call] = []
         self.latents: list[Tensor] = []
+        self._chunks = chunks
 
     def begin_shot(
         self,
@@ -79,26 +90,32 @@ class Tape(Pipeline):
         """See ``Pipeline``."""
         super().begin_shot(shot, context, *others, abandoned=abandoned, **options)
         kept = context.clone()
-        self.calls.append(lambda other: other.begin_shot(shot, kept, *others, **options))
+        self._keep(lambda other: other.begin_shot(shot, kept, *others, **options))
 
     def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
         """See ``Pipeline``."""
         super().change_captions(captions, abandoned)
-        self.calls.append(lambda other: other.change_captions(captions))
+        self._keep(lambda other: other.change_captions(captions))
 
     def run_chunk(
         self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = never
     ) -> Tensor:
         """See ``Pipeline``."""
         x0 = super().run_chunk(chunk, noise, abandoned)
-        self.latents.append(x0.float().clone())
-        self.calls.append(lambda other: other.run_chunk(chunk, noise))
+        if self._keep(lambda other: other.run_chunk(chunk, noise)):
+            self.latents.append(x0.float().clone())
         return x0
 
     def commit(self, abandoned: Callable[[], bool] = never) -> None:
         """See ``Pipeline``."""
         super().commit(abandoned)
-        self.calls.append(lambda other: other.commit())
+        self._keep(lambda other: other.commit())
+
+    def _keep(self, call: Call) -> bool:
+        if len(self.latents) == self._chunks:
+            return False
+        self.calls.append(call)
+        return True
 
 
 def whole_script() -> Script:
@@ -114,50 +131,57 @@ def recorded(model: Model, script: Script) -> tuple[Tape, Mapping[str, Any]]:
         model: what makes it.
         script: what is asked for.
     """
-    tape = Tape(model.new_pipeline())
-    with Session(_taped(model, tape), seed=SEED, queue_chunks=1) as session:
-        for text, chunks in zip(script.shots, script.chunks, strict=True):
+    wanted = sum(script.chunks)
+    tape = Tape(model.new_pipeline(), wanted)
+    with Session(_taped(model, tape), seed=SEED, queue_chunks=1, at_end="extend") as session:
+        for text, chunks in zip(script.shots[:-1], script.chunks[:-1], strict=True):
             session.cut(text, chunks=chunks)
-        for chunk in session.chunks():
-            if (chunk.shot, chunk.chunk) == (1, 0):
-                session.prompt(script.prompt, shot=1)
+        session.cut(script.shots[-1])
+        for chunk in islice(session.chunks(), wanted):
+            if (chunk.shot, chunk.chunk) == (script.prompted, 0):
+                session.prompt(script.prompt, shot=script.prompted)
         return tape, session.directions()
 
 
-def played(model: Model, tape: Tape) -> list[Tensor]:
+def played(model: Model, tape: Tape, *, alone: bool = False) -> list[Tensor]:
     """Play a film's passes once more.
 
     Args:
         model: what plays them.
         tape: of the film.
+        alone: let every chunk see those that the tape has in front of it, not those just played.
     """
-    pipeline, made = model.new_pipeline(), []
+    pipeline, made = model.new_pipeline(), list[Tensor]()
     for call in tape.calls:
         latents = call(pipeline)
         if latents is not None:
             made.append(latents.float().clone())
+            if alone:  # what the clean pass reads next
+                with torch.inference_mode():
+                    latents.copy_(tape.latents[len(made) - 1])
     pipeline.close()
     return made
 
 
-def filmed(model: Model, directions: Mapping[str, Any]) -> list[Tensor]:
+def filmed(model: Model, tape: Tape, directions: Mapping[str, Any]) -> list[Tensor]:
     """Make a film from its directions.
 
     Args:
         model: what makes it.
-        directions: of the film.
+        tape: of the film.
+        directions: likewise.
     """
-    tape = Tape(model.new_pipeline())
-    with Session(_taped(model, tape), seed=SEED, queue_chunks=1) as session:
+    own = Tape(model.new_pipeline(), len(tape.latents))
+    with Session(_taped(model, own), seed=SEED, queue_chunks=1, at_end="extend") as session:
         for _ in session.replay(directions):
-            pass
-    return tape.latents
+            if len(own.latents) == len(tape.latents):
+                break
+    return own.latents
 
 
-def distance(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """Return the relative l2 distance of the worst chunk."""
-    pairs = zip(got, wanted, strict=True)
-    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+def distances(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[float]:
+    """Return the relative l2 distance of every chunk."""
+    return [float((a - b).norm() / b.norm()) for a, b in zip(got, wanted, strict=True)]
 
 
 def _taped(model: Model, tape: Tape) -> Model:
@@ -231,10 +255,11 @@ def compared(
         found = judged(row, film, folder, own=own, films=films)
         report.append(found)
         if row.backend == "eager":
-            own = found["shots"]
-        told = "" if found["film"] is None else f"  film {found['film']:.1e}"
-        print(f"{row.title:34} shots {found['shots']:.1e}{told}  limit "  # noqa: T201
-              f"{found['limit']:.1e}  {time.monotonic() - begun_s:.0f} s", flush=True)  # fmt: skip
+            own = found["alone"]
+        told = "".join(f"  {what} {found[what]:.1e}" for what in ("shots", "film", "alone")
+                       if found[what] is not None)  # fmt: skip
+        print(f"{row.title:34}{told}  limit {found['limit']:.1e}  "  # noqa: T201
+              f"{time.monotonic() - begun_s:.0f} s", flush=True)  # fmt: skip
     return report
 
 
@@ -257,7 +282,7 @@ def judged(
         row: what to play it on.
         film: from ``oracle_film``.
         folder: for exports.
-        own: what torch in the same type is away.
+        own: what chunks of torch in the same type are away, each by itself.
         films: make the film from its directions as well, in float32.
     """
     tape, directions = film
@@ -266,14 +291,18 @@ def judged(
         "nano", device="cpu", backend=row.backend, kernels=row.kernels, dtype=row.dtype,
         engines=engines, threads=1,
     )  # fmt: skip
-    shots, made = distance(played(model, tape), tape.latents), None
-    if films and row.dtype == "float32":
-        made = distance(filmed(model, directions), tape.latents)
+    exact, made, alone = row.dtype == "float32", None, None
+    shots = max(distances(played(model, tape), tape.latents))
+    if exact and films:
+        made = max(distances(filmed(model, tape, directions), tape.latents))
+    if not exact:
+        found = distances(played(model, tape, alone=True), tape.latents)
+        alone = math.exp(math.fsum(map(math.log, found)) / len(found))
     model.close()
-    limit = LIMIT if row.dtype == "float32" else OWN_RATIO * (own or shots)
-    passed = max(shots, made or 0.0) <= limit
+    limit = LIMIT if exact else OWN_RATIO * (own or alone or math.nan)
+    passed = (max(shots, made or 0.0) if alone is None else alone) <= limit
     return {"title": row.title, "chunks": len(tape.latents), "shots": shots, "film": made,
-            "limit": limit, "passed": passed}  # fmt: skip
+            "alone": alone, "limit": limit, "passed": passed}  # fmt: skip
 
 
 def engines_of(row: Row, folder: Path, *, decoder: bool = True) -> Path | None:
