@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ManifestError
 from ..inputs import parse_json, read_text
+from ..json_object import from_json
 from ..outputs import atomic_file
+from ..printable import shown
+from .segment import HEAD, OF_BLOCKS
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
@@ -31,6 +34,9 @@ _FILE = re.compile(r"[a-z0-9_]+\.(onnx|plan)")
 FORMS = ("passes", "segments", "codec")
 """What a folder's graphs are: the student's whole passes, attention inside, or its blocks' segments
 around both attentions; or the nano codec's decoder."""
+
+PRODUCTS = ("exact", "fp8", "int8")
+"""What linear layers multiply."""
 
 ROLES = (
     "latents", "noise", "text", "rotation", "cache", "captions", "weight", "tokens", "modulation",
@@ -59,14 +65,10 @@ class Port:
     dtype: str
     shape: tuple[int | str, ...]
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Port:
-        """Read one; see ``EngineManifest.read``."""
-        port = cls(**{**data, "shape": tuple(data["shape"])})
-        sides = all(isinstance(side, int | str) for side in port.shape)
-        if port.role not in ROLES or not sides or not isinstance(port.name, str):
-            raise ValueError(f"port {port.name!r} of role {port.role!r}")
-        return port
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ManifestError(f"port {self.name}: got role {shown(self.role)}, wanted one of "
+                                f"{', '.join(ROLES)}")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +93,13 @@ class ExportedPass:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
+    def __post_init__(self) -> None:
+        _check_file(self.name, self.file)
+
     @property
     def weights(self) -> tuple[Port, ...]:
         """The inputs that are weights."""
         return tuple(port for port in self.inputs if port.role == "weight")
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ExportedPass:
-        """Read one; see ``EngineManifest.read``."""
-        ports = {key: tuple(map(Port.from_dict, data[key])) for key in ("inputs", "outputs")}
-        made = cls(**{**data, "sigmas": tuple(data["sigmas"]), **ports})
-        if not isinstance(made.file, str) or not _FILE.fullmatch(made.file):
-            raise ValueError(f"pass {made.name!r}: file {made.file!r}")
-        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +123,6 @@ class BoundTensor:
     shape: tuple[int, ...]
     dtype: str
     sha256: str | None
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> BoundTensor:
-        """Read one; see ``EngineManifest.read``."""
-        return cls(
-            **{**data, "sources": tuple(data["sources"]), "shape": tuple(map(int, data["shape"]))}
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +155,8 @@ class Plan:
     gemm_types: Mapping[str, int]
     scratch_bytes: int
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Read one; see ``EngineManifest.read``."""
-        made = cls(**{**data, "targets": tuple(data["targets"]), "flags": tuple(data["flags"])})
-        if not isinstance(made.file, str) or not _FILE.fullmatch(made.file):
-            raise ValueError(f"plan of {made.engine!r}: file {made.file!r}")
-        return made
+    def __post_init__(self) -> None:
+        _check_file(self.engine, self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +187,18 @@ class EngineManifest:
     tensors: tuple[BoundTensor, ...]
     plans: tuple[Plan, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("form", self.form, FORMS),
+            ("products", self.products, PRODUCTS),
+        ):
+            if value not in known:
+                raise ManifestError(f"{name}: got {shown(value)}, wanted {' or '.join(known)}")
+        bound = {one.name for one in self.tensors}
+        for entry in self.passes:
+            if missing := [port.name for port in entry.weights if port.name not in bound]:
+                raise ManifestError(f"{entry.name}: {missing[0]}: a weight that is no tensor")
+
     @classmethod
     def read(cls, folder: Path, file: str = MANIFEST_FILE) -> EngineManifest:
         """Read a folder's manifest.
@@ -228,21 +224,10 @@ class EngineManifest:
                 f"{path}: wanted schema_version {SCHEMA_VERSION}; export again with `{MAKE_THEM}`"
             )
         del data["format"]
-        wanted = {field.name for field in dataclasses.fields(cls)}
-        if set(data) != wanted:
-            odd = ", ".join(sorted(set(data) ^ wanted))
-            raise ManifestError(f"{path}: unknown or missing key(s) {odd}; export again")
         try:
-            readers = {"passes": ExportedPass, "tensors": BoundTensor, "plans": Plan}
-            lists = {key: tuple(map(kind.from_dict, data[key])) for key, kind in readers.items()}  # type: ignore[attr-defined]
-            made = cls(**{**data, **lists})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ManifestError(
-                f"{path}: passes, tensors or plans: {error}; export again"
-            ) from error
-        if made.form not in FORMS:
-            raise ManifestError(f"{path}: form: got {made.form!r}, wanted {' or '.join(FORMS)}")
-        return made
+            return from_json(cls, data, "manifest")
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}; export again with `{MAKE_THEM}`") from error
 
     def write(self, folder: Path, file: str = MANIFEST_FILE) -> None:
         """Write it, whole or not at all.
@@ -281,6 +266,7 @@ class EngineManifest:
         Raises:
             ManifestError: one setting differs.
         """
+        names, own = graph_names(config, self.form), [entry.name for entry in self.passes]
         wanted = {**_flat(fit_of(config, self.form)), "dtype": dtype}
         got = {**_flat(self.fits), "dtype": self.dtype}
         for key in sorted(wanted.keys() | got.keys()):
@@ -290,6 +276,11 @@ class EngineManifest:
                     f"is opened with {wanted.get(key)!r}; export for it with `{MAKE_THEM}` and the "
                     "same --size and --dtype"
                 )
+        if own != names:
+            raise ManifestError(
+                f"{source / MANIFEST_FILE}: got graphs {', '.join(own)}, wanted "
+                f"{', '.join(names)}; export again with `{MAKE_THEM}`"
+            )
 
     def read_file(self, folder: Path, entry: ExportedPass | Plan) -> bytes:
         """Read a graph or a plan.
@@ -357,6 +348,37 @@ def fit_of(config: StreamConfig, form: str = "passes") -> dict[str, Any]:
         "key_rotation": config.cache.key_rotation,
         "schedule": schedule,
     }
+
+
+def graph_names(config: StreamConfig, form: str) -> list[str]:
+    """Return the names of a form's graphs, in order.
+
+    Args:
+        config: of a model.
+        form: one of ``FORMS``.
+    """
+    context = bool(config.cache.context_frames)
+    if form == "codec":
+        return ["decode_first", "decode_next"]
+    if form == "passes":
+        steps = [f"denoise_{step}" for step in range(config.schedule.num_steps)]
+        return ["captions", *(["context"] if context else []), *steps, "commit"]
+    of_chunk = [f"chunk_{name}" for name in (*OF_BLOCKS, HEAD)]
+    return of_chunk + ([f"context_{name}" for name in OF_BLOCKS] if context else [])
+
+
+def _check_file(name: str, file: str) -> None:
+    """Require a name that stays in the folder.
+
+    Args:
+        name: of the graph.
+        file: of it or of a plan.
+
+    Raises:
+        ManifestError: it is another kind of name.
+    """
+    if not _FILE.fullmatch(file):
+        raise ManifestError(f"{name}: file {shown(file)}: wanted a name such as {name}.onnx")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

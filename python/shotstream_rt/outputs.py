@@ -122,7 +122,7 @@ def _replaceable_folder(path: Path, own: str) -> Path:
         if strangers:
             raise OutputError(
                 f"{path}: holds other files ({min(strangers)!r}), wanted a new or empty folder, or "
-                "one of an earlier film's frames alone, which is replaced"
+                "one that an earlier run of this wrote, which is replaced"
             )
         if os.path.ismount(real) or real == Path.cwd():
             place = "is a mount point" if os.path.ismount(real) else "is the working folder"

@@ -125,11 +125,17 @@ def test_a_file_that_was_changed(copy: Path) -> None:
 @pytest.mark.parametrize(
     "change,message",
     [
-        (lambda data: data.update(odd=1), "unknown or missing key.* odd"),
+        (lambda data: data.update(odd=1), "unknown key.* odd; export again"),
+        (lambda data: data.update(form="plans"), "form: got 'plans', wanted passes or segments"),
+        (lambda data: data.update(fits=1.5), "fits is 1.5, wanted"),
+        (lambda data: data["passes"][1].update(time="soon"), "passes 1: time is 'soon', wanted"),
+        (lambda data: data["passes"][1].update(name=[]), "passes 1: name is .*, wanted str"),
+        (lambda data: data["tensors"][0].update(name={}), "tensors 0: name is .*, wanted str"),
+        (lambda data: data["tensors"].pop(0), "a weight that is no tensor"),
         (lambda data: data.update(format="other"), "not an engine manifest"),
         (lambda data: data.update(schema_version=99), "wanted schema_version 3"),
         (lambda data: data["passes"][0].update(file="../x.onnx"), "file '../x.onnx'"),
-        (lambda data: data["passes"][0].pop("sha256"), "passes, tensors or plans:"),
+        (lambda data: data["passes"][0].pop("sha256"), "passes 0: missing key.* sha256"),
     ],
 )
 def test_a_manifest_that_is_wrong(
@@ -153,6 +159,9 @@ def test_engines_of_another_model(folder: Path) -> None:
         manifest.check_fits(other, "float32", folder)
     with pytest.raises(ManifestError, match="dtype: engines are for 'float32'"):
         manifest.check_fits(CONFIG, "bfloat16", folder)
+    fewer = replace(manifest, passes=manifest.passes[:-1])
+    with pytest.raises(ManifestError, match=r"got graphs captions, .*denoise_1, wanted .*commit"):
+        fewer.check_fits(CONFIG, "float32", folder)
 
 
 def test_commands_refuse_in_one_line(

@@ -210,10 +210,10 @@ def bind_weights(
         weights[name] = weight.detach().to("cpu", dtype).contiguous()
     for bound in manifest.tensors:
         if bound.sha256 is not None:
-            found = weights.get(bound.name)
+            found = weights.get(bound.name, state.get(bound.name))
             if found is None:
-                found = state[bound.name].to(dtype)
-            manifest.check_tensor(bound, digest_of(found), source)
+                raise WeightsError(f"{source}: no tensor {bound.name}, which the engines need")
+            manifest.check_tensor(bound, digest_of(found.to(dtype)), source)
     return weights
 
 
@@ -229,17 +229,45 @@ def load_passes(
         weights: of all passes; those that are not among them stay inputs.
         load: loads one.
         threads: that the library computes with.
-        rows: by pass, tensors of its own; likewise.
+        rows: by pass, tensors of its own; likewise. Then a pass has all of its rows.
 
     Raises:
-        ManifestError: a file is missing or was changed.
+        ManifestError: a file is missing or was changed, or is not what the manifest says.
     """
     made = {}
     for entry in manifest.passes:
         held = {**weights, **(rows or {}).get(entry.name, {})}
         own = {port.name: held[port.name] for port in entry.inputs if port.name in held}
+        for port in entry.inputs:
+            if rows is not None and port.role == "modulation" and port.name not in own:
+                raise ManifestError(
+                    f"{folder / entry.file}: {port.name}: time {entry.time} has no such row; "
+                    f"export again with `{MAKE_THEM}`"
+                )
         made[entry.name] = load(manifest.read_file(folder, entry), entry, own, threads)
     return made
+
+
+def check_ports(
+    entry: ExportedPass, weights: Tensors, inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
+    """Require that a loaded graph has the inputs and results that the manifest says.
+
+    Args:
+        entry: of the manifest.
+        weights: inputs that it was loaded with.
+        inputs: names of the others.
+        outputs: names of its results.
+
+    Raises:
+        ManifestError: it has not.
+    """
+    wanted = {port.name for port in (*entry.inputs, *entry.outputs)} - weights.keys()
+    if odd := wanted ^ {*inputs, *outputs}:
+        raise ManifestError(
+            f"{entry.file}: {', '.join(sorted(odd))}: in the graph or in {MANIFEST_FILE}, and not "
+            f"in the other one; export again with `{MAKE_THEM}`"
+        )
 
 
 class EngineFilm:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .engine_backend import PassRun, Tensors, open_engines, unfit_reason
+from .engine_backend import PassRun, Tensors, check_ports, open_engines, unfit_reason
 
 if TYPE_CHECKING:
     from ..export.manifest import ExportedPass
@@ -69,6 +69,8 @@ def load(
     session = onnxruntime.InferenceSession(
         weights_as_constants(graph, weights.keys()), options, providers=["CPUExecutionProvider"]
     )
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    check_ports(entry, weights, [one.name for one in inputs], [one.name for one in outputs])
     return lambda: _Run(session, entry, arrays)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .engine_backend import PassRun, Tensors, open_engines, unfit_reason
+from .engine_backend import PassRun, Tensors, check_ports, open_engines, unfit_reason
 
 if TYPE_CHECKING:
     from ..export.manifest import ExportedPass
@@ -63,7 +63,7 @@ def load(
     core = openvino.Core()
     model = core.read_model(graph)
     for parameter in list(model.get_parameters()):
-        name = parameter.output(0).get_any_name()
+        name = _name(parameter.output(0), weights.keys())
         if name in weights:
             constant = openvino.op.Constant(_shared(weights[name]))
             parameter.output(0).replace(constant.output(0))
@@ -74,6 +74,9 @@ def load(
         {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision,
          "NUM_STREAMS": 1},
     )  # fmt: skip
+    known = {port.name for port in (*entry.inputs, *entry.outputs)}
+    names = ([_name(one, known) for one in ports] for ports in (compiled.inputs, compiled.outputs))
+    check_ports(entry, weights, *names)
     return lambda: _Run(compiled, entry, weights)
 
 
@@ -97,6 +100,12 @@ class _Run:
             for name in names:
                 self._request.set_tensor(name, _shared(tensors[name]))
         self._request.infer()
+
+
+def _name(port: Any, known: Collection[str]) -> str:
+    """Return a port's name; OpenVINO may give it those of values beside it as well."""
+    names: set[str] = port.get_names()
+    return min(names.intersection(known) or names)
 
 
 def _shared(tensor: Tensor) -> Any:

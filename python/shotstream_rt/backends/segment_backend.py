@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import BackendUnavailableError
+from ..errors import BackendUnavailableError, WeightsError
 from ..export.engine_tensors import digest_of, segment_tensors
 from ..export.manifest import EngineManifest
 from ..export.product import with_products
@@ -58,8 +58,12 @@ def product_student(request: BackendRequest, manifest: EngineManifest) -> BoundS
         found = segment_tensors(student)
         for bound in manifest.tensors:
             tensor = found.get((bound.name, bound.layer))
-            if tensor is None:
+            if tensor is None and bound.name in state:
                 tensor = state[bound.name].to(request.dtype)
+            if tensor is None:
+                raise WeightsError(
+                    f"{request.source}: no tensor {bound.name}, which the engines need"
+                )
             manifest.check_tensor(bound, digest_of(tensor), request.source)
     return student
 

@@ -12,13 +12,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal
 
 from shotstream_rt.errors import ManifestError
 from shotstream_rt.inputs import parse_json, read_text
+from shotstream_rt.json_object import from_json
 from shotstream_rt.outputs import atomic_file
-from shotstream_rt.printable import listed, shown
+from shotstream_rt.printable import shown
 from shotstream_rt.profiles import EXACT
 
 from .fidelity import Fidelity
@@ -28,8 +29,6 @@ SCHEMA_VERSION = 1
 _MAX_RECORD_BYTES = 64 << 20
 _REQUIRED = {"workload": ("id", "fingerprint"), "backend": ("resolved", "kernel_set")}
 """What comparing reads of a record's free parts."""
-
-_Part = TypeVar("_Part", "Metric", "Correctness", "Fidelity", "BenchRecord")
 
 Status = Literal["ok", "incorrect", "oom", "unsupported", "error", "not checked"]
 STATUSES: tuple[Status, ...] = ("ok", "incorrect", "oom", "unsupported", "error", "not checked")
@@ -161,16 +160,16 @@ class BenchRecord:
         metrics = values.pop("metrics", [])
         if not isinstance(metrics, list | tuple):
             raise ManifestError(f"metrics: got {shown(metrics)}, wanted a list")
-        values["metrics"] = tuple(_build(Metric, metric, "metric") for metric in metrics)
+        values["metrics"] = tuple(from_json(Metric, metric, "metric") for metric in metrics)
         for metric in values["metrics"]:
             for statistic in ("min", "p50", "p95", "p99", "max"):
                 if not math.isfinite(getattr(metric, statistic)):
                     raise ManifestError(f"{metric.name}: {statistic} is no finite number")
         if values.get("correctness") is not None:
-            values["correctness"] = _build(Correctness, values["correctness"], "correctness")
+            values["correctness"] = from_json(Correctness, values["correctness"], "correctness")
         if values.get("fidelity") is not None:
-            values["fidelity"] = _build(Fidelity, values["fidelity"], "fidelity")
-        record = _build(cls, values, "bench record")
+            values["fidelity"] = from_json(Fidelity, values["fidelity"], "fidelity")
+        record = from_json(cls, values, "bench record")
         for part, keys in _REQUIRED.items():
             for key in keys:
                 if not isinstance(getattr(record, part).get(key), str | NoneType):
@@ -178,49 +177,6 @@ class BenchRecord:
         if record.workload.get("id") is None:
             raise ManifestError("workload: got no id, wanted the name of a workload")
         return record
-
-
-def _build(kind: type[_Part], data: object, what: str) -> _Part:
-    """Make a dataclass of a JSON object's values.
-
-    Args:
-        kind: the dataclass.
-        data: the values by name.
-        what: for messages.
-
-    Raises:
-        ManifestError: no object, or a key that is missing, unknown or of a wrong kind.
-    """
-    if not isinstance(data, Mapping):
-        raise ManifestError(f"{what}: got {shown(data)}, wanted a JSON object")
-    hints = get_type_hints(kind)
-    needed = {
-        field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING
-    }
-    if wrong := [key for key in data if key not in hints]:
-        raise ManifestError(f"{what}: unknown key(s) {listed(wrong)}")
-    if missing := sorted(needed - data.keys()):
-        raise ManifestError(f"{what}: missing key(s) {listed(missing)}")
-    for key, value in data.items():
-        if not _fits(value, hints[key]):
-            raise ManifestError(f"{what}: {key} is {shown(value)}, wanted {hints[key]}")
-    return kind(**data)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Tell whether a JSON value has the type that a field declares."""
-    if isinstance(hint, UnionType):
-        return any(_fits(value, choice) for choice in get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool, NoneType):
-        return isinstance(value, hint)
-    if hint == Mapping[str, Any]:
-        return isinstance(value, Mapping)
-    # Other fields are checked where they are made: the status, and the parts of a record.
-    return True
 
 
 def read_record(path: str | Path) -> BenchRecord:

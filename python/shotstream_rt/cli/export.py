@@ -13,7 +13,7 @@ import torch
 from shotstream_rt.backends import registry
 from shotstream_rt.checks import check_one_of, check_range
 from shotstream_rt.errors import BackendUnavailableError, ConfigError
-from shotstream_rt.export.manifest import CODEC_FILE, FORMS, EngineManifest
+from shotstream_rt.export.manifest import CODEC_FILE, FORMS, PRODUCTS, EngineManifest
 from shotstream_rt.export.packages import require_writers
 from shotstream_rt.loading.backend_request import backend_request, open_nano_codec, stream_config
 from shotstream_rt.loading.placement import DTYPES
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from shotstream_rt.export.exporter import PassReport
     from shotstream_rt.model.nano.codec import NanoCodecNet
 
-_PRODUCTS = ("exact", "fp8", "int8")
 _GPU_LIBRARIES = ("rtx", "tensorrt")
 _EXAMPLES = """\
 Files hold no weights: those are read from the model when it is opened. `--form passes` writes whole
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, or build or check what was exported."""
     check_one_of("--dtype", arguments.dtype, DTYPES)
     check_one_of("--form", arguments.form, FORMS)
-    check_one_of("--products", arguments.products, _PRODUCTS)
+    check_one_of("--products", arguments.products, PRODUCTS)
     if arguments.model == "check":
         return _check(arguments)
     if arguments.model == "build":

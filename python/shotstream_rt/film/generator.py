@@ -356,14 +356,7 @@ class Generator:
             if again:
                 self._back.reread_at = run.frames
                 self._workers.pipeline.reread(again, self._unwanted(run))
-        if timeline.events.waiting:
-            timeline.events.tell()
-        if self._viewer_waits:
-            # For the first frames of a shot or after an ask; nothing competes with their decoding.
-            self._viewer_waits = False
-            self._workers.decoder.yield_to_decoding()
-        if goes_on and complete and not timeline.stopping:
-            self._commit(run)
+        self._caption, self._back.needs_prompt, self._viewer_waits = text, False, True
         timeline.events.tell()
         _log.info("shot %d from chunk %d: %s", run.shot, run.next_chunk, printable(text))
 
