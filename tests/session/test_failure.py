@@ -70,6 +70,18 @@ def test_a_caption_that_fails_ends_its_shot(open_session: Opener, bundle: Model)
     assert [e.error for e in events if e.kind == "failed"] == [failed]
 
 
+def test_a_caption_that_failed_may_be_asked_for_again(open_session: Opener, bundle: Model) -> None:
+    text: Any = bundle.text
+    encode = text.encode
+    fail_on(bundle, "one")
+    session = open_session(bundle)
+    session.cut("one")
+    chunks_until_error(session)
+    text.encode = encode  # what failed was out of memory, say
+    session.cut("one")
+    assert len(list(session.stream())) == session.shot_frames
+
+
 def test_a_prompt_that_fails_changes_nothing(open_session: Opener, bundle: Model) -> None:
     fail_on(bundle, "BAD")
     session = open_session(bundle, queue_chunks=1)

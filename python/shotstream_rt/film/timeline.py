@@ -163,6 +163,9 @@ class Timeline:
             if receipt is not None:
                 receipt.decide("failed", place, error)
             self.drop_prompt("failed", error)
+            # A caption that failed is forgotten with the shot, and may be asked for again.
+            self.needed = ()
+            self.wish()
             self.failed = error
             self.frames.fail(error)
             self.events.note(
