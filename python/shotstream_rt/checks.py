@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Real
+from pathlib import Path
 
 from .errors import ConfigError
 from .printable import shown
@@ -28,7 +31,7 @@ def as_integer(value: object) -> int | None:
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except Exception:  # a TypeError, or whatever a class of the caller's raises
         return None
 
 
@@ -112,6 +115,23 @@ def check_range(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
+def check_path(name: str, value: object) -> Path:
+    """Return a path that the system can be asked about; whether anything is there is not looked at.
+
+    Raises:
+        ConfigError: not a text or a path, empty, or with a character that no file name has.
+    """
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{name}: got {shown(value)}, wanted the name of a file or folder")
+    try:
+        usable = os.fsencode(value)
+    except UnicodeEncodeError:
+        usable = b""
+    if not usable or b"\0" in usable:
+        raise ConfigError(f"{name}: got {shown(str(value))}, wanted the name of a file or folder")
+    return Path(value)
+
+
 def check_flag(name: str, value: object) -> bool:
     """Return True or False.
 
@@ -133,7 +153,8 @@ def check_timeout(value: object, name: str = "timeout_s") -> float | None:
         return None
     number = math.nan
     if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
+        with suppress(OverflowError):  # a whole number beyond all floats
+            number = float(value)
     if not number >= 0:
         raise ConfigError(
             f"{name}: got {shown(value)}, wanted seconds from 0 on, or None for no limit"

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, ShotStreamError
-from .printable import shown
+from .printable import printable, shown
+
+_MOST_OF_A_NAME = 300
 
 
 def read_text(
@@ -34,7 +37,8 @@ def read_text(
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as failed:
-        raise error(f"{path}: not UTF-8 text ({failed.reason} at byte {failed.start})") from failed
+        name = printable(path, _MOST_OF_A_NAME)
+        raise error(f"{name}: not UTF-8 text ({failed.reason} at byte {failed.start})") from failed
 
 
 def read_bytes(
@@ -51,12 +55,13 @@ def read_bytes(
     Raises:
         ShotStreamError: of class ``error``: no such file, no regular file, or too large.
     """
+    name = printable(path, _MOST_OF_A_NAME)
     try:
-        return _read_bytes(path, limit_bytes, what, error)
+        return _read_bytes(path, name, limit_bytes, what, error)
     except FileNotFoundError as failed:
-        raise error(f"{path}: no such {what} file") from failed
+        raise error(f"{name}: no such {what} file") from failed
     except OSError as failed:
-        raise error(f"{path}: cannot be read ({failed.strerror or failed})") from failed
+        raise error(f"{name}: cannot be read ({failed.strerror or failed})") from failed
 
 
 def parse_json(text: str, where: object, error: type[ShotStreamError] = ConfigError) -> Any:
@@ -90,24 +95,40 @@ def parse_json(text: str, where: object, error: type[ShotStreamError] = ConfigEr
         raise error(f"{where}: not a JSON file ({failed})") from failed
 
 
-def _read_bytes(path: Path, limit: int, what: str, error: type[ShotStreamError]) -> bytes:
+def _read_bytes(
+    path: Path, name: str, limit: int, what: str, error: type[ShotStreamError]
+) -> bytes:
     try:
         # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except ValueError as failed:
-        raise error(f"{shown(str(path))}: not a file name ({failed})") from failed
+        raise error(f"{name}: not a file name ({failed})") from failed
     try:
         kind = os.fstat(handle)
         if not stat.S_ISREG(kind.st_mode):
             got = kind_of_file(kind.st_mode)
-            raise error(f"{path}: cannot be read: is {got}, wanted a {what} file")
+            raise error(f"{name}: cannot be read: is {got}, wanted a {what} file")
         with open(handle, "rb", closefd=False) as file:
             data = file.read(limit + 1)
     finally:
         os.close(handle)
     if len(data) > limit:
-        raise error(f"{path}: larger than {limit} bytes, not a {what}")
+        raise error(f"{name}: larger than {limit} bytes, not a {what}")
     return data
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a regular file is there; not if this process may not look."""
+    with suppress(OSError):
+        return path.is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there; not if this process may not look."""
+    with suppress(OSError):
+        return path.is_dir()
+    return False
 
 
 def kind_of_file(mode: int) -> str:

@@ -31,6 +31,7 @@ _ADVICE = {
     errno.EPERM: "choose a folder you may write to",
     errno.EROFS: "choose a folder you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENXIO: "if it is a pipe, start whoever reads it first",
 }
 
 

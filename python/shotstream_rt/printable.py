@@ -46,8 +46,9 @@ def shown(value: object, limit: int = _MOST_OF_A_VALUE) -> str:
         return f"{value[:limit]!r}... ({len(value)} long)"
     try:
         text = repr(value)
-    except (ValueError, RecursionError):
-        # An integer of more than 4300 digits, or a value nested too deeply.
+    except Exception:
+        # An integer of more than 4300 digits, a value nested too deeply, or a class of the caller's
+        # that raises whatever it likes.
         return f"{type(value).__name__} too large to show"
     return text if len(text) <= limit else f"{text[:limit]}..."
 

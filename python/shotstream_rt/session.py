@@ -23,6 +23,7 @@ import torch
 from .checks import (
     check_flag,
     check_one_of,
+    check_path,
     check_range,
     check_seed,
     check_text,
@@ -115,8 +116,6 @@ class Session:
         stats_path: str | Path | None = None,
         _beside: Film | None = None,
     ) -> None:
-        if choose is not None and not callable(choose):
-            raise ConfigError(f"choose: got {type(choose).__name__}, wanted a function")
         options = _checked(
             seed=seed,
             at_end=at_end,
@@ -124,6 +123,8 @@ class Session:
             queue_policy=queue_policy,
             threads=threads,
             keep_on_device=keep_on_device,
+            choose=choose,
+            stats_path=stats_path,
         )
         self._model: Model | None = model
         self._settings: dict[str, Any] = {
@@ -236,6 +237,8 @@ class Session:
             queue_policy=queue_policy,
             threads=threads,
             keep_on_device=keep_on_device,
+            choose=choose,
+            stats_path=stats_path,
         )
         with annotate("session.open"), own_torch_settings():
             begun_ns = time.perf_counter_ns()
@@ -958,12 +961,18 @@ def _checked(
     queue_policy: object,
     threads: object,
     keep_on_device: object,
+    choose: object,
+    stats_path: object,
 ) -> _Options:
     """Return a session's options as plain values; see ``Session`` for what they mean.
 
     Raises:
         ConfigError: one of them is not usable.
     """
+    if choose is not None and not callable(choose):
+        raise ConfigError(f"choose: got {type(choose).__name__}, wanted a function")
+    if stats_path is not None:
+        check_path("stats_path", stats_path)
     check_one_of("at_end", at_end, AT_END)
     check_one_of("queue_policy", queue_policy, QUEUE_POLICIES)
     return _Options(

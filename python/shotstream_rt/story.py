@@ -10,14 +10,14 @@ import csv
 import io
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .checks import check_range, check_text
+from .checks import check_one_of, check_range, check_text
 from .errors import ConfigError
 from .inputs import parse_json, read_text
 from .printable import listed, printable, shown
@@ -63,12 +63,16 @@ class Story:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise ConfigError(f"story name: got {shown(self.name)}, wanted a text")
-        unordered = isinstance(self.shots, str | bytes | Mapping | set | frozenset)
-        if unordered or not isinstance(self.shots, Iterable):
+        try:
+            # NumPy's and torch's single numbers have an iterator by name, and raise.
+            texts = iter(self.shots)
+        except TypeError:
+            texts = None
+        if texts is None or isinstance(self.shots, str | bytes | Mapping | set | frozenset):
             raise ConfigError(
                 f"{self.name}: shots is {type(self.shots).__name__}, wanted a list of texts"
             )
-        shots = tuple(islice(self.shots, MAX_SHOTS + 1))
+        shots = tuple(islice(texts, MAX_SHOTS + 1))
         if not shots:
             raise ConfigError(f"{self.name}: got no shots, wanted a list with at least one text")
         if len(shots) > MAX_SHOTS:
@@ -181,8 +185,7 @@ class Story:
             for file in resources.files(__package__).joinpath("stories").iterdir()
             if file.name.endswith(".json")
         }
-        if name not in stories:
-            raise ConfigError(f"story: got {shown(name)}, wanted one of {', '.join(stories)}")
+        check_one_of("story", name, tuple(stories))
         return cls.from_dict(parse_json(stories[name].read_text("utf-8"), name), name=name)
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shotstream_rt.checks import check_one_of, check_range, check_seed, check_text
+from shotstream_rt.checks import (
+    check_one_of,
+    check_path,
+    check_range,
+    check_seed,
+    check_text,
+    check_timeout,
+)
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.printable import listed, printable, shown
 
@@ -29,6 +37,34 @@ def test_what_is_no_integer_in_range_is_refused_briefly(value: Any) -> None:
         with pytest.raises(ConfigError) as caught:
             check()
         assert len(str(caught.value)) < 250
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    def __index__(self) -> int:
+        raise RuntimeError("no number")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_value_that_raises_is_refused_like_any_other() -> None:
+    for check in (check_seed, lambda value: check_range("x", value, 0, 9), check_timeout):
+        with pytest.raises(ConfigError, match="Hostile"):
+            check(Hostile())
+
+
+@pytest.mark.parametrize("value", [math.nan, -1, "5", True, 10**400, np.array([1.0])])
+def test_what_is_no_time_to_wait_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match="timeout_s"):
+        check_timeout(value)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"x", ["x"], "", "a\0b", "\ud800", Hostile()])
+def test_what_is_no_path_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match="here"):
+        check_path("here", value)
 
 
 @pytest.mark.parametrize("value", [None, [], {}, 5, "x" * 9000, np.array([1, 2])])

@@ -267,6 +267,24 @@ def test_a_folder_without_a_student_lists_the_names(folder: Path) -> None:
         parts(folder)
 
 
+@pytest.mark.parametrize("place", ["student.json", "below"])
+def test_folders_that_may_not_be_looked_into(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> Any:
+        if path.name == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    (tmp_path / "below").mkdir()
+    monkeypatch.setattr(Path, "stat", stat)
+    told = r"student\.json cannot be read" if place == "student.json" else "missing a student"
+    with pytest.raises(WeightsError, match=told):
+        Model.open(tmp_path)
+
+
 def test_a_student_is_not_named_for_a_folder_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"student: got 'longlive'.*student\.json"):
         Model.open("nano", student="longlive")

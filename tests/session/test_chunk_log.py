@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,24 @@ def test_a_file_that_cannot_be_written_is_refused(
 ) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         open_session(stats_path=tmp_path / "no" / "such" / "folder.jsonl")
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_waited_for(open_session: Callable[..., Session], tmp_path: Path) -> None:
+    pipe = tmp_path / "figures"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="whoever reads it"):
+        open_session(stats_path=pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        session = open_session(stats_path=pipe)
+        session.cut("one")
+        frames = list(session.stream())
+        session.close()
+        assert len(frames) == session.shot_frames
+        assert json.loads(os.read(reader, 1 << 16).split(b"\n")[0])["chunk"] == 0
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

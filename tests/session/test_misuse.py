@@ -159,6 +159,23 @@ def test_unusable_options_are_config_errors(open_session: Opener, options: dict[
         open_session(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernels": 5}, {"kernels": []}, {"ema": "no"}, {"engines": 5}, {"engines": "a\0b"},
+        {"threads": "2"}, {"choose": 5}, {"stats_path": 5}, {"stats_path": ""}, {"progress": 5},
+        {"dtype": 5}, {"profile": []}, {"backend": None}, {"device": 5}, {"size": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_are_refused_before_the_model_is_opened(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shotstream_rt.loading.layouts.open_parts", None)
+    with pytest.raises(ShotStreamError, match=next(iter(options))):
+        Session.open("nano", **options)
+
+
 def test_notes_tell_what_is_not_understood(open_session: Opener) -> None:
     session = open_session()
     assert session.cut("a xyzzy") == ("unknown word: xyzzy",)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shotstream_rt import ConfigError, Story
@@ -112,7 +113,9 @@ def test_python_story_needs_a_list_of_texts() -> None:
             Story(shots=shots)
 
 
-@pytest.mark.parametrize("shots", [None, 5, b"ab", {"a": 1}, {"a", "b"}, [["a"]], [None]])
+@pytest.mark.parametrize(
+    "shots", [None, 5, b"ab", {"a": 1}, {"a", "b"}, [["a"]], [None], np.array(1)]
+)
 def test_shots_that_are_no_list_of_texts_are_refused(shots: Any) -> None:
     with pytest.raises(ConfigError):
         Story(shots=shots)
@@ -230,6 +233,7 @@ def test_unusable_numbers_of_shots_are_config_errors(count: Any) -> None:
 
 
 def test_bundled_stories_are_named_where_another_is_asked_for() -> None:
-    for name in ("none", "../stories/beach_friends", ""):
+    names: list[Any] = ["none", "../stories/beach_friends", "", None, ["beach_friends"]]
+    for name in names:
         with pytest.raises(ConfigError, match="beach_friends"):
             Story.bundled(name)

@@ -20,6 +20,7 @@ from ..errors import ConfigError, ManifestError, WeightsError
 from ..export.engine_tensors import digest_of, pass_tensors, time_tensors
 from ..export.manifest import MAKE_THEM, MANIFEST_FILE, EngineManifest, ExportedPass
 from ..export.product import with_products
+from ..inputs import is_file
 from ..kernels.sets.arena_layout import ArenaLayout
 from ..kernels.sets.kernel_set import TORCH_OPS
 from ..model.bound_student import BoundStudent
@@ -65,7 +66,7 @@ def unfit_reason(request: BackendRequest) -> str | None:
         if request.config.history is not None or request.lossy_parts:
             return "exported passes have no lossy kernels; use profile exact, or export segments"
         return f"it needs exported passes: `{MAKE_THEM}`, then --engines DIR"
-    if not (folder / MANIFEST_FILE).is_file():
+    if not is_file(folder / MANIFEST_FILE):
         return None  # opening says so
     manifest = EngineManifest.read(folder)
     if manifest.form == "codec":
@@ -315,7 +316,7 @@ class EngineFilm:
         self._scattered: tuple[int, ...] | None = None
         self._caption = 0
         self._levels: tuple[tuple[int, ...], ...] = ()
-        self._noise = self._x = torch.empty(0)
+        self._noise = self._x = torch.empty(0, device="cpu")
 
     def begin_shot(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""

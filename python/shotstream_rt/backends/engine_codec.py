@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import BackendUnavailableError
 from ..export.manifest import CODEC_FILE, EngineManifest, ExportedPass
+from ..inputs import is_file
 from ..model.nano.codec import NanoCodec, NanoCodecNet, NanoStreamDecoder
 from .engine_backend import bind_weights, load_passes
 from .engine_gate import LIMITS, codec_distances
@@ -43,7 +44,7 @@ def engine_codec(codec: LatentCodec, request: BackendRequest, library: str) -> L
     folder = request.engines_folder()
     if library not in ENGINE_LIBRARIES or folder is None or not isinstance(codec, NanoCodec):
         return codec
-    if not (folder / CODEC_FILE).is_file():
+    if not is_file(folder / CODEC_FILE):
         return codec
     if next(codec.net.parameters()).dtype != torch.float32:
         # The graphs are float32, which takes longer than torch's bfloat16 where the CPU has it.

@@ -31,6 +31,7 @@ from ..export.manifest import (
     Plan,
     Port,
 )
+from ..inputs import is_file
 from ..outputs import atomic_file
 from .cuda_graph import Capture, CudaGraphBackend, GraphCapture, Replay
 from .engine_gate import check_parity, check_segments
@@ -67,7 +68,7 @@ def unfit(request: BackendRequest) -> str | None:
     folder = request.engines_folder()
     if folder is None:
         return f"it needs plans: `{MAKE_THEM} {_FORM}`, `{BUILD_THEM}`, then --engines DIR"
-    if not (folder / MANIFEST_FILE).is_file():
+    if not is_file(folder / MANIFEST_FILE):
         return None  # opening says so
     manifest = EngineManifest.read(folder)
     if manifest.form != "segments":

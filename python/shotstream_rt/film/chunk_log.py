@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,8 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 
-from ..errors import ConfigError
-from ..outputs import check_ending, output_error
-from ..printable import shown
+from ..checks import check_path
+from ..outputs import output_error
 from ..types import Chunk
 from .stats import ShotTimes, resident_bytes
 
@@ -90,7 +90,7 @@ class ChunkLog:
         lock: guards the lines and the file.
 
     Raises:
-        ConfigError: no path.
+        ConfigError: not a usable name.
         OutputError: the file cannot be opened.
     """
 
@@ -100,9 +100,7 @@ class ChunkLog:
         device: torch.device,
         timer: Callable[[], Timer] | None = None,
     ) -> None:
-        if not isinstance(path, str | Path):
-            raise ConfigError(f"stats_path: got {shown(path)}, wanted the name of a file")
-        self._path = check_ending(path, None)
+        self._path = check_path("stats_path", path)
         self._device = device
         self._timer = timer
         if timer is None and device.type == "cuda":
@@ -113,7 +111,9 @@ class ChunkLog:
         self._lines: dict[tuple[int, int], _Line] = {}
         self._last_s: float | None = None
         try:
-            self._file: Any = self._path.open("w", encoding="utf-8", buffering=1)
+            self._file: Any = open(  # noqa: SIM115 (held open)
+                self._path, "w", encoding="utf-8", buffering=1, opener=_open_at_once
+            )
         except OSError as error:
             raise output_error(self._path, error) from error
 
@@ -225,3 +225,8 @@ class _CudaTimer:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file to write; neither here nor later is a pipe's reader waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)

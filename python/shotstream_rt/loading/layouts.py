@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from shotstream_rt.errors import ConfigError, WeightsError
+from shotstream_rt.errors import ConfigError, ShotStreamError, WeightsError
 from shotstream_rt.plan.students import STUDENTS
-from shotstream_rt.printable import shown
+from shotstream_rt.printable import printable, shown
 
 from .fetch import BASE, PREFIX, fetch, fetched_bases, is_fetchable
 from .parts import LoadOptions, ModelParts
@@ -28,7 +28,7 @@ def open_parts(model: str | Path, options: LoadOptions) -> ModelParts:
         ManifestError: ``student.json`` is broken.
     """
     if not isinstance(model, str | Path) or not str(model):
-        raise ConfigError(f"model: got {model!r}, wanted a name, a folder or a student's file")
+        raise ConfigError(f"model: got {shown(model)}, wanted a name, a folder or a student's file")
     if model == "nano":
         if not is_project_folder(NANO_FOLDER):
             raise WeightsError(
@@ -43,6 +43,21 @@ def open_parts(model: str | Path, options: LoadOptions) -> ModelParts:
         raise WeightsError(
             f"model {shown(str(model))}: not a folder's or a file's name ({why})"
         ) from error
+    try:
+        return _open_found(path, options, str(model), folder=folder, file=file)
+    except ShotStreamError:
+        raise
+    except OSError as error:  # a folder in it that this process may not look into
+        raise WeightsError(
+            f"model {shown(str(model))}: {printable(error.filename)} cannot be read "
+            f"({error.strerror}); wanted a folder that this process may look into"
+        ) from error
+
+
+def _open_found(
+    path: Path, options: LoadOptions, name: str, *, folder: bool, file: bool
+) -> ModelParts:
+    """Open what is at ``path``, a folder or a file, or fetch what has that name."""
     if folder and is_project_folder(path):
         return open_project(path, options)
     if folder:
@@ -51,10 +66,10 @@ def open_parts(model: str | Path, options: LoadOptions) -> ModelParts:
         return open_project(path.parent, options)
     if file:
         return open_released_file(path, options, fetched_bases())
-    if is_fetchable(str(model)):
-        return _open_fetched(str(model), options)
+    if is_fetchable(name):
+        return _open_fetched(name, options)
     raise WeightsError(
-        f"model {shown(str(model))}: no such folder or file; wanted a checkpoint's path, or one of "
+        f"model {shown(name)}: no such folder or file; wanted a checkpoint's path, or one of "
         f"{', '.join(('nano', *STUDENTS))}, or {PREFIX}ORGANISATION/NAME[@REVISION]"
     )
 

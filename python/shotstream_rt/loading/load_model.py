@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from shotstream_rt import env
-from shotstream_rt.checks import check_one_of
+from shotstream_rt.checks import check_flag, check_one_of, check_path, check_range
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.device.host_settings import own_torch_settings
 from shotstream_rt.errors import ConfigError, ModelClosedError, WeightsError
 from shotstream_rt.film.caption_encoder import CaptionEncoder
+from shotstream_rt.printable import shown
 from shotstream_rt.profiles import EXACT, find_profile
 from shotstream_rt.types import DEFAULT_FRAME_RATE_HZ
 
@@ -176,6 +177,11 @@ class Model:
             check_one_of("dtype", dtype, DTYPES)
         kind = torch_dtype(dtype, place)
         wanted = None if size is None else parse_size(size)
+        if kernels is not None and not isinstance(kernels, str):
+            raise ConfigError(f"kernels: got {shown(kernels)}, wanted the name of a kernel set")
+        ema = check_flag("ema", ema)
+        engines = None if engines is None else check_path("engines", engines)
+        threads = None if threads is None else check_range("threads", threads, 1, 1024)
         if lora is not None and chosen.prunes_history:
             raise ConfigError(
                 f"profile {chosen.name}: which heads it prunes was measured without a LoRA, got "
@@ -201,7 +207,7 @@ class Model:
             kernel_set=kernels or env.kernel_set(),
             lossy_parts=tuple(chosen.kernel_parts),
             source=parts.source,
-            engines=None if engines is None else Path(engines),
+            engines=engines,
             threads=threads,
         )
         built = registry.resolve(backend, request)

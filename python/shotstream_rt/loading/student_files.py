@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shotstream_rt.errors import WeightsError
+from shotstream_rt.inputs import is_folder
 from shotstream_rt.plan.students import STUDENTS, find_student
 from shotstream_rt.printable import listed, printable
 
@@ -230,7 +231,7 @@ def candidates_below(folder: Path) -> list[Path]:
             seen += 1
             if seen > _MOST_ENTRIES:
                 return sorted(found.values())
-            if entry.is_dir():
+            if is_folder(entry):
                 if depth < _DEPTH and entry.name not in _BASE_FOLDERS and entry.name[0] != ".":
                     pending.append((entry, depth + 1))
             elif entry.suffix in ENDINGS and entry.stem not in _BASE_STEMS | _ADAPTER_STEMS:
