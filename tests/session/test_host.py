@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import torch
 
-from shotstream_rt import Session
+from shotstream_rt import ConfigError, Session
 from shotstream_rt.film.threads import WorkerThread, set_thread_count
 
 SIZE = (16, 32)
@@ -55,6 +55,35 @@ def default_device(device: str) -> Iterator[None]:
         torch.set_default_device(None)
 
 
+@contextmanager
+def thread_count(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 HOSTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "float16": lambda: default_dtype(torch.float16),
@@ -64,6 +93,9 @@ HOSTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference": torch.inference_mode,
+    "two threads": lambda: thread_count(2),
+    "tf32": lambda: matmul_precision("high"),
+    "deterministic": deterministic,
 }
 
 
@@ -82,6 +114,26 @@ def test_host_settings_do_not_change_the_film(host: str, plain: list[bytes]) -> 
         assert settings() == before
     assert made == plain
     with Session.open("nano", size=SIZE, threads=1, device="cpu") as session, HOSTS[host]():
+        assert film(session) == plain
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_a_default_device_that_is_not_there_does_not_matter(plain: list[bytes]) -> None:
+    with default_device("cuda"), Session.open("nano", size=SIZE, threads=1) as session:
+        assert film(session) == plain
+
+
+def test_products_that_the_host_lets_be_rounded_are_refused(plain: list[bytes]) -> None:
+    # One setting for the process, which the host's own networks need as it is.
+    with matmul_precision("medium"):
+        with pytest.raises(ConfigError, match=r"wanted '(ieee|high)'"):
+            Session.open("nano", size=SIZE, threads=1, device="cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    with Session.open("nano", size=SIZE, threads=1, device="cpu") as session:
+        with matmul_precision("medium"):
+            session.cut("a red cat walks on a beach", chunks=2)
+            with pytest.raises(ConfigError, match="rounded"):
+                list(session.stream())
         assert film(session) == plain
 
 

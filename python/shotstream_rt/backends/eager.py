@@ -69,7 +69,7 @@ class EagerFilm:
         self._captions: list[CaptionKV] = []
         self._caption = 0
         self._inputs: PassInputs | None = None
-        self._noise = self._x = self._x0 = torch.empty(0)
+        self._noise = self._x = self._x0 = torch.empty(0, device="cpu")
 
     def begin_shot(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
@@ -178,5 +178,5 @@ class EagerFilm:
     def close(self) -> None:
         """Drop the caches."""
         self._captions, self._inputs = [], None
-        self._noise = self._x = self._x0 = torch.empty(0)
+        self._noise = self._x = self._x0 = torch.empty(0, device="cpu")
         self._runner.close()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..device.float_precision import check_float_precision
 from ..errors import SessionClosedError
 from ..model.captions import CaptionSet, TextEncoder
 from ..nvtx import annotate
@@ -196,6 +197,7 @@ class CaptionEncoder:
         try:
             if encoder is None:
                 raise _closed()
+            check_float_precision(self._device)
             with torch.inference_mode(), annotate("text.encode"):
                 embeddings, lengths = encoder.encode([caption])
                 return embeddings[0].to(self._device), lengths[0]

@@ -21,6 +21,7 @@ from dataclasses import replace
 import torch
 
 from ..abandonment import ChunkAbandonedError
+from ..device.float_precision import check_float_precision
 from ..model.captions import CaptionSet
 from ..nvtx import annotate
 from ..plan.noise import NoiseSource
@@ -135,6 +136,7 @@ class Generator:
         """Make the next chunk of a shot; a failure ends the shot."""
         timeline, submitted = self._timeline, False
         try:
+            check_float_precision(self._workers.device)
             if run.frames == 0:
                 self._begin_shot(run)
             if timeline.prompt or run.request.prompts or self._caption != run.caption:

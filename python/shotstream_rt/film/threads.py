@@ -12,6 +12,9 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +85,7 @@ def set_thread_count(count: int) -> None:
         count: threads, at least 1.
     """
     before = torch.get_num_threads()  # also makes torch set up this thread, once
+    _set_mkl_threads(count)
     if before == count:
         return
     setter = _openmp_setter()
@@ -95,6 +99,29 @@ def set_thread_count(count: int) -> None:
     restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
     restoring.start()
     restoring.join()
+
+
+def _set_mkl_threads(count: int) -> None:
+    """Set the threads of MKL's matrix products on the calling thread; nothing without MKL.
+
+    Once the host has called ``torch.set_num_threads``, MKL takes that count on every thread,
+    whatever OpenMP's is, and another count gives other sums. A thread's own goes first.
+    """
+    setter = _mkl_setter()
+    if setter is not None:
+        setter(count)
+
+
+@cache
+def _mkl_setter() -> Callable[[int], None] | None:
+    """Return MKL's own function, which sets the calling thread alone; None where it hides."""
+    if not torch.backends.mkl.is_available():
+        return None
+    # In torch's own library where it was linked into it, else in the program.
+    for library in (str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), None):
+        with suppress(OSError, TypeError, AttributeError):
+            return ctypes.CDLL(library).MKL_Set_Num_Threads_Local
+    return None
 
 
 def _openmp_setter() -> Callable[[int], None] | None:

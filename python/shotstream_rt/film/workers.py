@@ -38,6 +38,7 @@ class Workers:
         captions: encodes captions; may be shared with other sessions of the model.
         decoder: the thread that turns latents into frames.
         stats: times and counts.
+        device: where latents are computed.
     """
 
     pipeline: Pipeline
@@ -45,6 +46,7 @@ class Workers:
     captions: CaptionEncoder
     decoder: DecodeThread
     stats: SessionStats
+    device: torch.device
 
     @classmethod
     def assemble(
@@ -103,6 +105,7 @@ class Workers:
                 kept_states=queue_chunks + _STATES_MORE,
             ),
             stats=stats,
+            device=device,
         )
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from shotstream_rt import env
 from shotstream_rt.checks import check_flag, check_one_of, check_path, check_range
 from shotstream_rt.config import StreamConfig
+from shotstream_rt.device.float_precision import check_float_precision
 from shotstream_rt.device.host_settings import own_torch_settings
 from shotstream_rt.errors import ConfigError, ModelClosedError, WeightsError
 from shotstream_rt.film.caption_encoder import CaptionEncoder
@@ -173,6 +174,7 @@ class Model:
         chosen = find_profile(profile)
         check_one_of("backend", backend, registry.names())
         place = resolve_device(device)
+        check_float_precision(place)
         if dtype is not None:
             check_one_of("dtype", dtype, DTYPES)
         kind = torch_dtype(dtype, place)
