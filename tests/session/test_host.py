@@ -137,6 +137,16 @@ def test_products_that_the_host_lets_be_rounded_are_refused(plain: list[bytes]) 
         assert film(session) == plain
 
 
+def test_a_small_stack_of_the_hosts_threads_is_not_ours(plain: list[bytes]) -> None:
+    before = threading.stack_size(64 << 10)
+    try:
+        with Session.open("nano", size=SIZE, threads=1, device="cpu") as session:
+            assert film(session) == plain
+        assert threading.stack_size() == 64 << 10
+    finally:
+        threading.stack_size(before)
+
+
 def fresh_thread_count() -> int:
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))

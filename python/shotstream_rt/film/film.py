@@ -34,7 +34,7 @@ from .marks import mark_event
 from .playlist import Playlist
 from .shots import AtEnd
 from .stats import SessionStats
-from .threads import holds_one_of, in_background
+from .threads import holds_one_of, in_background, start_thread
 from .timeline import Timeline
 from .workers import Workers
 
@@ -205,7 +205,7 @@ class Film:
             stacklevel=2,
         )
         # The garbage collector may call this on any thread, with any lock held.
-        threading.Thread(target=self.close, name="shotstream-close", daemon=True).start()
+        start_thread(self.close, "shotstream-close")
 
     def _holds_a_lock(self) -> bool:
         """Tell whether the calling thread holds a lock that the film's threads may want."""

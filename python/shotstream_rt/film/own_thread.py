@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
+
+from .threads import start_thread
 
 _Result = TypeVar("_Result")
 
@@ -27,7 +29,7 @@ async def on_own_thread(
         if not future.done():
             future.set_result(result)
         elif undo is not None:
-            threading.Thread(target=undo, args=(result,), daemon=True).start()
+            start_thread(partial(undo, result), "shotstream-open")
 
     def hand_over_error(error: BaseException) -> None:
         if not future.done():
@@ -46,5 +48,5 @@ async def on_own_thread(
             if undo is not None:
                 undo(result)
 
-    threading.Thread(target=main, name="shotstream-open", daemon=True).start()
+    start_thread(main, "shotstream-open")
     return await future

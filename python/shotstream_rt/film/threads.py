@@ -11,8 +11,8 @@ import _thread
 import ctypes
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ import torch
 
 _LOOK_S = 0.002
 _LEAVE_S = 0.25
+_STACK_BYTES = 8 << 20
+"""Stack of a thread, as it usually is. Matrix products need more than 64 KB."""
+
+_starting = threading.RLock()
+"""Held while the stack size of later threads, one setting for the process, is another one."""
 
 
 class WorkerThread(threading.Thread):
@@ -36,6 +41,11 @@ class WorkerThread(threading.Thread):
         super().__init__(name=name, target=target, daemon=True)
         self._count = count
         self._over = False
+
+    def start(self) -> None:
+        """Start with a stack of the usual size, whatever the host chose for its threads."""
+        with _usual_stack():
+            super().start()
 
     def run(self) -> None:
         """Run the target; when it is over, nothing that it held is held any more."""
@@ -58,6 +68,31 @@ class WorkerThread(threading.Thread):
         self.join(_LEAVE_S)
 
 
+@contextmanager
+def _usual_stack() -> Iterator[None]:
+    with _starting:
+        before = threading.stack_size()
+        if not 0 < before < _STACK_BYTES:  # 0 is the system's own choice
+            yield
+            return
+        threading.stack_size(_STACK_BYTES)
+        try:
+            yield
+        finally:
+            threading.stack_size(before)
+
+
+def start_thread(work: Callable[[], object], name: str) -> None:
+    """Run something on a daemon thread that has a stack of the usual size.
+
+    Args:
+        work: what to run.
+        name: of the thread.
+    """
+    with _usual_stack():
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+
 def holds_one_of(*locks: Any) -> bool:
     """Tell whether the calling thread holds one of some reentrant locks.
 
@@ -74,8 +109,7 @@ def in_background(work: Callable[[], None]) -> None:
     code that a signal interrupted may hold. So it is called on a
     thread that nobody waits for.
     """
-    thread = threading.Thread(target=work, name="shotstream-close", daemon=True)
-    _thread.start_new_thread(thread.start, ())
+    _thread.start_new_thread(start_thread, (work, "shotstream-close"))
 
 
 def set_thread_count(count: int) -> None:
