@@ -161,7 +161,7 @@ def test_latents_that_are_not_finite_end_their_shot(
         session.cut(text)
     made, error = chunks_until_error(session)
     assert made == [(0, n) for n in range(7)] + [(1, n) for n in range(chunk)]
-    assert f"shot 1, chunk {chunk}: got latents with NaN or infinite numbers" in str(error)
+    assert f"shot 1, chunk {chunk}: got latents or pixels with NaN or infinite" in str(error)
     session.cut("d", chunks=1)
     later = [(c.shot, c.chunk, c.caption) for c in session.chunks()]
     number_of_c = 2 if chunk else 1
@@ -171,6 +171,29 @@ def test_latents_that_are_not_finite_end_their_shot(
     [failed] = [event for event in events if event.kind == "failed"]
     assert failed.place is not None
     assert (failed.place.shot, failed.place.chunk) == (1, chunk)
+
+
+def test_pixels_that_are_not_finite_end_their_shot(
+    open_session: Opener, bundle: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, bad = type(bundle.codec.decoder()), [float("nan"), float("inf")]
+    real: Any = kind.decode
+
+    def decode(decoder: Any, latents: torch.Tensor) -> torch.Tensor:
+        frames: torch.Tensor = real(decoder, latents)
+        if bad:
+            frames[0, -1, 2, 1, 3] = bad.pop()
+        return frames
+
+    monkeypatch.setattr(kind, "decode", decode)
+    session = open_session(bundle)
+    for text in "ab":
+        session.cut(text)
+        made, error = chunks_until_error(session)
+        assert made == []
+        assert "chunk 0: got latents or pixels with NaN" in str(error)
+    session.cut("c")
+    assert len(list(session.stream())) == session.shot_frames
 
 
 def test_what_was_made_can_be_saved_and_restored(

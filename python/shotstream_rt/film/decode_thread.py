@@ -228,7 +228,8 @@ class DecodeThread:
     ) -> tuple[Tensor, Tensor]:
         """Queue the decoding of a chunk's latents, which a device has written after ``ready``.
 
-        Gives its frames, float ``[P, 3, H, W]``, and whether its latents are finite, a flag ``[]``.
+        Gives its frames, float ``[P, 3, H, W]``, and whether its latents and they are finite, a flag
+        ``[]``.
         """
         if self._streams is not None and self._stream is not None and ready is not None:
             self._stream.wait_event(ready)
@@ -238,6 +239,8 @@ class DecodeThread:
         with annotate("vae.decode", chunk), timed:
             finite = torch.isfinite(latents).all()
             frames = self._decoder.decode(chunk, latents, lambda: self._is_unwanted(job))[0]
+            # A NaN among many numbers is one in their sum, which is read once.
+            finite &= torch.isfinite(frames.sum(dtype=torch.float32))
         if self._stream is not None:
             self._decoded.record(self._stream)
             self._note_queued()
@@ -287,9 +290,9 @@ class DecodeThread:
 
 def _not_finite(job: DecodeJob) -> ShotStreamError:
     return ShotStreamError(
-        f"shot {job.run.shot}, chunk {job.chunk}: got latents with NaN or infinite numbers, "
-        "wanted finite ones; cut again or restore a snapshot. If it happens again, the weights "
-        "or the numbers' type (dtype, profile) do not suit this device"
+        f"shot {job.run.shot}, chunk {job.chunk}: got latents or pixels with NaN or infinite "
+        "numbers, wanted finite ones; cut again or restore a snapshot. If it happens again, the "
+        "weights or the numbers' type (dtype, profile) do not suit this device"
     )
 
 
