@@ -30,6 +30,7 @@ from .checks import (
 )
 from .config import RolloutConfig
 from .device.host_settings import own_torch_settings
+from .device.shortage import shortage_told
 from .errors import ConfigError, SessionClosedError
 from .film import snapshot as snapshots
 from .film.film import Film
@@ -145,7 +146,7 @@ class Session:
         self._frame_rate_hz = model.frame_rate_hz
         self._config = model.config
         self._snapshot_model = snapshots.SnapshotModel.of(model)
-        with own_torch_settings():
+        with shortage_told("opening the session"), own_torch_settings():
             self._film = Film(
                 model,
                 at_end=at_end,
@@ -227,6 +228,7 @@ class Session:
             WeightsError: a checkpoint file is missing or broken, it has no running average, or the
                 LoRA was made for another model.
             BackendUnavailableError: the named backend or kernels cannot run here.
+            DeviceError: there is not enough memory.
         """
         from .loading.load_model import Model
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shotstream_rt import Event, Session, SessionClosedError, ShotStreamError, Story
+from shotstream_rt import DeviceError, Event, Session, SessionClosedError, ShotStreamError, Story
 from shotstream_rt.loading.load_model import Model
 
 from ..patience import PATIENCE_S, wait_for
@@ -332,3 +332,23 @@ def test_restore_decides_a_shot_that_waits_for_its_caption(
     session.restore(empty)
     assert waits.wait(PATIENCE_S) == "cancelled"
     gate.set()
+
+
+@pytest.mark.parametrize("which", ["shotstream-text", "shotstream-decode", "shotstream-generate"])
+def test_a_thread_that_does_not_start_leaves_nothing(
+    which: str, new_bundle: NewBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = threading.active_count(), threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == which:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    bundle = new_bundle()
+    with pytest.raises(DeviceError, match=rf"starting {which}: .* no more memory or threads"):
+        Session(bundle, threads=1)
+    assert threading.active_count() == before
+    bundle.close()
+    assert bundle.closed

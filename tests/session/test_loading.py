@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from shotstream_rt import ConfigError, ManifestError, Session, WeightsError
 from shotstream_rt.config import ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
-from shotstream_rt.errors import BackendUnavailableError
+from shotstream_rt.errors import BackendUnavailableError, DeviceError
 from shotstream_rt.loading.load_model import Model
 from shotstream_rt.loading.manifest import StudentManifest
 from shotstream_rt.loading.placement import parse_size, resolve_device
@@ -220,3 +220,33 @@ def test_released_layout_is_opened(
     assert bundle.config.schedule == ScheduleConfig()
     assert opened == [(wan / "models_t5_umt5-xxl-enc-bf16.pth", wan / "google/umt5-xxl")]
     bundle.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),
+    ],
+    ids=str,
+)
+def test_a_shortage_while_opening_is_a_device_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("shotstream_rt.backends.registry.resolve", load)
+    with pytest.raises(DeviceError, match=r"opening the model: .*use a smaller size"):
+        Session.open("nano")
+
+
+def test_other_errors_while_opening_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("shotstream_rt.backends.registry.resolve", load)
+    with pytest.raises(RuntimeError, match="a fault"):
+        Session.open("nano")

@@ -93,8 +93,9 @@ class CaptionEncoder:
             if self._errors:
                 self._forget_errors()
             if self._thread is None:
-                self._thread = WorkerThread("shotstream-text", self._main, self._threads)
-                self._thread.start()
+                thread = WorkerThread("shotstream-text", self._main, self._threads)
+                thread.start()
+                self._thread = thread
             self._changed.notify_all()
 
     def forget(self, owner: object) -> None:

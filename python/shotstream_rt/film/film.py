@@ -140,8 +140,12 @@ class Film:
         self._generator = Generator(
             workers, self.timeline, threads=_student_threads(threads), noise=noise
         )
-        self.timeline.wish()  # of nothing yet: starts the text thread
-        self._generator.start()
+        try:
+            self.timeline.wish()  # of nothing yet: starts the text thread
+            self._generator.start()
+        except BaseException:  # no more threads, say
+            self.close()
+            raise
         _open_films().add(self)
 
     @property

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from ..device.shortage import shortage_told
+
 _LOOK_S = 0.002
 _LEAVE_S = 0.25
 _STACK_BYTES = 8 << 20
@@ -44,7 +46,7 @@ class WorkerThread(threading.Thread):
 
     def start(self) -> None:
         """Start with a stack of the usual size, whatever the host chose for its threads."""
-        with _usual_stack():
+        with _usual_stack(), shortage_told(f"starting {self.name}"):
             super().start()
 
     def run(self) -> None:

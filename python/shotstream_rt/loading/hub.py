@@ -28,7 +28,7 @@ from urllib.parse import quote
 
 from shotstream_rt import env
 from shotstream_rt.errors import ConfigError, FetchError, OutputError
-from shotstream_rt.inputs import parse_json, read_text
+from shotstream_rt.inputs import is_file, parse_json, read_text
 from shotstream_rt.outputs import atomic_file
 from shotstream_rt.printable import listed, printable, shown
 
@@ -84,7 +84,7 @@ class Listing:
         """Return a file that is here, or ``None``."""
         place = self.folder / path
         file = self.files.get(path)
-        whole = file is not None and place.is_file() and place.stat().st_size == file.size
+        whole = file is not None and is_file(place) and place.stat().st_size == file.size
         return place if whole else None
 
 
@@ -117,7 +117,7 @@ def known_listing(repository: str, revision: str | None = None) -> Listing | Non
         FetchError: what was written down then is damaged.
     """
     path = _listing_file(repository, revision)
-    if not path.is_file():
+    if not is_file(path):
         return None
     text = read_text(path, limit_bytes=_MAX_LISTING_BYTES, what="listing", error=FetchError)
     data = parse_json(text, path, FetchError)

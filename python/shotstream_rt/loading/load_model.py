@@ -22,6 +22,7 @@ from shotstream_rt.checks import check_flag, check_one_of, check_path, check_ran
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.device.float_precision import check_float_precision
 from shotstream_rt.device.host_settings import own_torch_settings
+from shotstream_rt.device.shortage import shortage_told
 from shotstream_rt.errors import ConfigError, ModelClosedError, WeightsError
 from shotstream_rt.film.caption_encoder import CaptionEncoder
 from shotstream_rt.printable import shown
@@ -108,6 +109,7 @@ class Model:
         self._closed = False
 
     @classmethod
+    @shortage_told("opening the model")
     @own_torch_settings()
     def open(
         cls,
@@ -159,6 +161,7 @@ class Model:
             ManifestError: ``student.json``, ``history.json`` or ``engines.json`` is broken, of
                 another version, or made for another model.
             BackendUnavailableError: the device or the backend cannot be used here.
+            DeviceError: there is not enough memory.
         """
         from shotstream_rt.backends import registry
         from shotstream_rt.backends.request import BackendRequest
