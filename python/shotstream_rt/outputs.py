@@ -67,17 +67,11 @@ def check_file_target(target: str | Path, *, ending: str | None = None) -> Path:
         ending: what it has to end in, such as ``.mp4``, in small or capital letters.
 
     Raises:
-        OutputError: the name, or the file that it leads to, ends otherwise; something that is no
-            regular file has it already; the file there is write-protected, or nothing can be
-            written in its folder.
+        OutputError: the name ends otherwise, something that is no regular file has it already, the
+            file there is write-protected, or nothing can be written in its folder.
     """
     path = check_ending(target, ending)
     real = _replaceable_file(path)
-    # What is overwritten is what a link leads to, which may be a model's weights.
-    if ending is not None and real.suffix.lower() != ending and real.exists():
-        raise OutputError(
-            f"{path}: leads to {real}, wanted a file that ends in {ending}; choose another name"
-        )
     _try_to_write(path, real)
     return real
 

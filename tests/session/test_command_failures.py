@@ -77,6 +77,8 @@ def is_clean(text: str) -> bool:
         (["story.mp4", "--out", "story.mp4"], "is the story that is read"),
         (["story.mp4", "--out", "link.mp4"], "is the story that is read"),
         (["set.csv", "--out", "/dev/null"], "ends in nothing"),
+        (["--model", "model", "--out", "weights.mp4"], "leads to a file of the model"),
+        (["--lora", "model/lora", "--sheet", "lora.png"], "leads to a file of the model"),
         (["--kernels", "magic"], "--kernels"),
         (["--kernels", "torch+magic"], "--kernels"),
         (["-p", "a" * 10_001], "at most 10000"),
@@ -98,6 +100,10 @@ def test_mistakes_are_told_before_the_model_is_loaded(
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine", "utf-8")
+    (tmp_path / "model").mkdir()
+    for link, file in (("weights.mp4", "student.safetensors"), ("lora.png", "lora")):
+        (tmp_path / "model" / file).write_bytes(b"weights")
+        (tmp_path / link).symlink_to(tmp_path / "model" / file)
     os.mkfifo(tmp_path / "pipe.mp4")
     os.mkfifo(tmp_path / "pipe.png")
     before = sorted(tmp_path.rglob("*"))

@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed = _take_options(arguments, made)
     start_file = StartFile.of(arguments, films=len(films), replayed=made is not None)
     profile = find_profile(arguments.profile)
-    _check_outputs(films, arguments.story, start_file)
+    _check_outputs(films, arguments.story, start_file, models=(arguments.model, arguments.lora))
     started_s = time.monotonic()
     with (
         LoadLine(quiet=arguments.quiet) as loading,
@@ -336,6 +336,18 @@ def _take_options(arguments: argparse.Namespace, made: Mapping[str, Any]) -> int
     return check_seed(made["seed"])
 
 
+def _is_of_a_model(real: Path, models: Sequence[str | None]) -> bool:
+    """Tell whether a link leads to a file of a model."""
+    is_output = real.suffix.lower() in (".mp4", ".png")
+    for name in models:
+        if name is None or "\0" in name:
+            continue
+        place = Path(os.path.realpath(os.path.expanduser(name)))  # noqa: PTH111 (it never raises)
+        if real == place or (place in real.parents and not is_output):
+            return True
+    return False
+
+
 def _check_kernels(name: str | None) -> None:
     """Refuse kernels that do not exist before a model is loaded, which can take minutes."""
     known = registry.kernel_availability(torch.device("cpu"))
@@ -346,9 +358,19 @@ def _check_kernels(name: str | None) -> None:
 
 
 def _check_outputs(
-    films: Sequence[_Film], story_file: str | None, start_file: StartFile | None
+    films: Sequence[_Film],
+    story_file: str | None,
+    start_file: StartFile | None,
+    *,
+    models: Sequence[str | None],
 ) -> None:
     """Look at every file and folder that will be written, before a model is loaded.
+
+    Args:
+        films: with their outputs.
+        story_file: what the films are read from.
+        start_file: pictures that are read.
+        models: names, files or folders of what is loaded.
 
     Raises:
         OutputError: one of them cannot be written.
@@ -370,6 +392,8 @@ def _check_outputs(
         for name, real in files.items():
             if (read := inputs.get(str(real))) is not None:
                 raise ConfigError(f"{name}: is the {read} that is read; choose another name")
+            if _is_of_a_model(real, models):
+                raise ConfigError(f"{name}: leads to a file of the model; choose another name")
             if real in taken:
                 raise ConfigError(f"{name} and {taken[real]} are one file; choose another name")
             taken[real] = name
