@@ -228,8 +228,7 @@ class DecodeThread:
     ) -> tuple[Tensor, Tensor]:
         """Queue the decoding of a chunk's latents, which a device has written after ``ready``.
 
-        Gives its frames, float ``[P, 3, H, W]``, and whether its latents and they are finite, a flag
-        ``[]``.
+        Gives its frames, float ``[P, 3, H, W]``, and whether all is finite, a flag ``[]``.
         """
         if self._streams is not None and self._stream is not None and ready is not None:
             self._stream.wait_event(ready)
