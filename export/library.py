@@ -17,6 +17,11 @@ MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 """Python packages by the libraries' names on the command line."""
 
 INSTALL = {"rtx": "pip install 'shotstream_rt[tensorrt-rtx]'", "tensorrt": "pip install tensorrt"}
+SERVES = {
+    "rtx": "sm_75 (float32), sm_80, sm_86, sm_89, sm_120 and sm_121, fp8 from sm_89; not sm_90",
+    "tensorrt": "the GPU that it builds on, such as sm_90 (H100, H200)",
+}
+"""GPUs that engines of each library run on."""
 _TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 _TARGET = re.compile(r"sm_(\d+)")
 _BFLOAT16_FROM, _FP8_FROM = 80, 89

@@ -292,6 +292,9 @@ def test_info_tells_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     told = capsys.readouterr().out
     assert "eager: usable" in told
+    assert found["engine_libraries"].keys() == {"rtx", "tensorrt"}
+    for library in found["engine_libraries"].values():
+        assert f"  for      {library['serves']}" in told
     assert f"auto takes {auto['name']}: " in told
     assert "taew2_1.safetensors" in told
 

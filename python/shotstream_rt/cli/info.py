@@ -14,6 +14,7 @@ import torch
 import shotstream_rt
 from shotstream_rt.backends import kernel_registry, registry
 from shotstream_rt.backends.proven_attention import HEAD_DIM
+from shotstream_rt.export.library import SERVES, missing_reason
 from shotstream_rt.loading.fetch import BASE, fetched_models
 from shotstream_rt.loading.layouts import available_models
 from shotstream_rt.plan.students import STUDENTS
@@ -58,12 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
             lines.append(f"  kernels  {name}: {'usable' if reason is None else reason}")
         auto = device["auto_kernels"]
         lines.append(f"  kernels  auto takes {auto['name']}: {auto['reason']}")
+    for library, engines in found["engine_libraries"].items():
+        lines.append(f"engines    {library}: {engines['reason'] or 'installed'}")
+        lines.append(f"  for      {engines['serves']}")
     models = found["models"] or {"none": "this build carries no weights; give a folder"}
     lines += [f"model      {name}: {place}" for name, place in models.items()]
     lines.append(f"model      {BASE}: {found['base_model'] or 'not fetched'}")
     for name, student in found["students"].items():
         lines.append(f"student    {name}: {student['title']}; {student['file'] or 'not fetched'}")
-        lines += [f"  {word:8} {student[word]}" for word in ("cut", "prompt", "extend")]
+        lines += [f"  {word:8} {student[word]}" for word in ("cut", "prompt", "extend", "start")]
     for profile in PROFILES.values():
         lines.append(f"profile    {profile.name}: {profile.summary}")
         if profile.lossy:
@@ -77,7 +81,8 @@ def collect() -> dict[str, Any]:
 
     Of a student that was fetched, ``file`` says where it is.
 
-    The value of a backend, a kernel set or a part of one is why it cannot run, or None. A device's
+    The value of a backend, a kernel set or a part of one is why it cannot run, or None, and so is
+    ``reason`` of a library that builds engines for GPUs; ``serves`` says for which. A device's
     ``auto_kernels`` is the set that ``auto`` takes there for the released student, and why.
     """
     fetched = fetched_models()
@@ -89,6 +94,10 @@ def collect() -> dict[str, Any]:
         "native": shotstream_rt.build_info(),
         "devices": [_device(torch.device("cpu"))]
         + [_device(torch.device("cuda", index)) for index in range(_cuda_devices())],
+        "engine_libraries": {
+            name: {"reason": missing_reason(name), "serves": serves}
+            for name, serves in SERVES.items()
+        },
         "models": available_models(),
         "base_model": fetched[BASE],
         "students": {
