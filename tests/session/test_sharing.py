@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from shotstream_rt import ConfigError, Model, ModelClosedError, Session
+from shotstream_rt import ConfigError, DeviceError, Model, ModelClosedError, Session
 from shotstream_rt.backends import registry
 from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
@@ -234,7 +234,7 @@ def test_a_session_that_cannot_start_lets_go(bundle: Any, monkeypatch: pytest.Mo
         raise MemoryError("no room for another film")
 
     monkeypatch.setattr(bundle, "new_pipeline", fail)
-    with pytest.raises(MemoryError):
+    with pytest.raises(DeviceError, match="no room for another film"):
         Session(bundle)
     bundle.close()
     assert bundle.fake_backend.closed

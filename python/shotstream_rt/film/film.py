@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from .. import nvtx
+from ..device.free_memory import give_back_free_memory
 from ..errors import SessionClosedError
 from ..plan.noise import NoiseSource
 from ..plan.planner import planner_of
@@ -245,7 +246,9 @@ class Film:
             workers.decoder.forget_callbacks()
         self._generator = self._workers = self._model = None
         self.timeline.events.listeners.clear()
+        del generator, workers
         _open_films().discard(self)
+        give_back_free_memory()
 
 
 def _let_go(error: BaseException) -> None:
