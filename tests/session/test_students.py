@@ -183,8 +183,9 @@ def test_a_prompt_goes_back_over_one_that_computed_the_sink_anew(open_student: F
     made = [next(chunks)]
     wait_for(lambda: session.state.waits_for_reader)
     receipt = session.prompt("b is longer")
+    wait_for(lambda: session._film.captions.ready("b is longer"))
     made.append(next(chunks))  # makes room, so the next one is made with it
-    assert receipt.wait(PATIENCE_S)
+    wait_for(lambda: receipt.state == "applied")
     passes = encoded_passes(session)
     session.prompt("c", flush=True)
     frames = [f.tobytes() for c in [*made, *chunks] for f in c.pixels]
@@ -229,6 +230,7 @@ def test_a_film_far_beyond_its_length_is_restored_bit_for_bit(
     made = film(session, 10)
     if STUDENTS[name].rollout.prompt != "refused":
         receipt = session.prompt("b is longer")
+        wait_for(lambda: session._film.captions.ready("b is longer"))
         made += film(session, 2)
         wait_for(lambda: receipt.state == "applied")
     data, expected = session.snapshot(), film(session, 4)
