@@ -22,18 +22,7 @@ from shotstream_rt.loading.load_model import Model
 from shotstream_rt.profiles import PROFILES
 from shotstream_rt.session import Session
 
-SHOT_FRAMES = 81
-
-
-def last_object(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
-    return found
-
-
-def write_story(path: Path, shots: int) -> Path:
-    data = {f"shot{n + 1}": f"text/{n}" for n in range(shots)}
-    path.write_text(json.dumps({"global_caption": "two friends.", **data}), "utf-8")
-    return path
+from .commands import SHOT_FRAMES, last_object, write_story
 
 
 def count_frames(path: Path) -> int:

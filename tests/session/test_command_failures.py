@@ -28,23 +28,13 @@ from shotstream_rt.loading.load_model import Model
 from shotstream_rt.media.sheet import ContactSheet
 from shotstream_rt.terminal import log_handler, run_command, tell, tell_json
 
-SHOT_FRAMES = 81
+from .commands import SHOT_FRAMES, last_object, write_story
+
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202eevil\nERROR root: forged\r"
 
 needs_nano = pytest.mark.skipif(
     "nano" not in available_models(), reason="this checkout carries no nano weights"
 )
-
-
-def last_object(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
-    return found
-
-
-def write_story(path: Path, shots: int) -> Path:
-    data = {f"shot{n + 1}": f"text {n}" for n in range(shots)}
-    path.write_text(json.dumps({"global_caption": "two friends.", **data}), "utf-8")
-    return path
 
 
 def is_clean(text: str) -> bool:

@@ -12,6 +12,8 @@ import torch
 from shotstream_rt import ConfigError, Session
 from shotstream_rt.film.threads import WorkerThread, set_thread_count
 
+from .host_states import default_device, default_dtype, matmul_precision, thread_count
+
 SIZE = (16, 32)
 
 
@@ -34,45 +36,6 @@ def settings() -> tuple[object, ...]:
         torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(), torch.random.get_rng_state().tolist(),
     )  # fmt: skip
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def default_device(device: str) -> Iterator[None]:
-    torch.set_default_device(device)
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-
-@contextmanager
-def thread_count(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -11,6 +10,8 @@ import torch
 
 from shotstream_rt import Session
 from shotstream_rt.device.host_settings import own_torch_settings
+
+from .host_states import default_dtype
 
 
 def film() -> np.ndarray:
@@ -23,16 +24,6 @@ def film() -> np.ndarray:
 @pytest.fixture(scope="module")
 def plain() -> np.ndarray:
     return film()
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize(
