@@ -28,7 +28,7 @@ import torch
 from engine_film import SEED, Row, Script, distance, engines_of, played, recorded
 
 from shotstream_rt.backends import registry
-from shotstream_rt.backends.engine_backend import bind_weights, load_passes
+from shotstream_rt.backends.engine_passes import bind_weights, load_passes
 from shotstream_rt.export.exporter import export_graphs
 from shotstream_rt.loading.backend_request import open_nano_codec, stream_config
 from shotstream_rt.loading.load_model import Model

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from shotstream_rt.backends import registry
 from shotstream_rt.backends.base import StudentBackend
-from shotstream_rt.backends.engine_backend import EngineBackend, PassRun, Tensors
+from shotstream_rt.backends.engine_backend import EngineBackend
 from shotstream_rt.backends.engine_gate import pass_distances
+from shotstream_rt.backends.engine_passes import PassRun, Tensors
 from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import BackendUnavailableError, WeightsError

@@ -14,8 +14,9 @@ from shotstream_rt.backends import registry
 from shotstream_rt.backends.base import StudentBackend
 from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.backends.eager import EagerBackend
-from shotstream_rt.backends.engine_backend import load_passes, open_engines
+from shotstream_rt.backends.engine_backend import open_engines
 from shotstream_rt.backends.engine_gate import check_segments, segment_distances
+from shotstream_rt.backends.engine_passes import load_passes
 from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.backends.segment_backend import (
     LibrarySegments,

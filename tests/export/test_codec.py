@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from shotstream_rt.backends import registry
-from shotstream_rt.backends.engine_backend import bind_weights, load_passes
 from shotstream_rt.backends.engine_codec import EngineCodec, engine_codec
 from shotstream_rt.backends.engine_gate import codec_distances
+from shotstream_rt.backends.engine_passes import bind_weights, load_passes
 from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.config import ModelConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import BackendUnavailableError, ManifestError

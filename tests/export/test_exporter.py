@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.backends.engine_backend import EngineBackend, PassRun
+from shotstream_rt.backends.engine_backend import EngineBackend
+from shotstream_rt.backends.engine_passes import PassRun
 from shotstream_rt.backends.request import BackendRequest
 from shotstream_rt.cli import main
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig

@@ -13,13 +13,13 @@ from ..errors import BackendUnavailableError
 from ..export.manifest import CODEC_FILE, EngineManifest, ExportedPass
 from ..inputs import is_file
 from ..model.nano.codec import NanoCodec, NanoCodecNet, NanoStreamDecoder
-from .engine_backend import bind_weights, load_passes
 from .engine_gate import LIMITS, codec_distances
+from .engine_passes import bind_weights, load_passes
 from .registry import ENGINE_LIBRARIES, engine_library
 
 if TYPE_CHECKING:
     from ..model.codec import LatentCodec
-    from .engine_backend import PassRun
+    from .engine_passes import PassRun
     from .request import BackendRequest
 
 _log = logging.getLogger("shotstream_rt.backends")

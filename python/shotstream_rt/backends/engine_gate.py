@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..model.bound_student import BoundStudent, TimeTable
     from ..model.nano.codec import NanoCodecNet
     from .cache import DualKVCache
-    from .engine_backend import PassRun
+    from .engine_passes import PassRun
     from .request import BackendRequest
 
 _log = logging.getLogger("shotstream_rt.backends")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .engine_backend import PassRun, Tensors, check_ports, open_engines, unfit_reason
+from .engine_backend import open_engines, unfit_reason
+from .engine_passes import PassRun, Tensors, check_ports
 
 if TYPE_CHECKING:
     from ..export.manifest import ExportedPass

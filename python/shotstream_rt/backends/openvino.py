@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .engine_backend import PassRun, Tensors, check_ports, open_engines, unfit_reason
+from .engine_backend import open_engines, unfit_reason
+from .engine_passes import PassRun, Tensors, check_ports
 
 if TYPE_CHECKING:
     from ..export.manifest import ExportedPass

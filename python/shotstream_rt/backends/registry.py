@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from .base import StudentBackend
-    from .engine_backend import LoadPass
+    from .engine_passes import LoadPass
     from .request import BackendRequest
 
 _log = logging.getLogger("shotstream_rt.backends")

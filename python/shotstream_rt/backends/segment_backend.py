@@ -19,7 +19,7 @@ from .engine_block import EngineBlock, EngineHead, SegmentRunner
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
-    from .engine_backend import PassRun
+    from .engine_passes import PassRun
     from .request import BackendRequest
 
 

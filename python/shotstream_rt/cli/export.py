@@ -229,8 +229,8 @@ def _check_codec(arguments: argparse.Namespace, name: str, manifest: EngineManif
         name: of the library.
         manifest: of the folder.
     """
-    from shotstream_rt.backends.engine_backend import bind_weights, load_passes
     from shotstream_rt.backends.engine_gate import LIMITS, codec_distances
+    from shotstream_rt.backends.engine_passes import bind_weights, load_passes
 
     config = stream_config(arguments.weights, size=arguments.size, student=arguments.student)
     manifest.check_fits(config, manifest.dtype, arguments.folder)
@@ -290,8 +290,8 @@ def _check_segments(
         request: whose weights.
         manifest: of the folder.
     """
-    from shotstream_rt.backends.engine_backend import load_passes
     from shotstream_rt.backends.engine_gate import LIMITS, OWN_RATIO, segment_distances
+    from shotstream_rt.backends.engine_passes import load_passes
     from shotstream_rt.backends.segment_backend import (
         LibrarySegments,
         engine_student,
