@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from shotstream_rt import DeviceError, Event, Session, SessionClosedError, ShotStreamError, Story
+from shotstream_rt.film import threads
 from shotstream_rt.loading.load_model import Model
 
 from ..patience import PATIENCE_S, wait_for
@@ -124,6 +125,17 @@ def test_a_dropped_session_is_freed_and_warns(new_bundle: NewBundle) -> None:
             assert gone() is None, "nothing but its user holds a session"
             wait_for(lambda watched=watched: bool(watched.closed))  # type: ignore[misc]
         wait_for(lambda watched=watched: not watched.alive)  # type: ignore[misc]
+
+
+def test_dropping_waits_for_no_thread_that_starts(open_session: Opener) -> None:
+    """Whoever starts a thread waits for it, and the collector may run on that very thread."""
+    session = open_session()
+    with pytest.warns(ResourceWarning), threads._starting:  # as while another thread starts
+        dropping = threading.Thread(target=session._film.abandon)
+        dropping.start()
+        dropping.join(PATIENCE_S)
+        assert not dropping.is_alive()
+    wait_for(lambda: session.closed)
 
 
 @pytest.mark.usefixtures("no_collector")

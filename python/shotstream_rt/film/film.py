@@ -35,7 +35,7 @@ from .marks import mark_event
 from .playlist import Playlist
 from .shots import AtEnd
 from .stats import SessionStats
-from .threads import holds_one_of, in_background, start_thread
+from .threads import holds_one_of, in_background
 from .timeline import Timeline
 from .workers import Workers
 
@@ -209,8 +209,9 @@ class Film:
             ResourceWarning,
             stacklevel=2,
         )
-        # The garbage collector may call this on any thread, with any lock held.
-        start_thread(self.close, "shotstream-close")
+        # The garbage collector may call this on any thread, with any lock held: also on one that
+        # is just starting, for which another one waits.
+        in_background(self.close)
 
     def _holds_a_lock(self) -> bool:
         """Tell whether the calling thread holds a lock that the film's threads may want."""
