@@ -7,7 +7,7 @@ next one. On a teacher's step of nano (3 samples of 27 frames) that was 0.45 of 
 
 from __future__ import annotations
 
-import ctypes
+from shotstream_rt.device.c_function import c_function
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LIMIT_BYTES = 2**31 - 1
@@ -19,8 +19,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library took both settings; others than glibc have no such call.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
+    mallopt = c_function("mallopt")
+    if mallopt is None:
         return False
     return all(mallopt(name, _LIMIT_BYTES) == 1 for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))

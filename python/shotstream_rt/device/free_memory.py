@@ -6,10 +6,7 @@ process held 70 MB that nothing used, and how much it held depended on chance.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
+from .c_function import c_function
 
 
 def give_back_free_memory() -> None:
@@ -17,13 +14,6 @@ def give_back_free_memory() -> None:
 
     Nothing where the C library is another one than glibc.
     """
-    trim = _malloc_trim()
+    trim = c_function("malloc_trim")
     if trim is not None:
         trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    with suppress(OSError, TypeError, AttributeError):
-        return ctypes.CDLL(None).malloc_trim
-    return None

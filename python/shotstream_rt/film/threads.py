@@ -8,17 +8,16 @@ the first and must not do the second. And waiting for them may be interrupted an
 from __future__ import annotations
 
 import _thread
-import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..device.c_function import c_function
 from ..device.shortage import shortage_told
 
 _LOOK_S = 0.002
@@ -108,8 +107,7 @@ def in_background(work: Callable[[], None]) -> None:
     """Run something on another thread, and wait for nothing, not even for it to start.
 
     ``threading.Thread.start`` waits until the thread has taken a lock of the interpreter, which
-    code that a signal interrupted may hold. So it is called on a
-    thread that nobody waits for.
+    code that a signal interrupted may hold. So it is called on a thread that nobody waits for.
     """
     _thread.start_new_thread(start_thread, (work, "shotstream-close"))
 
@@ -121,12 +119,14 @@ def set_thread_count(count: int) -> None:
         count: threads, at least 1.
     """
     before = torch.get_num_threads()  # also makes torch set up this thread, once
-    _set_mkl_threads(count)
+    # Once the host has called ``torch.set_num_threads``, MKL takes that count on every thread,
+    # whatever OpenMP's is, and another count gives other sums. A thread's own goes first.
+    if (set_mkl_threads := _mkl_setter()) is not None:
+        set_mkl_threads(count)
     if before == count:
         return
-    setter = _openmp_setter()
-    if setter is not None:
-        setter(count)
+    if (set_openmp_threads := _openmp_setter()) is not None:
+        set_openmp_threads(count)
         if torch.get_num_threads() == count:
             return
     # Where torch does not use the OpenMP library that was found: set both, and put the count for
@@ -137,33 +137,16 @@ def set_thread_count(count: int) -> None:
     restoring.join()
 
 
-def _set_mkl_threads(count: int) -> None:
-    """Set the threads of MKL's matrix products on the calling thread; nothing without MKL.
-
-    Once the host has called ``torch.set_num_threads``, MKL takes that count on every thread,
-    whatever OpenMP's is, and another count gives other sums. A thread's own goes first.
-    """
-    setter = _mkl_setter()
-    if setter is not None:
-        setter(count)
-
-
-@cache
 def _mkl_setter() -> Callable[[int], None] | None:
     """Return MKL's own function, which sets the calling thread alone; None where it hides."""
     if not torch.backends.mkl.is_available():
         return None
     # In torch's own library where it was linked into it, else in the program.
-    for library in (str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), None):
-        with suppress(OSError, TypeError, AttributeError):
-            return ctypes.CDLL(library).MKL_Set_Num_Threads_Local
-    return None
+    own = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
+    name = "MKL_Set_Num_Threads_Local"
+    return c_function(name, own) or c_function(name)
 
 
 def _openmp_setter() -> Callable[[int], None] | None:
     """Return OpenMP's own function, which sets the calling thread alone; None where it hides."""
-    try:
-        program = ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows has no handle for "the program itself"
-        return None
-    return getattr(program, "omp_set_num_threads", None)
+    return c_function("omp_set_num_threads")
