@@ -30,7 +30,13 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
 def codec_of(name: str, device: torch.device, dtype: torch.dtype) -> WanCodec | TinyCodec:
-    """Return a codec of seeded weights, the same numbers in every type."""
+    """Return a codec of seeded weights, the same numbers in every type.
+
+    Args:
+        name: ``wan`` or ``tiny``.
+        device: where it decodes; the Wan VAE has its released width of 96 on a GPU, 4 on a CPU.
+        dtype: of its weights.
+    """
     torch.manual_seed(0)
     state = WanVAE(96 if device.type == "cuda" else 4).state_dict()
     if name == "wan":
@@ -82,7 +88,16 @@ def bench_chunk_decoder(case: KernelCase, codec: str, form: str) -> None:
 
 
 def reference(codec: WanCodec | TinyCodec, first: Tensor, later: Tensor) -> tuple[Tensor, float]:
-    """Return a later chunk's frames, latent by latent, and what they cost."""
+    """Return a later chunk's frames, decoded latent by latent, and what they cost.
+
+    Args:
+        codec: with float32 weights.
+        first: latents ``[1, F, C, h, w]`` of a stream's first chunk.
+        later: latents of its second, of the same shape.
+
+    Returns:
+        Frames, float32 ``[1, P, 3, H, W]``, and the floating-point operations of decoding them.
+    """
     decoder = codec.decoder()
     decoder.decode(first.float())
     with FlopCounterMode(display=False) as counter:

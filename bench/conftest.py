@@ -78,7 +78,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def ceilings(
     request: pytest.FixtureRequest, workload: Workload, device: torch.device
 ) -> Ceilings | None:
-    """What the device does at its best, if ``--roofline`` asks for it."""
+    """What the device does at its best, if ``--roofline`` asks for it.
+
+    Args:
+        request: for the options of the command line.
+        workload: whose widths and latent size, in tokens, the products have.
+        device: that is measured.
+    """
     if not request.config.getoption("--roofline"):
         return None
     shapes = Shapes(**workload.recipe)
@@ -97,7 +103,15 @@ def case(
     device: torch.device,
     ceilings: Ceilings | None,
 ) -> Iterator[KernelCase]:
-    """What a bench needs; what it measured becomes a record if ``--records`` asks for it."""
+    """What a bench needs; what it measured becomes a record if ``--records`` asks for it.
+
+    Args:
+        request: for the options of the command line and the bench's name.
+        benchmark: pytest-benchmark's fixture, which times.
+        workload: the shapes.
+        device: where tensors are made.
+        ceilings: of the device; None leaves ``floor_percent`` out of the record.
+    """
     dtype: torch.dtype = getattr(torch, request.config.getoption("--dtype"))
     made = KernelCase(Shapes(**workload.recipe), dtype, device, benchmark)
     yield made

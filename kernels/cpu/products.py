@@ -120,7 +120,15 @@ def dual_attention(
 ) -> Tensor:
     """Like ``kernels.reference.dual_attention.dual_attention``; logits are in the input type.
 
-    Batch 1 only; ``bias`` is one number per key.
+    Args:
+        q: queries ``[1, Tq, N, D]``.
+        k: keys ``[1, Tk, N, D]``, of the same type.
+        v: values ``[1, Tk, N, D]``, of the same type.
+        scale: factor of the logits, usually ``1 / sqrt(D)``.
+        bias: ``[Tk]``, added to the logits of each key; None for none.
+
+    Returns:
+        ``[1, Tq, N, D]`` in the type of ``q``.
     """
     # Nano's films in float32 keep their bits, and it has narrow heads.
     narrow_float32 = q.dtype == torch.float32 and q.shape[-1] <= _NARROW

@@ -39,7 +39,13 @@ class _Shapes:
         self._config = config
 
     def shots(self, rng: StepRng, count: int, frames: int) -> ShotBatch:
-        """Return a third shot after two others."""
+        """Return third shots after two others, on the meta device.
+
+        Args:
+            rng: as of a source with data; nothing is drawn.
+            count: shots.
+            frames: latent frames of each.
+        """
         model, front = self._config.stream.model, self._config.stream.cache.context_frames
         latent = (model.in_dim, model.latent_height, model.latent_width)
         return ShotBatch(
@@ -51,7 +57,13 @@ class _Shapes:
         )
 
     def stories(self, rng: StepRng, count: int, shots: int) -> Words:
-        """Return blank captions."""
+        """Return blank captions.
+
+        Args:
+            rng: as of a source with data; nothing is drawn.
+            count: stories.
+            shots: captions of each.
+        """
         return (("",) * shots,) * count
 
 

@@ -94,9 +94,14 @@ class ContextSelector:
         )
 
     def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
-        """Start collecting the frames of ``shot``; its first has this number in the film.
+        """Start collecting the frames of a shot.
 
         The shot before it is dropped unless ``end_shot`` was called: a retake replaces it.
+
+        Args:
+            shot: its number in the film, from 0.
+            caption: of the shot.
+            first_index: number in the film of its first frame, from 0.
         """
         spare, self._spare = self._spare, None
         if self._before is not None:

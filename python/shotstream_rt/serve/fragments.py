@@ -159,7 +159,14 @@ def fragment_head(head: Head, number: int, time: int, size: int, *, key: bool) -
 
 
 def fragment(head: Head, number: int, time: int, sample: Sample) -> bytes:
-    """Return a whole fragment; arguments as for ``fragment_head``."""
+    """Return a whole fragment: the box ``moof``, and ``mdat`` with the sample.
+
+    Args:
+        head: of the file.
+        number: of the fragment in the file, from 0.
+        time: number of the frame on the file's clock, from 0.
+        sample: the encoded frame, and whether it is a key frame.
+    """
     return fragment_head(head, number, time, len(sample.data), key=sample.key) + sample.data
 
 
