@@ -50,6 +50,8 @@ def _value(value: object, hint: Any, what: str) -> Any:
     Raises:
         ManifestError: it is of another kind.
     """
+    if isinstance(hint, UnionType) and value is not None:  # such as ``Correctness | None``
+        hint = next(filter(dataclasses.is_dataclass, get_args(hint)), hint)
     if dataclasses.is_dataclass(hint) and not isinstance(value, hint):  # type: ignore[arg-type]
         return from_json(hint, value, what)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:

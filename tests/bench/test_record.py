@@ -91,9 +91,11 @@ def test_headline_picks_the_best_shot(make_record: MakeRecord) -> None:
         ({"schema_version": 2}, "schema_version: got 2"),
         ({"extra": 1}, "extra"),
         ({"status": "fine"}, "status: got 'fine'"),
-        ({"metrics": [{"name": "shot_s"}]}, "missing"),
+        ({"metrics": [{"name": "shot_s"}]}, "metrics 0: missing"),
+        ({"correctness": {"reference": "eager"}}, "correctness: missing"),
+        ({"fidelity": 3}, "fidelity: got 3"),
     ],
-    ids=["version", "unknown key", "status", "metric"],
+    ids=["version", "unknown key", "status", "metric", "correctness", "fidelity"],
 )
 def test_broken_record_is_named(
     make_record: MakeRecord, tmp_path: Path, change: dict[str, object], message: str

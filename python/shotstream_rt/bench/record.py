@@ -19,7 +19,6 @@ from shotstream_rt.errors import ManifestError
 from shotstream_rt.inputs import parse_json, read_text
 from shotstream_rt.json_object import from_json
 from shotstream_rt.outputs import atomic_file
-from shotstream_rt.printable import shown
 from shotstream_rt.profiles import EXACT
 
 from .fidelity import Fidelity
@@ -157,19 +156,11 @@ class BenchRecord:
                 f"schema_version: got {version!r}, wanted {SCHEMA_VERSION}; run the bench again"
             )
         values = {key: value for key, value in data.items() if key not in HEADLINE_STATISTICS}
-        metrics = values.pop("metrics", [])
-        if not isinstance(metrics, list | tuple):
-            raise ManifestError(f"metrics: got {shown(metrics)}, wanted a list")
-        values["metrics"] = tuple(from_json(Metric, metric, "metric") for metric in metrics)
-        for metric in values["metrics"]:
+        record = from_json(cls, values, "bench record")
+        for metric in record.metrics:
             for statistic in ("min", "p50", "p95", "p99", "max"):
                 if not math.isfinite(getattr(metric, statistic)):
                     raise ManifestError(f"{metric.name}: {statistic} is no finite number")
-        if values.get("correctness") is not None:
-            values["correctness"] = from_json(Correctness, values["correctness"], "correctness")
-        if values.get("fidelity") is not None:
-            values["fidelity"] = from_json(Fidelity, values["fidelity"], "fidelity")
-        record = from_json(cls, values, "bench record")
         for part, keys in _REQUIRED.items():
             for key in keys:
                 if not isinstance(getattr(record, part).get(key), str | NoneType):
