@@ -14,7 +14,7 @@ import pytest
 from shotstream_rt import Session, SessionClosedError
 from shotstream_rt.loading.load_model import Model
 
-from ..patience import PATIENCE_S
+from ..patience import wait_for
 
 Opener = Callable[..., Session]
 NewBundle = Callable[[], Model]
@@ -46,12 +46,7 @@ def raise_interrupt() -> None:
 
 
 def no_thread_is_left() -> bool:
-    deadline = time.monotonic() + PATIENCE_S
-    while any(thread.name.startswith("shotstream-") for thread in threading.enumerate()):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
+    return not any(thread.name.startswith("shotstream-") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("chunks", [False, True])
@@ -96,11 +91,8 @@ def test_close_in_a_signal_handler_that_interrupts_close(new_bundle: NewBundle) 
 
         with alarm(handler, 0.0005):
             session.close()
-            deadline = time.monotonic() + PATIENCE_S
-            while not closed:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-        assert no_thread_is_left()
+            wait_for(lambda closed=closed: bool(closed))  # type: ignore[misc]
+        wait_for(no_thread_is_left)
 
 
 @pytest.mark.parametrize("part", ["timeline", "frames", "captions", "stats", "decoder"])
@@ -117,7 +109,7 @@ def test_close_in_a_signal_handler_while_a_lock_is_held(new_bundle: NewBundle, p
                 next(session.stream())
     finally:
         signal.signal(signal.SIGALRM, previous)
-    assert no_thread_is_left()
+    wait_for(no_thread_is_left)
     session.close()
     assert film._model is None
 
@@ -139,5 +131,5 @@ def test_interrupted_close_is_finished_by_the_next(new_bundle: NewBundle) -> Non
             interrupted += 1
         session.close()
         assert len(closes) == 1
-        assert no_thread_is_left()
+        wait_for(no_thread_is_left)
     assert interrupted
