@@ -113,9 +113,8 @@ def fetched_models() -> dict[str, str | None]:
     found: dict[str, str | None] = dict.fromkeys(NAMES)
     for known in RELEASED_FILES:
         at = known_listing(known.repository)
-        places = [] if at is None else [p for p in at.files if released_as(at.folder / p) == known]
-        path = next(iter(places), None)
-        here = at.here(path) if at is not None and path is not None else None
+        path = None if at is None else _place_of(at, known)
+        here = None if at is None or path is None else at.here(path)
         if here is not None and found[known.student] is None:
             found[known.student] = str(here)
     bases = fetched_bases()
@@ -166,16 +165,18 @@ def _base_paths(base: Listing) -> list[str]:
     return [name for name in _BASE_FILES if name in base.files]
 
 
+def _place_of(at: Listing, known: ReleasedFile) -> str | None:
+    return next((path for path in at.files if released_as(at.folder / path) == known), None)
+
+
 def _path_of(at: Listing, known: ReleasedFile) -> str:
-    if known.path in at.files:
-        return known.path
-    found = [path for path in at.files if released_as(at.folder / path) == known]
-    if not found:
+    found = known.path if known.path in at.files else _place_of(at, known)
+    if found is None:
         raise FetchError(
             f"{at.repository}: got no file {known.path}, wanted the student's; it has "
             f"{listed(sorted(at.files)) or 'no files'}"
         )
-    return found[0]
+    return found
 
 
 def _choose(at: Listing, student: str | None) -> tuple[str, ReleasedFile | None]:

@@ -188,9 +188,8 @@ def recognise(path: Path, student: str | None) -> StudentFile:
     if released is None or released.student != name:
         # A file that is known keeps to its own group, whosever settings it is run with.
         usual = released or next(known for known in RELEASED_FILES if known.student == name)
-        groups = usual.groups
         # The caller's word or a configuration is enough for a trainer's file of either group.
-        groups = (*groups, *(g for g in (_WEIGHTS, _AVERAGE) if g not in groups))
+        groups = tuple(dict.fromkeys((*usual.groups, _WEIGHTS, _AVERAGE)))
         named = None if released is None else released.student
         return StudentFile(path=path, student=name, told_by=told_by, groups=groups, named=named)
     adapter = None
