@@ -43,5 +43,4 @@ def test_narrow_heads_in_float32_have_one_form(
 
 def test_bfloat16_is_not_fast_where_onednn_has_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "can_pack", lambda _: False)
-    assert not products.multiplies_bfloat16.__wrapped__()
     assert not products.has_matrix_unit.__wrapped__()

@@ -39,12 +39,14 @@ class BackendEntry:
         build: makes it; imports whatever it needs, and takes from the request what it needs.
         unfit_reason: given a request, why it cannot run this model, such as missing engines, or
             ``None``; asked after ``unavailable_reason``, and should load nothing large.
+        runs_engines: whether it runs a folder of exported passes, which have a type of their own.
     """
 
     name: str
     unavailable_reason: Callable[[torch.device], str | None]
     build: Callable[[BackendRequest], StudentBackend]
     unfit_reason: Callable[[BackendRequest], str | None] = _fits_all
+    runs_engines: bool = False
 
 
 def _eager_reason(device: torch.device) -> str | None:
@@ -112,6 +114,7 @@ def _engine_entry(name: str) -> BackendEntry:
         lambda device: engine_library(name).unavailable_reason(device),
         lambda request: engine_library(name).build(request),
         lambda request: engine_library(name).unfit(request),
+        runs_engines=True,
     )
 
 
@@ -126,6 +129,11 @@ ENTRIES = (
 def names() -> list[str]:
     """Names a user may ask for."""
     return ["auto", *(entry.name for entry in ENTRIES)]
+
+
+def runs_engines(name: str) -> bool:
+    """Tell whether a backend runs exported passes; ``auto`` does not."""
+    return any(entry.runs_engines for entry in ENTRIES if entry.name == name)
 
 
 def availability(device: torch.device) -> dict[str, str | None]:

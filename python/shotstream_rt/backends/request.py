@@ -86,3 +86,18 @@ class BackendRequest:
             self.weights(), self.config.model, kernels, source=self.source, device=self.device,
             dtype=self.dtype,
         )  # fmt: skip
+
+
+def engines_dtype(request: BackendRequest) -> torch.dtype:
+    """Return the type that a model's exported passes compute in; float32 if there are none.
+
+    Raises:
+        ManifestError: their manifest is broken.
+    """
+    from ..export.manifest import MANIFEST_FILE, EngineManifest
+
+    folder = request.engines_folder()
+    if folder is None or not (folder / MANIFEST_FILE).is_file():
+        return torch.float32
+    name = EngineManifest.read(folder).dtype
+    return torch.bfloat16 if name == "bfloat16" else torch.float32

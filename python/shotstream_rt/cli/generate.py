@@ -68,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--engines", metavar="DIR", help="what `export` wrote, for onnxruntime or openvino")
     add("--kernels", metavar="SET", help="kernel set from `info`, such as triton+cudnn")
     add("--profile", default="exact", help=f"{' or '.join(PROFILES)} (default: exact); see `info`")
-    add("--dtype", help="float32 or bfloat16 (default: the device's choice)")
+    add("--dtype", help="float32 or bfloat16 (default: what `info` says of the device)")
     add("--size", metavar="HxW", help="frame size in multiples of 16 (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads of the student (default: torch's)")
     given_start.configure(add)

@@ -17,6 +17,7 @@ from shotstream_rt.backends.proven_attention import HEAD_DIM
 from shotstream_rt.export.library import SERVES, missing_reason
 from shotstream_rt.loading.fetch import BASE, fetched_models
 from shotstream_rt.loading.layouts import available_models
+from shotstream_rt.loading.placement import torch_dtype
 from shotstream_rt.plan.students import STUDENTS
 from shotstream_rt.profiles import PROFILES
 from shotstream_rt.terminal import tell, tell_json
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             lines.append(f"  backend  {name}: {'usable' if reason is None else reason}")
         for name, reason in device["kernels"].items():
             lines.append(f"  kernels  {name}: {'usable' if reason is None else reason}")
+        lines.append(f"  type     {device['dtype']} by default")
         auto = device["auto_kernels"]
         lines.append(f"  kernels  auto takes {auto['name']}: {auto['reason']}")
     for library, engines in found["engine_libraries"].items():
@@ -124,6 +126,7 @@ def _device(device: torch.device) -> dict[str, Any]:
         "name": str(device),
         "description": description,
         "memory_bytes": memory,
+        "dtype": str(torch_dtype(None, device)).removeprefix("torch."),
         "backends": registry.availability(device),
         "kernels": registry.kernel_availability(device),
         "auto_kernels": dataclasses.asdict(kernel_registry.choose_auto(_student_on(device))),
@@ -131,9 +134,8 @@ def _device(device: torch.device) -> dict[str, Any]:
 
 
 def _student_on(device: torch.device) -> kernel_registry.Target:
-    """The released student in the type that it usually has there."""
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return kernel_registry.Target(device=device, dtype=dtype, head_dim=HEAD_DIM)
+    """The released student in the type that it has there by default."""
+    return kernel_registry.Target(device=device, dtype=torch_dtype(None, device), head_dim=HEAD_DIM)
 
 
 def _cuda_devices() -> int:

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
     add("--backend", default="auto", help="auto (default) or a name that `info` lists")
     add("--profile", default="exact", help=f"{' or '.join(PROFILES)} (default: exact); see `info`")
-    add("--dtype", help="float32 or bfloat16 (default: the device's choice)")
+    add("--dtype", help="float32 or bfloat16 (default: what `info` says of the device)")
     add("--size", metavar="HxW", help="frame size in multiples of 16 (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads of a film (default: torch's)")
     add("--json", action="store_true", help="one JSON object as the last line of standard output")

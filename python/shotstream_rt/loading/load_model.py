@@ -139,7 +139,9 @@ class Model:
                 what the variable ``SHOTSTREAM_KERNEL_SET`` says, else ``auto``.
             profile: a name of ``profiles.PROFILES``.
             size: frame height and width in pixels, multiples of 16; default: the model's own.
-            dtype: ``float32`` or ``bfloat16``; default: bfloat16 on a GPU, else float32.
+            dtype: ``float32`` or ``bfloat16``; default: that of the engines for a backend that
+                runs them, else bfloat16 on a GPU and on a CPU with a matrix unit (AMX), else
+                float32.
             lora: a LoRA file (PEFT's names, or a trainer's checkpoint) or PEFT's folder, merged
                 into the student in float32.
             ema: take the running average (``generator_ema``) of a trainer's checkpoint.
@@ -164,7 +166,7 @@ class Model:
             DeviceError: there is not enough memory.
         """
         from shotstream_rt.backends import registry
-        from shotstream_rt.backends.request import BackendRequest
+        from shotstream_rt.backends.request import BackendRequest, engines_dtype
 
         from .fit import check_fit
         from .history_file import read_history
@@ -180,7 +182,6 @@ class Model:
         check_float_precision(place)
         if dtype is not None:
             check_one_of("dtype", dtype, DTYPES)
-        kind = torch_dtype(dtype, place)
         wanted = None if size is None else parse_size(size)
         if kernels is not None and not isinstance(kernels, str):
             raise ConfigError(f"kernels: got {shown(kernels)}, wanted the name of a kernel set")
@@ -206,7 +207,7 @@ class Model:
         request = BackendRequest(
             config=config,
             device=place,
-            dtype=kind,
+            dtype=torch_dtype(dtype, place),
             weights=lambda: told.watch("student", parts.weights()),
             folder=parts.folder,
             kernel_set=kernels or env.kernel_set(),
@@ -215,14 +216,16 @@ class Model:
             engines=engines,
             threads=threads,
         )
+        if dtype is None and registry.runs_engines(backend):
+            request = dataclasses.replace(request, dtype=engines_dtype(request))
         built = registry.resolve(backend, request)
         try:
-            codec, text = parts.codec(kind), parts.text()
+            codec, text = parts.codec(request.dtype), parts.text()
             check_fit(config.model, codec, text, str(parts.folder))
             if tiny_file is not None:
                 from ..model.tiny.codec import TinyCodec
 
-                codec = TinyCodec.load(tiny_file, codec, device=place, dtype=kind)
+                codec = TinyCodec.load(tiny_file, codec, device=place, dtype=request.dtype)
             if built.records_passes:
                 codec = recorded_codec(codec, config)
             if built.info.name in registry.ENGINE_LIBRARIES:
