@@ -254,14 +254,17 @@ def cpu_unavailable_reason() -> str | None:
 
 @cache
 def cpu_kernels() -> KernelSet:
-    """Build the set for CPUs (oneDNN products, fused norms)."""
+    """Build the set for CPUs: oneDNN products, norms and rotation in the native core."""
     from ..cpu import products
+    from ..cpu import qkv_append as cpu_append
 
     return replace(
         TORCH_OPS,
         name="cpu",
         arena=ArenaLayout(head_major=True),
         fuse_linear=products.fuse_linear,
+        rms_norm=cpu_append.rms_norm,
+        qkv_append=cpu_append.qkv_append,
         attention=products.dual_attention,
         history_attention=partial(attend_by_spans, products.dual_attention),
         cross_attention=products.dual_attention,

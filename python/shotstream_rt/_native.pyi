@@ -209,5 +209,87 @@ def philox_uint32(
 ) -> None:
     """Fill ``out``, a uint32 array, with the raw words behind ``philox_normal``; else as there."""
 
+def rms_norm_bfloat16(x: int, weight: int, eps: float, rows: int, width: int, out: int) -> None:
+    """Write ``x / sqrt(mean(x^2) + eps) * weight`` row by row, rounded once.
+
+    Args:
+        x: address of ``[rows, width]`` bfloat16 numbers, contiguous.
+        weight: address of ``[width]`` of them.
+        eps: added to the mean square.
+        rows: any number.
+        width: a multiple of 16.
+        out: address of ``[rows, width]`` of them; may be ``x``.
+
+    Raises:
+        ConfigError: another width.
+
+    Source: the reference is ``kernels/reference/qk_norm.py``. Releases the GIL; one thread.
+    """
+
+def qkv_append_float32(
+    qkv: int,
+    weight_q: int,
+    weight_k: int,
+    table: int,
+    queries: int,
+    arena_keys: int,
+    arena_values: int,
+    arena_rows: int,
+    row_stride: int,
+    head_stride: int,
+    slots: list[int],
+    frame_tokens: int,
+    heads: int,
+    head_dim: int,
+    eps: float,
+    rotate_keys: bool,
+) -> None:
+    """Normalise and rotate queries; store keys and values.
+
+    Args:
+        qkv: address of ``[tokens, 3 * heads * head_dim]`` numbers, contiguous.
+        weight_q: address of ``[heads * head_dim]`` factors of the queries' norm.
+        weight_k: likewise of the keys'.
+        table: address of complex64 ``[tokens, head_dim / 2]``, contiguous.
+        queries: address of ``[tokens, heads, head_dim]`` numbers, written.
+        arena_keys: address of an arena's keys; those of row r, head h begin
+            ``r * row_stride + h * head_stride`` numbers behind it.
+        arena_values: likewise of its values.
+        arena_rows: rows of the arena.
+        row_stride: in numbers.
+        head_stride: in numbers.
+        slots: arena slot of each latent frame; they make the number of tokens.
+        frame_tokens: tokens of a latent frame, and rows of a slot.
+        heads: attention heads.
+        head_dim: features of a head, a multiple of 16.
+        eps: added to the mean square.
+        rotate_keys: store keys rotated.
+
+    Raises:
+        ConfigError: a slot that the arena does not have, or another head_dim; nothing is written.
+
+    Source: the reference is ``kernels/reference/qkv_append.py``. Releases the GIL; one thread.
+    """
+
+def qkv_append_bfloat16(
+    qkv: int,
+    weight_q: int,
+    weight_k: int,
+    table: int,
+    queries: int,
+    arena_keys: int,
+    arena_values: int,
+    arena_rows: int,
+    row_stride: int,
+    head_stride: int,
+    slots: list[int],
+    frame_tokens: int,
+    heads: int,
+    head_dim: int,
+    eps: float,
+    rotate_keys: bool,
+) -> None:
+    """Do the same in bfloat16, with float32 inside."""
+
 def build_info() -> BuildInfo:
     """Tell what was compiled."""
