@@ -165,9 +165,10 @@ def test_origins() -> None:
 
 def test_tokens(tmp_path: Path) -> None:
     tokens = Tokens("0123456789abcdef")
-    assert tokens.role_of("0123456789abcdef") == "director"
-    assert tokens.role_of(tokens.viewer) == "viewer"
-    assert tokens.role_of("") is tokens.role_of("\ud800") is None
+    director, viewer = tokens.access_of("0123456789abcdef"), tokens.access_of(tokens.viewer)
+    assert director is not None and director.role == "director"
+    assert viewer is not None and viewer.role == "viewer"
+    assert tokens.access_of("") is tokens.access_of("\ud800") is None
     assert Tokens().director != Tokens().director
     (tmp_path / "token").write_text("0123456789abcdef\n")
     assert Tokens.from_file(tmp_path / "token").viewer == tokens.viewer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..errors import ShotStreamError
 from ..session import Session
 from ..types import Receipt
 from .from_viewer import (
@@ -20,10 +19,7 @@ from .from_viewer import (
 )
 from .limits import Limits
 from .pictures import reference_pictures
-
-
-class UnsupportedError(ShotStreamError):
-    """Sessions of this version cannot do it."""
+from .problems import UnsupportedError
 
 
 def ask(session: Session, message: Ask, limits: Limits) -> Receipt | tuple[str, ...]:

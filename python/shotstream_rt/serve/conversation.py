@@ -10,23 +10,26 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ..errors import ConfigError, SessionClosedError, ShotStreamError
-from .asks import UnsupportedError
-from .films import Films, FullError, NotFoundError
+from .films import Films
 from .from_server import Error, ErrorCode, Welcome
 from .from_viewer import ASKS, Branch, Hello, MalformedError, read_message
 from .limits import Allowance
 from .live_film import LiveFilm
 from .message import Message
-from .tokens import Role, Tokens
+from .problems import ForbiddenError, problem_of
+from .public_names import model_name
+from .tokens import Access, Tokens
 from .viewer import Viewer
 
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TRY_LATER = 4401, 4403, 4404, 4429
-"""Codes that a socket is closed with; those of HTTP plus 4000."""
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TRY_LATER, FAILED = 4401, 4403, 4404, 4429, 1011
+"""Codes that a socket is closed with; those of HTTP plus 4000, and the protocol's own."""
+
+_CLOSE_CODES: dict[ErrorCode, int] = {"not_found": NOT_FOUND, "full": TRY_LATER}
 
 _log = logging.getLogger("shotstream_rt.serve")
 
 _LOADING_S = 0.25
+_LONGEST_SLEEP_S = 3600
 _FAREWELL_S = 2
 """How long a refused viewer may take to read why."""
 
@@ -57,9 +60,9 @@ class Conversation:
     async def run(self) -> None:
         """Hold the conversation until one side ends it."""
         try:
-            role, hello = await self._greet()
-            film = await self._find(hello)
-            await self._watch(film, role, hello)
+            access, hello = await self._greet()
+            film = await self._find(access, hello)
+            await self._watch(film, access, hello)
         except _Refused as refused:
             error = Error(code=refused.code, message=str(refused))
             with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
@@ -69,7 +72,7 @@ class Conversation:
         except (WebSocketDisconnect, RuntimeError):
             pass  # the other side has gone
 
-    async def _greet(self) -> tuple[Role, Hello]:
+    async def _greet(self) -> tuple[Access, Hello]:
         """Read the first message, which has to show a token."""
         try:
             async with asyncio.timeout(self._limits.hello_s):
@@ -84,44 +87,46 @@ class Conversation:
             raise _Refused(UNAUTHORIZED, "malformed", str(error)) from None
         if not isinstance(hello, Hello):
             raise _Refused(UNAUTHORIZED, "unauthorized", f"{hello.type}: wanted a hello first")
-        role = self._tokens.role_of(hello.token)
-        if role is None:
+        access = self._tokens.access_of(hello.token)
+        if access is None:
             raise _Refused(
                 UNAUTHORIZED,
                 "unauthorized",
-                "token: not one of this server; open the address that it printed when it started",
+                "token: not one of this server, or it has ended; open the address that the server "
+                "printed when it started",
             )
-        return role, hello
+        if hello.session is not None and not access.is_for(hello.session):
+            raise _Refused(FORBIDDEN, "forbidden", "token: it is for another film")
+        return access, hello
 
-    async def _find(self, hello: Hello) -> LiveFilm:
+    async def _find(self, access: Access, hello: Hello) -> LiveFilm:
         """Return the film that is meant, once the model is there."""
         if self._films.viewers >= self._limits.viewers:
             raise _Refused(TRY_LATER, "full", f"viewers: there are {self._limits.viewers} already")
-        finding = asyncio.ensure_future(self._films.find_or_open(hello.session))
+        finding = asyncio.ensure_future(self._films.find_or_open(hello.session or access.film))
         try:
             while not finding.done():
                 if not self._films.loaded:
                     await self._socket.send_text(self._films.loading().model_dump_json())
                 await asyncio.wait({finding}, timeout=_LOADING_S)
             return finding.result()
-        except NotFoundError as error:
-            raise _Refused(NOT_FOUND, "not_found", str(error)) from None
-        except FullError as error:
-            raise _Refused(TRY_LATER, "full", str(error)) from None
-        except ShotStreamError as error:
-            raise _Refused(1011, "failed", str(error)) from None
+        except Exception as error:
+            told = problem_of(error)
+            close_code = _CLOSE_CODES.get(told.code, FAILED)
+            raise _Refused(close_code, told.code, told.message) from None
         finally:
             finding.cancel()
 
-    async def _watch(self, film: LiveFilm, role: Role, hello: Hello) -> None:
+    async def _watch(self, film: LiveFilm, access: Access, hello: Hello) -> None:
         """Show the film and take asks, until one side ends it."""
         viewer = Viewer(self._limits, video=hello.video)
-        viewer.tell(self._welcome(film, role))
+        viewer.tell(self._welcome(film, access))
         film.join(viewer)
         tasks = {
             asyncio.create_task(self._send(viewer)),
-            asyncio.create_task(self._read(film, viewer, role)),
+            asyncio.create_task(self._read(film, viewer, access)),
             asyncio.create_task(viewer.gone.wait()),
+            asyncio.create_task(_until_over(access)),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -135,14 +140,15 @@ class Conversation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _welcome(self, film: LiveFilm, role: Role) -> Welcome:
+    def _welcome(self, film: LiveFilm, access: Access) -> Welcome:
         height, width = film.session.size
+        link = self._tokens.mint("viewer", film.id, expires_at=access.expires_at)
         return Welcome(
-            role=role,
-            asks=ASKS if role == "director" else (),
+            role=access.role,
+            asks=_asks(access),
             session=film.id,
-            viewer_token=self._tokens.viewer if role == "director" else "",
-            model=self._films.settings.model,
+            viewer_token=link if access.directs else "",
+            model=model_name(self._films.settings.model),
             width=width,
             height=height,
             frame_rate_hz=film.session.frame_rate_hz,
@@ -162,7 +168,7 @@ class Conversation:
         if not viewer.gone.is_set():
             await self._socket.close(1000)
 
-    async def _read(self, film: LiveFilm, viewer: Viewer, role: Role) -> None:
+    async def _read(self, film: LiveFilm, viewer: Viewer, access: Access) -> None:
         """Answer messages, one after the other."""
         while True:
             text = await self._receive()
@@ -172,42 +178,31 @@ class Conversation:
                     code="too_fast", message=f"wanted at most {rate} messages a second"
                 )
             else:
-                answer = await self._answer(film, viewer, role, text)
+                answer = await self._answer(film, access, text)
             viewer.tell(answer)
             self._mistakes = self._mistakes + 1 if isinstance(answer, Error) else 0
             if self._mistakes >= self._limits.mistakes:
                 raise _Refused(TRY_LATER, "too_fast", "too many messages with mistakes in a row")
 
-    async def _answer(
-        self, film: LiveFilm, viewer: Viewer, role: Role, text: str | bytes
-    ) -> Message:
+    async def _answer(self, film: LiveFilm, access: Access, text: str | bytes) -> Message:
         """Do what one message asks for, and return what to answer."""
-        ask: str | None = None
         try:
             message: Any = read_message(text)
-            if isinstance(message, Hello):
-                return Error(code="malformed", message="hello: was said already")
-            ask = message.id
-            if role != "director":
-                return Error(
-                    id=ask, code="forbidden", message="this link watches, and does not direct"
-                )
-            if isinstance(message, Branch):
-                return await film.do(message, branch=self._films.branch)
-            return await film.do(message)
         except MalformedError as error:
             return Error(id=error.ask, code="malformed", message=str(error))
-        except UnsupportedError as error:
-            return Error(id=ask, code="unsupported", message=str(error))
-        except FullError as error:
-            return Error(id=ask, code="full", message=str(error))
-        except (ConfigError, SessionClosedError) as error:
-            return Error(id=ask, code="refused", message=str(error))
-        except ShotStreamError as error:
-            return Error(id=ask, code="failed", message=str(error))
+        if isinstance(message, Hello):
+            return Error(code="malformed", message="hello: was said already")
+        try:
+            if not access.directs:
+                raise ForbiddenError("this link watches, and does not direct")
+            if isinstance(message, Branch):
+                if access.film is not None:
+                    raise ForbiddenError("token: it is for one film, and a branch is another")
+                return await film.do(message, branch=self._films.branch)
+            return await film.do(message)
         except Exception as error:
-            _log.exception("an ask failed")
-            return Error(id=ask, code="failed", message=f"{type(error).__name__}: {error}")
+            told = problem_of(error)
+            return Error(id=message.id, **told.model_dump())
 
     async def _receive(self) -> str | bytes:
         """Return the next message, text or binary.
@@ -221,3 +216,21 @@ class Conversation:
         text = event.get("text")
         data: str | bytes = event["bytes"] if text is None else text
         return data
+
+
+def _asks(access: Access) -> tuple[str, ...]:
+    """Return the types of asks that a token may send."""
+    if not access.directs:
+        return ()
+    return ASKS if access.film is None else tuple(ask for ask in ASKS if ask != "branch")
+
+
+async def _until_over(access: Access) -> None:
+    """Wait until a token ends.
+
+    Raises:
+        _Refused: it has ended.
+    """
+    while (left_s := access.left_s()) is None or left_s > 0:
+        await asyncio.sleep(min(_LONGEST_SLEEP_S, left_s or _LONGEST_SLEEP_S))
+    raise _Refused(UNAUTHORIZED, "unauthorized", "token: it has ended")

@@ -16,14 +16,8 @@ from ..story import Story
 from .from_server import Loading
 from .limits import Limits
 from .live_film import LiveFilm
-
-
-class FullError(ShotStreamError):
-    """A limit of the server is reached; names it."""
-
-
-class NotFoundError(ShotStreamError):
-    """There is no such film."""
+from .problems import FullError, NoModelError, NotFoundError
+from .public_names import model_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +68,19 @@ class Films:
             )
         return self._model
 
+    async def model(self) -> Model:
+        """Return the model, once it is loaded.
+
+        Raises:
+            NoModelError: it cannot be.
+        """
+        try:
+            return await asyncio.shield(self.load())
+        except ShotStreamError as error:
+            raise NoModelError(
+                "the model cannot be loaded; the server's own output says why"
+            ) from error
+
     @property
     def loaded(self) -> bool:
         """Whether loading has ended, in a model or in an error."""
@@ -82,7 +89,8 @@ class Films:
     def loading(self) -> Loading:
         """Return how far loading is."""
         return Loading(
-            model=self.settings.model, seconds=round(time.monotonic() - self._begun_s, 1)
+            model=model_name(self.settings.model),
+            seconds=round(time.monotonic() - self._begun_s, 1),
         )
 
     async def open(self, seed: int | None = None) -> LiveFilm:
@@ -93,7 +101,7 @@ class Films:
 
         Raises:
             FullError: there are as many films as may be.
-            ShotStreamError: the model cannot be loaded.
+            NoModelError: the model cannot be loaded.
         """
         self._opened += 1
         seed = self.settings.seed + self._opened - 1 if seed is None else seed
@@ -123,7 +131,7 @@ class Films:
             )
         self._opening += 1
         try:
-            model = await self.load()
+            model = await self.model()
             session = await asyncio.to_thread(make, model)
             film = LiveFilm(secrets.token_hex(4), session, self.limits, parent)
             self._films[film.id] = film
@@ -147,11 +155,11 @@ class Films:
 
         Raises:
             NotFoundError: there is no such film.
-            ShotStreamError: the model cannot be loaded.
+            NoModelError: the model cannot be loaded.
         """
         if id is not None:
             return self.find(id)
-        await asyncio.shield(self.load())
+        await self.model()
         if not self._films:
             await self.open()
         return next(reversed(self._films.values()))

@@ -9,9 +9,12 @@ from pydantic import Field, TypeAdapter
 from .message import VERSION, Message
 
 ErrorCode = Literal[
-    "malformed", "unauthorized", "forbidden", "not_found", "refused", "unsupported", "too_fast",
-    "full", "failed",
+    "malformed", "too_large", "unauthorized", "forbidden", "not_found", "not_allowed", "not_ready",
+    "refused", "unsupported", "too_fast", "full", "unavailable", "failed",
 ]  # fmt: skip
+
+RETRYABLE: frozenset[ErrorCode] = frozenset({"not_ready", "too_fast", "full", "unavailable"})
+"""Errors that pass: the same, asked again a little later, may be done."""
 
 
 class Loading(Message):
@@ -221,12 +224,14 @@ class Error(Message):
         id: the ask's; null where it could not be read.
         code: the kind of mistake, for programs.
         message: for people: what was got, what was wanted.
+        retryable: whether the same, asked again a little later, may be done.
     """
 
     type: Literal["error"] = "error"
     id: str | None = None
     code: ErrorCode
     message: str
+    retryable: bool = Field(default_factory=lambda given: given["code"] in RETRYABLE)
 
 
 FromServer = Annotated[

@@ -13,15 +13,18 @@ class Hello(Message):
     """First message of a socket.
 
     Attributes:
-        token: the director's or the viewer's token.
+        token: one of the server's tokens, or one of a film.
         session: film to join; default: the one that was opened last.
         video: whether the picture is wanted, and not the messages alone.
+        after: number of the last frame that the viewer has, where it comes back after a lost
+            connection: what it has need not be sent again.
     """
 
     type: Literal["hello"]
     token: Annotated[str, Field(max_length=200)]
     session: SessionId | None = None
     video: bool = True
+    after: Number | None = None
 
 
 class Ask(Message):

@@ -14,7 +14,10 @@ class Limits:
     Attributes:
         sessions: films at one time.
         viewers: sockets and live streams at one time, over all films.
-        message_bytes: longest message from a viewer; a longer one ends its socket.
+        videos: videos that are kept at one time, made and to be made.
+        video_keep_s: seconds after which a video that was made is deleted.
+        message_bytes: longest message from a viewer; a longer one ends its socket. Likewise the
+            longest body of a request.
         messages_per_second: steady rate of messages from one socket; three times as many may come
             at once.
         mistakes: messages of one socket in a row that were answered with an error, after which
@@ -33,6 +36,8 @@ class Limits:
 
     sessions: int = 4
     viewers: int = 100
+    videos: int = 16
+    video_keep_s: int = 3600
     message_bytes: int = 6 * 2**20
     messages_per_second: int = 20
     mistakes: int = 100

@@ -38,6 +38,7 @@ from .limits import Limits
 from .message import Message
 from .pending_asks import PendingAsks
 from .pictures import small_picture
+from .problems import problem_of
 from .recording import Change, Recording, SampleStore
 from .viewer import Viewer
 
@@ -340,7 +341,7 @@ class LiveFilm:
         return Kept(takes=self._recording.takes())
 
     def _tell_failure(self, error: BaseException) -> None:
-        self.broadcast(Failed(kind=type(error).__name__, message=str(error)))
+        self.broadcast(Failed(kind=type(error).__name__, message=problem_of(error).message))
         self._pending.settle()
 
     async def close(self, reason: str) -> None:

@@ -14,9 +14,11 @@ VERSION = 1
 MOST = 2**31 - 1
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+Caption = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=r"\S")]
 Number = Annotated[int, Field(ge=0, le=MOST)]
 AskId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
-SessionId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+SESSION_ID = r"^[A-Za-z0-9_-]+$"
+SessionId = Annotated[str, Field(min_length=1, max_length=64, pattern=SESSION_ID)]
 
 
 class Message(BaseModel):

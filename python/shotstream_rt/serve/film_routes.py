@@ -1,0 +1,248 @@
+"""The addresses of films, and of the tokens that are for one film alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from .access import (
+    ANY,
+    FILM_DIRECTOR,
+    FILM_VIEWER,
+    SERVER_DIRECTOR,
+    Asking,
+    FilmId,
+)
+from .answers import documented
+from .films import Films
+from .from_server import Stats
+from .live_film import LiveFilm
+from .problems import FullError
+from .public_names import public_directions, public_stats
+from .tokens import Access, Role, Tokens
+from .viewer import Viewer
+
+_LONGEST_S = 366 * 24 * 3600
+
+router = APIRouter(prefix="/v1/sessions", tags=["films"])
+
+
+class Mp4(StreamingResponse):
+    """An MP4 file, or a stream without end in its format."""
+
+    media_type = "video/mp4"
+
+
+class NewFilm(BaseModel):
+    """What a new film begins with.
+
+    Attributes:
+        seed: noise seed; default: the next one.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class FilmAnswer(Stats):
+    """A film: its id, and how it is doing."""
+
+    id: str
+    type: SkipJsonSchema[Literal["stats"]] = Field(default="stats", exclude=True)
+
+
+class FilmDetails(FilmAnswer):
+    """A film with what was chosen when it was opened and what its session measured."""
+
+    stats: dict[str, Any]
+
+
+class FilmList(BaseModel):
+    """The films that the token is for, the oldest first."""
+
+    sessions: list[FilmAnswer]
+
+
+class NewToken(BaseModel):
+    """What a new token allows.
+
+    Attributes:
+        role: ``viewer`` only watches.
+        seconds: from now until it ends; default: it ends with the film.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Role = "viewer"
+    seconds: Annotated[int, Field(ge=1, le=_LONGEST_S)] | None = None
+
+
+class TokenAnswer(BaseModel):
+    """A token of one film.
+
+    Attributes:
+        token: the token.
+        role: what it allows.
+        session: id of the film.
+        expires_at: Unix time in seconds from which on it allows nothing; null for no end.
+        link: the page with the film, behind the server's address.
+    """
+
+    token: str
+    role: Role
+    session: str
+    expires_at: int | None
+    link: str
+
+
+@router.get("", dependencies=ANY, responses=documented("unauthorized"))
+async def list_films(request: Request, access: Asking) -> FilmList:
+    """Return the films that the token is for."""
+    films = _films(request).all()
+    return FilmList(sessions=[_described(film) for film in films if access.is_for(film.id)])
+
+
+@router.post(
+    "",
+    status_code=201,
+    dependencies=SERVER_DIRECTOR,
+    responses=documented(
+        "malformed", "refused", "too_large", "unauthorized", "forbidden", "full", "failed",
+        "unavailable",
+    ),
+)  # fmt: skip
+async def open_film(request: Request, new: NewFilm | None = None) -> FilmAnswer:
+    """Open a film."""
+    return _described(await _films(request).open(new.seed if new else None))
+
+
+@router.get(
+    "/{id}",
+    dependencies=FILM_VIEWER,
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+)
+async def film(request: Request, id: FilmId) -> FilmDetails:
+    """Return how a film is doing."""
+    found = _films(request).find(id)
+    told = _described(found).model_dump()
+    return FilmDetails(**told, stats=public_stats(found.session.stats))
+
+
+@router.delete(
+    "/{id}",
+    status_code=204,
+    dependencies=FILM_DIRECTOR,
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+)
+async def close_film(request: Request, id: FilmId) -> None:
+    """Close a film."""
+    films = _films(request)
+    await films.close_film(films.find(id), "it was closed")
+
+
+@router.post(
+    "/{id}/tokens",
+    status_code=201,
+    dependencies=FILM_DIRECTOR,
+    responses=documented("malformed", "too_large", "unauthorized", "forbidden", "not_found"),
+)
+async def make_token(
+    request: Request, id: FilmId, access: Asking, new: NewToken | None = None
+) -> TokenAnswer:
+    """Make a token of one film; it does not outlive the token that asked for it."""
+    found, new = _films(request).find(id), new or NewToken()
+    tokens: Tokens = request.app.state.tokens
+    end = expiry(access, new.seconds)
+    token = tokens.mint(new.role, found.id, expires_at=end)
+    link = f"/#{urlencode({'token': token, 'session': found.id})}"
+    return TokenAnswer(token=token, role=new.role, session=found.id, expires_at=end, link=link)
+
+
+@router.get(
+    "/{id}/live.mp4",
+    response_class=Mp4,
+    dependencies=FILM_VIEWER,
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found", "full"),
+)
+async def live(request: Request, id: FilmId, access: Asking) -> Response:
+    """Return the picture from now on, without end."""
+    films = _films(request)
+    found = films.find(id)
+    if films.viewers >= films.limits.viewers:
+        raise FullError(f"viewers: there are {films.limits.viewers} already")
+    return Mp4(_live(found, Viewer(films.limits), access))
+
+
+@router.get(
+    "/{id}/film.mp4",
+    response_class=Mp4,
+    dependencies=FILM_VIEWER,
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+)
+async def film_file(request: Request, id: FilmId) -> Response:
+    """Return the film as it stands."""
+    size, contents = _films(request).find(id).file()
+    headers = {"Content-Length": str(size), **_named(f"film-{id}.mp4")}
+    return Mp4(contents, headers=headers)
+
+
+@router.get(
+    "/{id}/film.json",
+    dependencies=FILM_VIEWER,
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+)
+async def directions(request: Request, response: Response, id: FilmId) -> dict[str, Any]:
+    """Return the film's directions, which make the same film again."""
+    found = _films(request).find(id)
+    response.headers.update(_named(f"film-{id}.json"))
+    return public_directions(found.session.directions())
+
+
+def expiry(access: Access, seconds: int | None = None) -> int | None:
+    """Return when a token ends that somebody asks for.
+
+    Args:
+        access: of who asks.
+        seconds: from now; None for no end.
+
+    Returns:
+        Unix time in seconds, at most that at which the asking token ends.
+    """
+    end = None if seconds is None else int(time.time()) + seconds
+    ends = [time_s for time_s in (end, access.expires_at) if time_s is not None]
+    return min(ends, default=None)
+
+
+async def _live(film: LiveFilm, viewer: Viewer, access: Access) -> AsyncIterator[bytes]:
+    """Yield head and fragments for as long as somebody reads and may."""
+    film.join(viewer)
+    try:
+        while (item := await viewer.next()) is not None:
+            left_s = access.left_s()
+            if left_s is not None and left_s <= 0:
+                return
+            if isinstance(item, bytes):
+                yield item
+    finally:
+        film.leave(viewer)
+
+
+def _films(request: Request) -> Films:
+    films: Films = request.app.state.films
+    return films
+
+
+def _described(film: LiveFilm) -> FilmAnswer:
+    return FilmAnswer(id=film.id, **film.stats().model_dump(exclude={"type"}))
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
