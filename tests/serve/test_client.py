@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import threading
+import time
 
 import av
 import httpx
@@ -134,7 +135,7 @@ def test_a_repeated_id_is_answered_and_not_done_again(url: str, http: httpx.Clie
             loop = asyncio.get_running_loop()
             again = client._answers[answer.id] = loop.create_future()
             text = f'{{"type": "cut", "id": "{answer.id}", "text": "{CAT}", "now": false}}'
-            await client._socket.send(text)
+            await client._connection.socket.send(text)
             assert (await again).id == answer.id
             await client.outcome(answer)
             await asyncio.sleep(0.5)
@@ -190,3 +191,68 @@ def test_joining_is_refused_by_name(server: Server, url: str) -> None:
         assert refused.value.code == code
     with pytest.raises(ServerError, match="cannot be reached"):
         Client("http://127.0.0.1:9/#token=abc")
+
+
+def test_a_lost_connection_comes_back_and_no_frame_twice(url: str, http: httpx.Client) -> None:
+    session = http.post("/v1/sessions", json={"seed": 4}).json()["id"]
+    with Client(url, session=session) as client:
+        client.cut(CAT)
+        frames, seen = client.frames(timeout_s=PATIENCE_S), []
+        while len(seen) < 60:
+            seen.append(next(frames).frame)
+            if len(seen) in (10, 25, 40):
+                client.lose()
+        assert client.reconnects == 3
+        assert client.session == session
+        assert seen == list(range(seen[0], seen[0] + 60))  # each of them, in order
+    http.delete(f"/v1/sessions/{session}")
+
+
+def test_asks_outlive_a_lost_connection(url: str, http: httpx.Client) -> None:
+    session = http.post("/v1/sessions", json={"seed": 5}).json()["id"]
+
+    async def direct() -> None:
+        async with await AsyncClient.join(url, session=session, video=False) as client:
+            first = await client.cut(CAT)
+            client.lose()  # before it is known what becomes of it
+            applied = await client.outcome(first, timeout_s=PATIENCE_S)
+            assert applied.id == first.id
+            asking = asyncio.create_task(client.cut(ROBOT))
+            await asyncio.sleep(0)  # it is on its way
+            client.lose()
+            second = await asking
+            assert (await client.outcome(second, timeout_s=PATIENCE_S)).id == second.id
+            assert client.reconnects == 2
+            assert {shot for shot, _ in client.takes} <= {0, 1}  # it was not done twice
+
+    asyncio.run(direct())
+    http.delete(f"/v1/sessions/{session}")
+
+
+def test_coming_back_ends_where_the_film_is_gone_or_time_is_up(
+    url: str, server: Server, http: httpx.Client
+) -> None:
+    session = http.post("/v1/sessions", json={}).json()["id"]
+    with Client(url, session=session, reconnect_s=0) as client:
+        client.lose()
+        with pytest.raises(SessionClosedError, match="connection"):
+            next(client.frames(timeout_s=PATIENCE_S))
+        with pytest.raises(SessionClosedError, match="connection"):
+            client.cut(CAT)
+    token = server.tokens.mint("director", session, expires_at=int(time.time()) + 2)
+    with (
+        Client(server.address, token=token) as client,
+        pytest.raises(SessionClosedError, match="it has ended"),
+    ):
+        next(client.frames(timeout_s=PATIENCE_S))
+    http.delete(f"/v1/sessions/{session}")
+
+
+def test_waiting_for_what_becomes_of_an_ask_can_end_in_time(url: str, http: httpx.Client) -> None:
+    session = http.post("/v1/sessions", json={}).json()["id"]
+    with Client(url, session=session, video=False) as client:
+        client.pause()
+        client.cut(CAT)
+        with pytest.raises(FrameTimeoutError):
+            client.outcome(client.cut(ROBOT, now=False), timeout_s=0.1)
+    http.delete(f"/v1/sessions/{session}")

@@ -1,6 +1,8 @@
 """A client of the server for an event loop: direct a film from a program, and see it.
 
-It speaks the page's protocol and gives decoded frames with the stream's own frame numbers.
+It speaks the page's protocol and gives decoded frames with the stream's own frame numbers. A lost
+connection is tried anew: the film goes on where it was, and asks that were not answered are sent
+again, which the server does once for every id.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -27,11 +30,13 @@ from ..session import Reread
 from .fragments import FragmentDecoder
 from .from_server import (
     FROM_SERVER,
+    RETRYABLE,
     Accepted,
     Applied,
     Branched,
     Ended,
     Error,
+    ErrorCode,
     Memory,
     Over,
     RememberedFrame,
@@ -44,6 +49,8 @@ from .from_viewer import Hello
 
 _FRAMES_KEPT = 64
 _OUTCOMES_KEPT = 256
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+"""Between attempts to connect anew."""
 
 
 class ServerError(ShotStreamError):
@@ -51,11 +58,13 @@ class ServerError(ShotStreamError):
 
     Attributes:
         code: the kind of mistake; see ``Error``.
+        retryable: whether the same, asked again a little later, may be done.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+        self.retryable = code in RETRYABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,8 @@ class LiveFrame:
 
     Attributes:
         pixels: uint8 ``[H, W, 3]`` RGB, as it came through the codec.
-        frame: its number in the stream, from 0; numbers are missing where this client was slow.
+        frame: its number in the stream, from 0; numbers are missing where this client was slow or
+            away. They grow, except after a crash of the server, which may go back by a chunk.
     """
 
     pixels: NDArray[np.uint8]
@@ -86,6 +96,16 @@ class Answer:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """A socket, what was said over it and how that was answered."""
+
+    socket: ClientConnection
+    address: str
+    hello: Hello
+    welcome: Welcome
+
+
 class AsyncClient:
     """One viewer of one film, in an event loop.
 
@@ -93,29 +113,35 @@ class AsyncClient:
     the oldest first; nothing waits for this client.
 
     Args:
-        socket: connected, and greeted with ``welcome``.
-        address: of the server.
-        token: that was shown.
-        welcome: the server's greeting.
+        connection: greeted with ``welcome``.
+        reconnect_s: see ``join``.
     """
 
-    def __init__(
-        self, socket: ClientConnection, address: str, token: str, welcome: Welcome
-    ) -> None:
-        self.welcome = welcome
+    def __init__(self, connection: _Connection, reconnect_s: float) -> None:
+        self.welcome = connection.welcome
         self.takes: dict[tuple[int, int], Take] = {}
         self.memory: tuple[RememberedFrame, ...] = ()
         self.stats: Stats | None = None
-        self._socket, self._address, self._token = socket, address, token
+        self.reconnects = 0
+        self._connection, self._reconnect_s = connection, reconnect_s
         self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._unanswered: dict[str, str] = {}  # messages by the ids of their asks
         self._outcomes: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
         self._frames: asyncio.Queue[LiveFrame | None] = asyncio.Queue()
+        self._last = -1  # number of the last frame that came
         self._ended: str | None = None
+        self._closing = asyncio.Event()
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
     async def join(
-        cls, url: str, *, token: str | None = None, session: str | None = None, video: bool = True
+        cls,
+        url: str,
+        *,
+        token: str | None = None,
+        session: str | None = None,
+        video: bool = True,
+        reconnect_s: float = 30.0,
     ) -> AsyncClient:
         """Connect to a film.
 
@@ -127,6 +153,7 @@ class AsyncClient:
             token: instead of the fragment's.
             session: film to join, instead of the fragment's; default: the one opened last.
             video: whether frames are wanted, and not the messages alone.
+            reconnect_s: seconds for which a lost connection is tried anew; 0: it is not.
 
         Raises:
             ConfigError: the address cannot be used, or carries no token and none is given.
@@ -142,21 +169,9 @@ class AsyncClient:
             )
         if token is None:
             raise ConfigError("token: none in the address and none given; `serve` prints it")
-        scheme = "wss" if parts.scheme == "https" else "ws"
-        try:
-            socket = await connect(
-                f"{scheme}://{parts.netloc}/v1/live", max_size=2**24, compression=None
-            )
-        except (OSError, websockets.WebSocketException) as error:
-            raise ServerError("failed", f"{parts.netloc}: cannot be reached ({error})") from error
         hello = Hello(type="hello", token=token, session=session, video=video)
-        try:
-            await socket.send(hello.model_dump_json())
-            welcome = await _welcome(socket)
-        except BaseException:
-            await socket.close()
-            raise
-        return cls(socket, f"{parts.scheme}://{parts.netloc}", token, welcome)
+        connection = await _connected(f"{parts.scheme}://{parts.netloc}", hello)
+        return cls(connection, reconnect_s)
 
     @property
     def session(self) -> str:
@@ -235,14 +250,23 @@ class AsyncClient:
         """Go on after ``pause``."""
         return await self._ask("resume")
 
-    async def outcome(self, answer: Answer) -> Applied | Over:
+    async def outcome(self, answer: Answer, timeout_s: float | None = None) -> Applied | Over:
         """Wait until it is known what becomes of a cut, prompt, retake or undo.
 
+        Args:
+            answer: to the ask.
+            timeout_s: longest wait in seconds; default: no limit. After a crash of the server
+                nobody may be left who knows.
+
         Raises:
+            FrameTimeoutError: it is not known in time.
             SessionClosedError: the connection ended before.
         """
-        outcome: Applied | Over = await self._outcomes[answer.id]
-        return outcome
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._outcomes[answer.id])
+        except TimeoutError:
+            raise FrameTimeoutError(f"what became of it is not known in {timeout_s} s") from None
 
     # The picture.
 
@@ -288,9 +312,14 @@ class AsyncClient:
 
     # The end.
 
+    def lose(self) -> None:
+        """Break the connection as a network does, to see how the film goes on behind that."""
+        self._connection.socket.transport.abort()
+
     async def close(self) -> None:
         """Leave the film; it goes on without this viewer."""
-        await self._socket.close()
+        self._closing.set()
+        await self._connection.socket.close()
         await self._listening
 
     async def __aenter__(self) -> AsyncClient:
@@ -312,6 +341,8 @@ class AsyncClient:
 
     async def _reply(self, kind: str, **fields: Any) -> Any:
         """Send an ask and return the answer to it."""
+        if self._listening.done():
+            raise SessionClosedError(self._ended or "the connection ended")
         id = secrets.token_hex(8)
         loop = asyncio.get_running_loop()
         answered = self._answers[id] = loop.create_future()
@@ -320,48 +351,118 @@ class AsyncClient:
             while len(self._outcomes) > _OUTCOMES_KEPT:
                 self._outcomes.popitem(last=False)
         given = {name: value for name, value in fields.items() if value is not None}
+        text = self._unanswered[id] = json.dumps({"type": kind, "id": id, **given})
         try:
-            await self._socket.send(json.dumps({"type": kind, "id": id, **given}))
+            # One that is lost on its way is sent again over the next connection.
+            with suppress(websockets.ConnectionClosed):
+                await self._connection.socket.send(text)
             return await answered
-        except websockets.ConnectionClosed as error:
-            raise SessionClosedError(f"the connection ended ({error})") from error
         finally:
             self._answers.pop(id, None)
+            self._unanswered.pop(id, None)
 
     async def _get(self, name: str) -> bytes:
-        headers = {"Authorization": f"Bearer {self._token}"}
-        async with httpx.AsyncClient(headers=headers, timeout=60) as http:
-            response = await http.get(f"{self._address}/v1/sessions/{self.session}/{name}")
+        address, token = self._connection.address, self._connection.hello.token
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            async with httpx.AsyncClient(headers=headers, timeout=60) as http:
+                response = await http.get(f"{address}/v1/sessions/{self.session}/{name}")
+        except httpx.TransportError as error:
+            raise ServerError("unavailable", f"{name}: cannot be fetched ({error})") from error
         if response.status_code != 200:
-            raise ServerError("failed", f"{name}: the server answered {response.status_code}")
+            raise error_of(response)
         return response.content
 
     async def _listen(self) -> None:
-        """Read what the server sends, until the end."""
-        decoder: FragmentDecoder | None = None
-        reason = ""
+        """Read what the server sends, over one connection after the other, until the end."""
         try:
-            async for data in self._socket:
-                if isinstance(data, str):
-                    self._hear(FROM_SERVER.validate_json(data))
-                elif decoder is None:
-                    decoder = FragmentDecoder(data, self.welcome.frame_rate_hz)
-                else:
-                    for number, pixels in decoder.decode(data):
-                        self._offer(LiveFrame(pixels, number))
-        except websockets.ConnectionClosedError as error:
-            reason = f"the connection broke ({error})"
+            while True:
+                lost = await self._follow()
+                if lost is None or not await self._come_back(lost):
+                    break
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            await self._socket.close()
-        self._ended = reason or self._ended
+            self._ended = f"{type(error).__name__}: {error}"
+            await self._connection.socket.close()
         self._frames.put_nowait(None)
         for future in (*self._answers.values(), *self._outcomes.values()):
             if not future.done():
                 future.set_exception(SessionClosedError(self._ended or "the connection ended"))
                 future.exception()  # whoever waits gets it; nobody has to
 
+    async def _follow(self) -> str | None:
+        """Read what one connection brings; return why it was lost, None if it is over for good."""
+        decoder: FragmentDecoder | None = None
+        ended: Ended | None = None
+        lost = "the connection ended"
+        try:
+            async for data in self._connection.socket:
+                if not isinstance(data, str):
+                    if decoder is None:
+                        decoder = FragmentDecoder(data, self.welcome.frame_rate_hz)
+                    else:
+                        for number, pixels in decoder.decode(data):
+                            self._offer(LiveFrame(pixels, number))
+                    continue
+                message = FROM_SERVER.validate_json(data)
+                if isinstance(message, Ended):
+                    ended = message
+                elif isinstance(message, Error) and message.id is None:
+                    lost = message.message  # said before a connection is closed
+                self._hear(message)
+        except websockets.ConnectionClosedError as error:
+            lost = f"the connection broke ({error})"
+        if self._closing.is_set():
+            return None
+        if ended is not None:
+            lost = f"the film has ended: {ended.message}"
+            if ended.reason == "closed":
+                self._ended = lost
+                return None
+        return lost
+
+    async def _come_back(self, lost: str) -> bool:
+        """Connect anew to the same film; return whether that was possible in time.
+
+        Args:
+            lost: why the connection ended.
+        """
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + self._reconnect_s, _FIRST_PAUSE_S
+        self._ended = lost
+        hello = self._connection.hello.model_copy(
+            update={"session": self.session, "after": None if self._last < 0 else self._last}
+        )
+        while loop.time() < end:
+            try:
+                self._connection = await _connected(self._connection.address, hello)
+            except ServerError as error:
+                if not error.retryable:
+                    self._ended = f"{lost}; then: {error}"
+                    return False
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), pause)
+                if self._closing.is_set():
+                    self._ended = None
+                    return False
+                pause = min(_LONGEST_PAUSE_S, 2 * pause)
+                continue
+            self.welcome, self._ended = self._connection.welcome, None
+            if self._closing.is_set():
+                await self._connection.socket.close()
+                return False
+            self.reconnects += 1
+            # After a crash the film goes on before what was seen of it last.
+            self._last = min(self._last, self.welcome.frame - 1)
+            for text in tuple(self._unanswered.values()):
+                with suppress(websockets.ConnectionClosed):
+                    await self._connection.socket.send(text)
+            return True
+        return False
+
     def _offer(self, frame: LiveFrame) -> None:
+        if frame.frame <= self._last:
+            return  # it came before the connection was lost
+        self._last = frame.frame
         while self._frames.qsize() >= _FRAMES_KEPT:
             self._frames.get_nowait()
         self._frames.put_nowait(frame)
@@ -384,25 +485,47 @@ class AsyncClient:
                 self.memory = message.frames
             case Stats():
                 self.stats = message
-            case Ended(message=text):
-                self._ended = f"the film has ended: {text}"
 
 
-async def _welcome(socket: ClientConnection) -> Welcome:
-    """Wait for the server's greeting.
+def error_of(response: httpx.Response) -> ServerError:
+    """Return the error that an answer over HTTP tells."""
+    try:
+        told = response.json()["error"]
+        return ServerError(told["code"], told["message"])
+    except (ValueError, KeyError, TypeError):  # not from this server, but from one before it
+        code: ErrorCode = "unavailable" if response.status_code >= 500 else "refused"
+        return ServerError(code, f"the server answered {response.status_code}")
+
+
+async def _connected(address: str, hello: Hello) -> _Connection:
+    """Connect, say hello and wait for the greeting.
+
+    Args:
+        address: of the server, without a path.
+        hello: what is said.
 
     Raises:
-        ServerError: it refuses.
+        ServerError: the server cannot be reached, or refuses.
     """
+    scheme, _, place = address.partition("://")
+    socket_address = f"{'wss' if scheme == 'https' else 'ws'}://{place}/v1/live"
     try:
+        socket = await connect(socket_address, max_size=2**24, compression=None)
+    except (OSError, websockets.WebSocketException) as error:
+        raise ServerError("unavailable", f"{place}: cannot be reached ({error})") from error
+    try:
+        await socket.send(hello.model_dump_json())
         while True:
             message = FROM_SERVER.validate_json(await socket.recv())
             if isinstance(message, Welcome):
-                return message
+                return _Connection(socket, address, hello, message)
             if isinstance(message, Error):
                 raise ServerError(message.code, message.message)
     except websockets.ConnectionClosed as error:
-        raise ServerError("failed", f"the server ended the connection ({error})") from error
+        raise ServerError("unavailable", f"the server ended the connection ({error})") from error
+    except BaseException:
+        await socket.close()
+        raise
 
 
 def _decide(future: asyncio.Future[Any] | None, result: Any) -> None:

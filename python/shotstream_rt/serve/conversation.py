@@ -122,6 +122,7 @@ class Conversation:
         viewer = Viewer(self._limits, video=hello.video)
         viewer.tell(self._welcome(film, access))
         film.join(viewer)
+        film.tell_outcomes(viewer)
         tasks = {
             asyncio.create_task(self._send(viewer)),
             asyncio.create_task(self._read(film, viewer, access)),
@@ -155,6 +156,7 @@ class Conversation:
             codec=film.encoder.head.codec,
             suggestions=self._films.suggestions,
             begun=film.begun,
+            frame=film.stats().frames,
             images=min(self._limits.images, film.session.context_frames),
         )
 

@@ -36,6 +36,8 @@ class Welcome(Message):
         codec: RFC 6381 name of the picture's codec, for ``MediaSource``.
         suggestions: texts to begin with.
         begun: whether the film has a shot.
+        frame: how many frames the live stream has shown. A viewer that comes back and has seen
+            more, after a crash of the server, gets the frames from this number on again.
         images: reference pictures that a cut may have.
     """
 
@@ -52,6 +54,7 @@ class Welcome(Message):
     codec: str
     suggestions: tuple[str, ...]
     begun: bool
+    frame: int = 0
     images: int = 0
 
 
@@ -210,11 +213,22 @@ class Failed(Message):
     message: str
 
 
+EndReason = Literal["closed", "idle", "server"]
+
+
 class Ended(Message):
-    """The film was closed; the socket closes too."""
+    """The film ends here; the socket closes too.
+
+    Attributes:
+        message: why, for people.
+        reason: for programs. ``closed``: somebody closed it, and it is gone. ``idle``: nobody
+            watched. ``server``: the server ends. After the last two, a server with a store goes on
+            with the film when it is asked for by its id.
+    """
 
     type: Literal["ended"] = "ended"
     message: str
+    reason: EndReason = "closed"
 
 
 class Error(Message):

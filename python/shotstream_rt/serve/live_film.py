@@ -49,6 +49,7 @@ _SLACK_S = 0.1
 _WINDOW_S = 30
 """Seconds that the play ratio is about."""
 _ANSWERS_KEPT = 1024
+_OUTCOMES_KEPT = 64
 _TAKES_KEPT = 200
 """Takes whose first pictures are kept for who joins later."""
 
@@ -96,7 +97,8 @@ class LiveFilm:
         self.viewers: set[Viewer] = set()
         self._since_key: list[bytes] = []
         self._frames = 0
-        self._pending = PendingAsks(self.broadcast)
+        self._pending = PendingAsks(self._tell_outcome)
+        self._outcomes: deque[Message] = deque(maxlen=_OUTCOMES_KEPT)
         self._answers: OrderedDict[str, Message] = OrderedDict()
         self._asking = asyncio.Lock()
         self._memory: Memory | None = None
@@ -284,6 +286,15 @@ class LiveFilm:
         if self._held:
             self._held, self._asked_s = False, time.monotonic()
             self.session.resume()
+
+    def tell_outcomes(self, viewer: Viewer) -> None:
+        """Tell a viewer what became of the last asks: it may come back and have missed it."""
+        for outcome in self._outcomes:
+            viewer.tell(outcome)
+
+    def _tell_outcome(self, outcome: Message) -> None:
+        self._outcomes.append(outcome)
+        self.broadcast(outcome)
 
     def leave(self, viewer: Viewer) -> None:
         """Stop showing to a viewer."""
