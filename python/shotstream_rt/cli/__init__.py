@@ -22,6 +22,7 @@ from shotstream_rt.terminal import CommandParser, log_handler, run_command
 
 _COMMANDS = {
     "calibrate": "choose and measure which attention heads profile fast prunes",
+    "doctor": "play a whole session against a server and tell what it found",
     "export": "write the student as ONNX files for engine libraries; build or check them",
     "fetch": "get a model's files from Hugging Face's hub",
     "generate": "make films from a story, a table of stories, or prompts",

@@ -52,9 +52,13 @@ def answer(told: Problem, headers: dict[str, str] | None = None) -> JSONResponse
     return JSONResponse({"error": told.model_dump()}, STATUS[told.code], headers=headers)
 
 
-def documented(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
+Documented = dict[int | str, dict[str, Any]]
+"""The part of a route's documentation that says what it answers."""
+
+
+def documented(*codes: ErrorCode) -> Documented:
     """Return the part of a route's documentation that says which errors it answers."""
-    meanings: dict[int | str, dict[str, Any]] = {}
+    meanings: Documented = {}
     for code in codes:
         said = meanings.setdefault(STATUS[code], {"model": ErrorAnswer, "description": ""})
         said["description"] = ", ".join(filter(None, (said["description"], code)))
@@ -72,12 +76,27 @@ async def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     code = _CODES.get(error.status_code, "malformed")
     said = {"not_found": "there is nothing at this address",
             "not_allowed": f"this address does not do {request.method}"}  # fmt: skip
-    return answer(problem(code, said.get(code, error.detail)), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if code == "not_allowed":
+        # The router names the methods of one route, and an address may have several.
+        headers["Allow"] = ", ".join(_methods_at(request) or ["GET"])
+    return answer(problem(code, said.get(code, error.detail)), headers)
 
 
 async def answer_malformed(request: Request, error: Exception) -> JSONResponse:
     """Answer a request that is not of the form that its address wants."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = printable(".".join(str(part) for part in first["loc"]), 80)
+    # Between the names of fields stand those of alternatives, which say nothing to a stranger.
+    place = printable(".".join(str(p) for p in first["loc"] if "[" not in str(p)), 80)
     return answer(problem("malformed", f"{place}: {first['msg']}"))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Return the methods that the address of a request has."""
+    return sorted(
+        method
+        for route in request.app.state.routes
+        if route.path_regex.match(request.url.path)
+        for method in route.methods
+    )

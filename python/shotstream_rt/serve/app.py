@@ -33,6 +33,7 @@ from .gate import Gate
 from .limits import Limits
 from .tokens import Tokens
 
+_ROUTERS = (page_routes.router, film_routes.router, video_routes.router)
 _OPENAPI = "/v1/openapi.json"
 PUBLIC = page_routes.PUBLIC | {_OPENAPI}
 """The addresses that want no token; any other one, also one that does not exist, wants one."""
@@ -72,7 +73,8 @@ def make_app(
     app.add_exception_handler(ShotStreamError, answers.answer_error)
     app.add_exception_handler(HTTPException, answers.answer_http_error)
     app.add_exception_handler(RequestValidationError, answers.answer_malformed)
-    for router in (page_routes.router, film_routes.router, video_routes.router):
+    for router in _ROUTERS:
         app.include_router(router)
+    app.state.routes = [route for router in _ROUTERS for route in router.routes]
     app.add_api_websocket_route("/v1/live", converse)
     return app

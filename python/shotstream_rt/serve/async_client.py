@@ -159,18 +159,10 @@ class AsyncClient:
             ConfigError: the address cannot be used, or carries no token and none is given.
             ServerError: the server refused; ``code`` says why.
         """
-        parts = urlsplit(url)
-        fragment = parse_qs(parts.fragment)
-        token = token or next(iter(fragment.get("token", [])), None)
-        session = session or next(iter(fragment.get("session", [])), None)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(
-                f"url: got {url.partition('#')[0]!r}, wanted http://HOST:PORT/#token="
-            )
-        if token is None:
-            raise ConfigError("token: none in the address and none given; `serve` prints it")
+        address, token, of_address = address_of(url, token=token)
+        session = session or of_address
         hello = Hello(type="hello", token=token, session=session, video=video)
-        connection = await _connected(f"{parts.scheme}://{parts.netloc}", hello)
+        connection = await _connected(address, hello)
         return cls(connection, reconnect_s)
 
     @property
@@ -485,6 +477,33 @@ class AsyncClient:
                 self.memory = message.frames
             case Stats():
                 self.stats = message
+
+
+def address_of(url: str, *, token: str | None = None) -> tuple[str, str, str | None]:
+    """Take apart the address of a page, as ``serve`` prints it.
+
+    Args:
+        url: address, with token and session in its fragment or without.
+        token: instead of the fragment's.
+
+    Returns:
+        Address of the server, token, and the film's id if there is one.
+
+    Raises:
+        ConfigError: the address cannot be used, or carries no token and none is given.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # brackets without an address in them
+        usable = False
+    if not usable:
+        raise ConfigError(f"url: got {url.partition('#')[0]!r}, wanted http://HOST:PORT/#token=")
+    fragment = parse_qs(parts.fragment)
+    token = token or next(iter(fragment.get("token", [])), None)
+    if token is None:
+        raise ConfigError("token: none in the address and none given; `serve` prints it")
+    return f"{parts.scheme}://{parts.netloc}", token, next(iter(fragment.get("session", [])), None)
 
 
 def error_of(response: httpx.Response) -> ServerError:

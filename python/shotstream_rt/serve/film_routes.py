@@ -20,10 +20,11 @@ from .access import (
     Asking,
     FilmId,
 )
-from .answers import documented
+from .answers import Documented, documented
 from .films import Films
 from .from_server import Stats
 from .live_film import LiveFilm
+from .message import WHOLE, Seed
 from .problems import FullError
 from .public_names import public_directions, public_stats
 from .tokens import Access, Role, Tokens
@@ -40,6 +41,11 @@ class Mp4(StreamingResponse):
     media_type = "video/mp4"
 
 
+MP4: Documented = {
+    200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
 class NewFilm(BaseModel):
     """What a new film begins with.
 
@@ -49,7 +55,7 @@ class NewFilm(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Seed | None = None
 
 
 class FilmAnswer(Stats):
@@ -82,7 +88,7 @@ class NewToken(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Role = "viewer"
-    seconds: Annotated[int, Field(ge=1, le=_LONGEST_S)] | None = None
+    seconds: Annotated[int, Field(ge=1, le=_LONGEST_S), WHOLE] | None = None
 
 
 class TokenAnswer(BaseModel):
@@ -168,9 +174,9 @@ async def make_token(
 
 @router.get(
     "/{id}/live.mp4",
-    response_class=Mp4,
+    response_class=Response,
     dependencies=FILM_VIEWER,
-    responses=documented("malformed", "unauthorized", "forbidden", "not_found", "full"),
+    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", "full"),
 )
 async def live(request: Request, id: FilmId, access: Asking) -> Response:
     """Return the picture from now on, without end."""
@@ -183,9 +189,9 @@ async def live(request: Request, id: FilmId, access: Asking) -> Response:
 
 @router.get(
     "/{id}/film.mp4",
-    response_class=Mp4,
+    response_class=Response,
     dependencies=FILM_VIEWER,
-    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found"),
 )
 async def film_file(request: Request, id: FilmId) -> Response:
     """Return the film as it stands."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..checks import MAX_PROMPT_CHARACTERS
 
@@ -15,6 +15,10 @@ MOST = 2**31 - 1
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 Caption = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=r"\S")]
+WHOLE = BeforeValidator(lambda v: int(v) if type(v) is float and v.is_integer() else v)
+"""Behind an integer in the body of a request: JSON has one kind of numbers, and 7.0 is 7."""
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1), WHOLE]
+"""A noise seed in the body of a request: JSON's numbers are exact up to there."""
 Number = Annotated[int, Field(ge=0, le=MOST)]
 AskId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
 SESSION_ID = r"^[A-Za-z0-9_-]+$"

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from ..story import Story
 from .access import SERVER_DIRECTOR, SERVER_VIEWER
 from .answers import documented
-from .film_routes import Mp4
+from .film_routes import MP4, Mp4
 from .films import Films
-from .message import Caption
+from .message import WHOLE, Caption, Seed
 from .problems import NotFoundError, NotReadyError, Problem
 from .public_names import model_name
 from .videos import Status, Video, VideoOrder, Videos
@@ -30,7 +30,7 @@ class _NewVideo(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Annotated[str, Field(max_length=200)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Seed | None = None
 
 
 class VideoOfPrompt(_NewVideo):
@@ -45,7 +45,7 @@ class VideoOfPrompt(_NewVideo):
 
     prompt: Caption
     seconds: (
-        Annotated[int, Field(ge=1, le=_MOST_SECONDS)]
+        Annotated[int, Field(ge=1, le=_MOST_SECONDS), WHOLE]
         | Annotated[str, Field(pattern=r"^([1-9][0-9]?|[1-5][0-9][0-9]|600)$")]
         | None
     ) = None
@@ -183,9 +183,9 @@ async def delete_video(request: Request, id: VideoId) -> DeletedVideo:
 
 @router.get(
     "/{id}/content",
-    response_class=Mp4,
+    response_class=Response,
     dependencies=SERVER_VIEWER,
-    responses=documented("malformed", "unauthorized", "forbidden", "not_found", "not_ready"),
+    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", "not_ready"),
 )
 async def content(request: Request, id: VideoId) -> Response:
     """Return a video that is whole, an MP4 file."""
