@@ -14,7 +14,8 @@ VERSION = 1
 MOST = 2**31 - 1
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
-Caption = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=r"\S")]
+_WORD = r"[^\s\x1c-\x1f]"  # four marks that Python takes for blanks, and other languages do not
+Caption = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=_WORD)]
 WHOLE = BeforeValidator(lambda v: int(v) if type(v) is float and v.is_integer() else v)
 """Behind an integer in the body of a request: JSON has one kind of numbers, and 7.0 is 7."""
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1), WHOLE]
