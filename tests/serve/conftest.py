@@ -19,9 +19,11 @@ from ..patience import PATIENCE_S
 
 
 @contextmanager
-def _serving(limits: Limits | None = None, model: str = "nano") -> Iterator[tuple[Server, str]]:
+def _serving(
+    limits: Limits | None = None, model: str = "nano", origins: tuple[str, ...] = ()
+) -> Iterator[tuple[Server, str]]:
     """Run a server on a thread of its own while the body runs; gives it and its page's address."""
-    server = Server(FilmSettings(model=model, threads=1, seed=7), limits=limits)
+    server = Server(FilmSettings(model=model, threads=1, seed=7), limits=limits, origins=origins)
     url = server.listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, name="test-server")
     thread.start()
