@@ -20,8 +20,8 @@ from shotstream_rt.serve.server import Server
 REQUESTS = int(os.environ.get("SHOTSTREAM_REQUESTS", "500"))
 """How many are made at least; ``.ci/run`` makes more."""
 
-_FIXED, _GROWING = 450, 7
-"""Requests of the coverage phase, and operations that there are endlessly many requests for."""
+_FIXED, _GROWING = 300, 7
+"""Requests that are made at any rate, and operations that there are endlessly many requests for."""
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,9 @@ function connect() {
   const opened = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/live`);
   socket = opened;
   opened.binaryType = "arraybuffer";
-  opened.onopen = () => opened.send(JSON.stringify({ type: "hello", token, session }));
+  // Who comes back says which frame was seen last; the times of a <video> begin anew in another film.
+  const after = welcome && welcome.session === session && frame >= 0 ? { after: frame } : {};
+  opened.onopen = () => opened.send(JSON.stringify({ type: "hello", token, session, ...after }));
   opened.onmessage = ({ data }) => {
     if (typeof data !== "string") return player.push(data);
     const message = JSON.parse(data);
