@@ -76,7 +76,7 @@ def write_policy(folder: Path, **changes: object) -> CalibratedHistory:
 
 
 def play(folder: Path, profile: str) -> tuple[torch.Tensor, dict[str, object]]:
-    with Session.open(folder, device="cpu", threads=1, profile=profile) as session:
+    with Session.open(folder, device="cpu", threads=1, profile=profile, dtype="float32") as session:
         session.cut("a red cat")
         frames = [torch.from_numpy(frame.pixels.copy()) for frame in session.stream()]
         return torch.stack(frames), session.stats
