@@ -20,7 +20,7 @@ from shotstream_rt.serve.server import Server
 REQUESTS = int(os.environ.get("SHOTSTREAM_REQUESTS", "500"))
 """How many are made at least; ``.ci/run`` makes more."""
 
-_FIXED, _GROWING = 300, 7
+_FIXED, _GROWING = 300, 6
 """Requests that are made at any rate, and operations that there are endlessly many requests for."""
 
 

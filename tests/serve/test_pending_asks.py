@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from shotstream_rt.errors import ConfigError
 from shotstream_rt.serve.from_server import Applied, Over
 from shotstream_rt.serve.pending_asks import PendingAsks
 from shotstream_rt.types import Frame, Place, Receipt
@@ -76,11 +77,19 @@ def test_what_will_not_be_shown_says_why() -> None:
     asks = Asks()
     for state in ("superseded", "late", "cancelled"):
         asks.ask(state).decide(state)  # type: ignore[arg-type]
-    asks.ask("failed").decide("failed", error=ValueError("why"))
+    asks.ask("failed").decide("failed", error=ConfigError("why"))
     asks.ask("waits")
     asks.pending.settle()
+    assert asks.told[-1].message == "why"
     assert asks.taken() == [(s, s) for s in ("superseded", "late", "cancelled", "failed")]
     assert len(asks.pending) == 1
+
+
+def test_where_a_fault_of_the_server_lies_is_not_told() -> None:
+    asks = Asks()
+    asks.ask("failed").decide("failed", error=ValueError("in /secret/folder"))
+    asks.pending.settle()
+    assert asks.told[-1].message == "ValueError: the server's log says more"
 
 
 def test_an_ask_that_a_newer_one_went_ahead_of_is_superseded() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter, ValidationError
 
 from shotstream_rt.serve import protocol
 from shotstream_rt.serve.from_viewer import ASKS, MalformedError, read_message
+from shotstream_rt.serve.message import Caption
 
 
 def test_the_schemas_are_schemas_and_name_every_message() -> None:
@@ -70,3 +72,13 @@ def test_what_is_no_message_is_refused_by_name(
         read_message(text)
     assert refused.value.ask == ask
     assert len(str(refused.value)) < 500
+
+
+def test_a_caption_has_a_word_as_the_session_sees_it() -> None:
+    caption: TypeAdapter[str] = TypeAdapter(Caption)
+    for number in (*range(0xD800), *range(0xE000, 0x11000)):
+        if chr(number).isspace():
+            with pytest.raises(ValidationError):
+                caption.validate_python(chr(number))
+        else:
+            assert caption.validate_python(chr(number))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..types import Frame, Place, Receipt
 from .from_server import Applied, Over
 from .message import Message
+from .problems import problem_of
 
 _RECENT = 64
 """Frames sent in which an ask's effect is looked for: more than are sent while it is taken."""
@@ -84,7 +85,7 @@ class PendingAsks:
                 continue
             if receipt.state != "applied":
                 self._asks.remove(pending)
-                reason = str(receipt.error or "")
+                reason = "" if receipt.error is None else problem_of(receipt.error).message
                 self._tell(Over(id=pending.id, state=receipt.state, message=reason))
             elif (sent := self._first_shown(pending)) is not None:
                 self._pass_over(pending)
