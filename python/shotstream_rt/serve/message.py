@@ -14,7 +14,8 @@ VERSION = 1
 MOST = 2**31 - 1
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
-_WORD = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # no blank; \S says so too, and means other characters in every language
+# A character that is no blank. \S would say so too, and mean others in every language.
+_WORD = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 Caption = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=_WORD)]
 WHOLE = BeforeValidator(lambda v: int(v) if type(v) is float and v.is_integer() else v)
 """Behind an integer in the body of a request: JSON has one kind of numbers, and 7.0 is 7."""
