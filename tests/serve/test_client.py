@@ -7,6 +7,8 @@ import io
 import itertools
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import av
 import httpx
@@ -18,6 +20,7 @@ from shotstream_rt.serve.async_client import AsyncClient, ServerError
 from shotstream_rt.serve.client import Client
 from shotstream_rt.serve.fragments import KEY_FRAME_S
 from shotstream_rt.serve.from_server import Applied
+from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.server import Server
 
 from ..patience import PATIENCE_S
@@ -256,3 +259,13 @@ def test_waiting_for_what_becomes_of_an_ask_can_end_in_time(url: str, http: http
         with pytest.raises(FrameTimeoutError):
             client.outcome(client.cut(ROBOT, now=False), timeout_s=0.1)
     http.delete(f"/v1/sessions/{session}")
+
+
+def test_who_asks_too_fast_is_told_so(
+    serving: Callable[..., AbstractContextManager[tuple[Server, str]]],
+) -> None:
+    with serving(Limits(messages_per_second=1)) as (_, url), Client(url, video=False) as client:
+        with pytest.raises(ServerError) as refused:
+            for _ in range(100):
+                client.check(CAT)
+        assert (refused.value.code, refused.value.retryable) == ("too_fast", True)

@@ -466,6 +466,8 @@ class AsyncClient:
             case Applied(id=id) | Over(id=id):
                 _decide(self._outcomes.get(id), message)
             case Error(id=id, code=code, message=text):
+                if id is None and code == "too_fast":
+                    id = next(iter(self._answers), None)  # it was not read; answers keep the order
                 future = self._answers.get(id or "")
                 if future is not None and not future.done():
                     future.set_exception(ServerError(code, text))
