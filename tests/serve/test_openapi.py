@@ -17,10 +17,10 @@ from shotstream_rt.serve.from_server import ErrorCode
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.server import Server
 
-REQUESTS = int(os.environ.get("SHOTSTREAM_REQUESTS", "500"))
+REQUESTS = int(os.environ.get("SHOTSTREAM_REQUESTS", "400"))
 """How many are made at least; ``.ci/run`` makes more."""
 
-_FIXED, _GROWING = 300, 6
+_FIXED, _GROWING = 300, 5
 """Requests that are made at any rate, and operations that there are endlessly many requests for."""
 
 
