@@ -242,6 +242,8 @@ class Event:
         request: ``Receipt.id`` of the request behind it, 0 if there is none.
         error: what failed.
         time_s: ``time.perf_counter`` in seconds.
+        took_s: of ``chunk_made``, seconds from turning to the chunk (a shot's first one with its
+            context) to its frames being ready; else 0.
     """
 
     kind: EventKind
@@ -250,6 +252,7 @@ class Event:
     request: int = 0
     error: BaseException | None = None
     time_s: float = 0.0
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,7 @@ def test_events_tell_a_film_in_order(open_session: Opener) -> None:
     assert made == [Place(*chunk) for chunk in chunks]
     times = [e.time_s for e in events]
     assert times == sorted(times)
+    assert all((e.took_s > 0) == (e.kind == "chunk_made") for e in events)
     stop()
     stop()
     count = len(events)

@@ -48,6 +48,7 @@ class DecodeJob:
         index: number in the film of frame ``begin``.
         given: frames below this one were delivered before, and the reader does not get them again.
         epoch: that of the shot when the chunk was made.
+        begun_s: when making it began, ``time.perf_counter`` in seconds.
     """
 
     run: ShotRun
@@ -58,6 +59,7 @@ class DecodeJob:
     index: int
     given: int
     epoch: int
+    begun_s: float
 
 
 class DecodeThread:
@@ -266,7 +268,8 @@ class DecodeThread:
                 pts_s=index / self._frame_rate_hz, take=run.request.take, caption=job.caption,
                 made_s=time.perf_counter(),
             )  # fmt: skip
-            self._on_chunk(Delivery(chunk=chunk, run=run, epoch=job.epoch))
+            took_s = chunk.made_s - job.begun_s
+            self._on_chunk(Delivery(chunk=chunk, run=run, epoch=job.epoch, took_s=took_s))
         with annotate("context.encode", run.shot):
             self._selector.add_frames(frames[job.begin : job.end])
             if self._stream is not None:  # the generator thread reads these frames on another one

@@ -50,6 +50,7 @@ class EventLog:
         caption: str = "",
         request: int = 0,
         error: BaseException | None = None,
+        took_s: float = 0.0,
     ) -> None:
         """Keep an event until it is told.
 
@@ -59,11 +60,12 @@ class EventLog:
             caption: the caption it is about.
             request: ``Receipt.id`` of the request behind it, 0 if there is none.
             error: what failed.
+            took_s: seconds that making a chunk took.
         """
         self.waiting.append(
             Event(
                 kind=kind, place=place, caption=caption, request=request, error=error,
-                time_s=time.perf_counter(),
+                time_s=time.perf_counter(), took_s=took_s,
             )
         )  # fmt: skip
 

@@ -134,7 +134,7 @@ class Generator:
 
     def _take_turn(self, run: ShotRun) -> None:
         """Make the next chunk of a shot; a failure ends the shot."""
-        timeline, submitted = self._timeline, False
+        timeline, submitted, begun_s = self._timeline, False, time.perf_counter()
         try:
             check_float_precision(self._workers.device)
             if run.frames == 0:
@@ -143,7 +143,7 @@ class Generator:
                 self._change_caption(run)
             if self._back.needs_prompt:
                 self._back.give_up()
-            self._denoise(run)
+            self._denoise(run, begun_s)
             submitted = True
             self._finish_chunk(run)
         except ChunkAbandonedError:
@@ -247,8 +247,8 @@ class Generator:
                     self._supersede(run)
                 timeline.changed.wait()
 
-    def _denoise(self, run: ShotRun) -> None:
-        """Make the latents of the next chunk and hand them over to be decoded."""
+    def _denoise(self, run: ShotRun, begun_s: float) -> None:
+        """Make the latents of the next chunk, begun then, and hand them over to be decoded."""
         workers, timeline, chunk = self._workers, self._timeline, run.next_chunk
         if run.committed < chunk - 1:
             # It was left out for a cut, whose caption is not encoded yet or which was taken back.
@@ -270,6 +270,7 @@ class Generator:
             job = DecodeJob(
                 run=run, chunk=chunk, caption=run.caption, begin=run.skip, end=end, epoch=epoch,
                 index=timeline.next_index, given=run.request.given - run.frames + run.skip,
+                begun_s=begun_s,
             )  # fmt: skip
             timeline.next_index += end - run.skip
             run.advance(end, size)
@@ -413,14 +414,14 @@ class Generator:
             timeline.steady_frames += len(chunk.pixels)
             dropped = timeline.frames.put(delivery)
             if timeline.events.listeners:
-                self._note_chunk(chunk, dropped)
+                self._note_chunk(delivery, dropped)
         if timeline.events.waiting:
             timeline.events.tell()
 
-    def _note_chunk(self, chunk: Chunk, dropped: Sequence[Delivery]) -> None:
+    def _note_chunk(self, made: Delivery, dropped: Sequence[Delivery]) -> None:
         """Keep for listeners that a chunk waits for the reader, and that others no longer do."""
-        events = self._timeline.events
-        events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption)
+        events, chunk = self._timeline.events, made.chunk
+        events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption, took_s=made.took_s)
         for older in (delivery.chunk for delivery in dropped):
             events.note("chunk_dropped", place=_place_of(older), caption=older.caption)
 

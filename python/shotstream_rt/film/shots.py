@@ -267,8 +267,10 @@ class Delivery:
         chunk: the frames.
         run: the shot it belongs to.
         epoch: that of the shot when it was made.
+        took_s: seconds that making it took.
     """
 
     chunk: Chunk
     run: ShotRun
     epoch: int
+    took_s: float
