@@ -8,6 +8,7 @@ the first and must not do the second. And waiting for them may be interrupted an
 from __future__ import annotations
 
 import _thread
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ _starting = threading.RLock()
 
 
 class WorkerThread(threading.Thread):
-    """A daemon thread of a session.
+    """A daemon thread of a session, in the context (``contextvars``) of whoever opened it.
 
     Args:
         name: of the thread.
@@ -42,6 +43,7 @@ class WorkerThread(threading.Thread):
         super().__init__(name=name, target=target, daemon=True)
         self._count = count
         self._over = False
+        self._context = contextvars.copy_context()
 
     def start(self) -> None:
         """Start with a stack of the usual size, whatever the host chose for its threads."""
@@ -51,8 +53,10 @@ class WorkerThread(threading.Thread):
     def run(self) -> None:
         """Run the target; when it is over, nothing that it held is held any more."""
         set_thread_count(self._count)
+        context = self._context
+        del self._context
         try:
-            super().run()
+            context.run(super().run)
         finally:
             self._over = True
 
