@@ -59,6 +59,8 @@ HOMES = {
     "websockets": ("shotstream_rt.serve.",),
     "httpx": ("shotstream_rt.serve.",),
     "pydantic": ("shotstream_rt.serve.",),
+    "prometheus_client": ("shotstream_rt.serve.",),
+    "opentelemetry": ("shotstream_rt.serve.",),
     "matplotlib": ("shotstream_rt.bench.plots", "shotstream_distill.evaluation.plots"),
     "nvtx": ("shotstream_rt.nvtx",),
     "cuda": ("shotstream_rt.kernels.aot.",),

@@ -57,13 +57,16 @@ def wait_briefly() -> None:
         os.environ.update(_WAITING)
 
 
-def log_level() -> int:
+def log_level(default: str = "warning") -> int:
     """Return the numeric log level the commands use.
+
+    Args:
+        default: its name where the variable is not set.
 
     Raises:
         ConfigError: the variable holds an unknown name.
     """
-    name = os.environ.get(LOG, "").strip().lower() or "warning"
+    name = os.environ.get(LOG, "").strip().lower() or default
     if name not in _LOG_LEVELS:
         raise ConfigError(f"{LOG}: got {shown(name)}, wanted debug, info, warning or error")
     return _LOG_LEVELS[name]

@@ -165,8 +165,13 @@ def test_a_film_is_directed_by_keyboard_alone(browser: Any, url: str) -> None:
     host = url.partition("#")[0].partition("//")[2]
     inside = (f"http://{host}", f"ws://{host}", "blob:", "data:")
     assert [place for place in page.seen["requests"] if not place.startswith(inside)] == []
+    until(page, "desk.messages.filter(m => m.type === 'accepted').length >= 2 * desk.glass.length")
     assert page.seen["errors"] == []
     page.context.close()
+    headers = {"Authorization": f"Bearer {url.partition('token=')[2]}"}
+    told = httpx.get(f"http://{host}/metrics", headers=headers, timeout=PATIENCE_S).text
+    for kind in ("cut", "retake", "prompt"):
+        assert f'shotstream_ask_to_glass_seconds_count{{kind="{kind}"}} 0' not in told
 
 
 def test_remembered_frames_are_pinned_by_keyboard(browser: Any, url: str) -> None:

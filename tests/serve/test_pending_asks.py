@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
+import pytest
 
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.serve.from_server import Applied, Over
+from shotstream_rt.serve.metrics import Metrics
 from shotstream_rt.serve.pending_asks import PendingAsks
 from shotstream_rt.types import Frame, Place, Receipt
 
@@ -19,7 +22,7 @@ class Asks:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
-        self.pending = PendingAsks(self.told.append)
+        self.pending = PendingAsks(self.told.append, Metrics())
 
     def ask(self, id: str, first: int = 0) -> Receipt:
         receipt = Receipt("cut")
@@ -102,3 +105,16 @@ def test_an_ask_that_a_newer_one_went_ahead_of_is_superseded() -> None:
     waiting.decide("cancelled")
     asks.pending.settle()
     assert asks.taken() == [("waits", "cancelled")]
+
+
+def test_only_the_last_asks_that_are_shown_can_be_told_of_as_seen() -> None:
+    asks = Asks()
+    for number in range(100):
+        asks.ask(f"a{number}", first=number).decide("applied", Place(0, 0, 0, number))
+        asks.send(number, number)
+    long_s = time.monotonic() + 1
+    asks.pending.seen("a99", long_s)
+    asks.pending.seen("a40", long_s)
+    for id in ("a99", "a30", "a100"):
+        with pytest.raises(ConfigError, match="glass"):
+            asks.pending.seen(id, long_s)

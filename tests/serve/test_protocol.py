@@ -32,6 +32,7 @@ EXAMPLES: list[dict[str, Any]] = [
     {"type": "branch", "id": "1"},
     {"type": "pin", "id": "1", "index": 3},
     {"type": "cancel", "id": "2", "ask": "1"},
+    {"type": "glass", "id": "2", "ask": "1", "ms": 312.5},
 ]
 
 
@@ -61,6 +62,10 @@ def test_a_message_is_read_as_its_schema_says(message: dict[str, Any]) -> None:
         ('{"type": "undo", "id": "7", "chunks": 1, "shot": 0}', "7", "exactly one"),
         ('{"type": "pin", "id": "7", "index": -1}', "7", "index"),
         ('{"type": "pin", "id": "7", "index": 1e99}', "7", "index"),
+        ('{"type": "glass", "id": "7", "ask": "1", "ms": 0}', "7", "ms"),
+        ('{"type": "glass", "id": "7", "ask": "1", "ms": 60001}', "7", "ms"),
+        ('{"type": "glass", "id": "7", "ask": "1", "ms": NaN}', "7", "ms"),
+        ('{"type": "glass", "id": "7", "ask": "1", "ms": 1e999}', "7", "ms"),
         ('{"type": "retake", "id": "<b>"}', None, "id"),
         ('{"type": "retake", "id": 7}', None, "id"),
     ],

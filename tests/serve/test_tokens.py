@@ -17,6 +17,7 @@ from shotstream_rt.serve.app import PUBLIC, make_app
 from shotstream_rt.serve.async_client import ServerError
 from shotstream_rt.serve.client import Client
 from shotstream_rt.serve.limits import Limits
+from shotstream_rt.serve.metrics import Metrics
 from shotstream_rt.serve.server import Server
 from shotstream_rt.serve.tokens import Tokens
 
@@ -66,7 +67,10 @@ def addresses(film: str) -> list[Address]:
     async def nothing(socket: Any) -> None:
         pass
 
-    app = make_app(tokens=Tokens(), limits=Limits(), origins=(), lifespan=None, converse=nothing)
+    app = make_app(
+        tokens=Tokens(), limits=Limits(), origins=(), metrics=Metrics(), lifespan=None,
+        converse=nothing,
+    )  # fmt: skip
     found = [
         Address(method, route.path.replace("{id}", film), route.path)
         for route in routes_of(app)

@@ -7,6 +7,7 @@ import importlib
 import webbrowser
 from contextlib import suppress
 
+from shotstream_rt import env
 from shotstream_rt.checks import check_one_of, check_range, check_seed
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.film.shots import AT_END
@@ -47,12 +48,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--dtype", help="float32 or bfloat16 (default: what `info` says of the device)")
     add("--size", metavar="HxW", help="frame size in multiples of 16 (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads of a film (default: torch's)")
+    add("--log", default="text", metavar="FORM", help="text (default) or json: one object a line, "
+        "with the film and the ask that it is about")  # fmt: skip
     add("--json", action="store_true", help="one JSON object as the last line of standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted; see ``configure``."""
     check_one_of("--at-end", arguments.at_end, AT_END)
+    check_one_of("--log", arguments.log, ("text", "json"))
     check_range("--port", arguments.port, 0, 65535)
     check_range("--sessions", arguments.sessions, 1, 1000)
     if arguments.threads is not None:
@@ -60,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     find_profile(arguments.profile)
     seed = check_seed(arguments.seed, "--seed")
     try:
-        films, limits, server, tokens = (
+        films, limits, logs, server, tokens = (
             importlib.import_module(f"shotstream_rt.serve.{name}")
-            for name in ("films", "limits", "server", "tokens")
+            for name in ("films", "limits", "logs", "server", "tokens")
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -88,7 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
         origins=tuple(arguments.allow_origin),
     )
     url = serving.listen(arguments.host, arguments.port)
-    say(f"serving {arguments.model}; Ctrl-C ends it")
+    if arguments.log == "json":
+        logs.use_json(env.log_level("info"))
+    else:
+        say(f"serving {arguments.model}; Ctrl-C ends it")
     if arguments.json:
         tell_json({"url": url, "address": serving.address, "token": serving.tokens.director})
     else:

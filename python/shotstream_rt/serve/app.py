@@ -13,6 +13,8 @@
 ``GET, POST /v1/videos``               films made as a whole; order one
 ``GET, DELETE /v1/videos/ID``          how far one is; delete it
 ``GET /v1/videos/ID/content``          its file
+``GET /healthz, /readyz, /metrics``    for whoever runs the server: ``operator_routes.py``
+``POST /v1/profile``                   a look at what the films do
 ``GET /v1/openapi.json``               the addresses above, for programs
 =====================================  =====================================================
 """
@@ -28,14 +30,17 @@ from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..errors import ShotStreamError
-from . import answers, film_routes, page_routes, video_routes
+from . import answers, film_routes, operator_routes, page_routes, video_routes
 from .gate import Gate
 from .limits import Limits
+from .metrics import CountResponses, Metrics
 from .tokens import Tokens
 
-_ROUTERS = (page_routes.router, film_routes.router, video_routes.router)
+_ROUTERS = (
+    page_routes.router, film_routes.router, video_routes.router, operator_routes.router,
+)  # fmt: skip
 _OPENAPI = "/v1/openapi.json"
-PUBLIC = page_routes.PUBLIC | {_OPENAPI}
+PUBLIC = page_routes.PUBLIC | operator_routes.PUBLIC | {_OPENAPI}
 """The addresses that want no token; any other one, also one that does not exist, wants one."""
 
 
@@ -44,6 +49,7 @@ def make_app(
     tokens: Tokens,
     limits: Limits,
     origins: tuple[str, ...],
+    metrics: Metrics,
     lifespan: Any,
     converse: Callable[[WebSocket], Awaitable[None]],
 ) -> FastAPI:
@@ -53,8 +59,9 @@ def make_app(
         tokens: who may do what.
         limits: bounds on what others ask for.
         origins: origins of pages that may ask besides the server's own.
-        lifespan: begins and ends what is behind the addresses; sets ``state.films`` and
-            ``state.videos``.
+        metrics: are told of every answer.
+        lifespan: begins and ends what is behind the addresses; sets ``state.films``,
+            ``state.videos`` and ``state.profiler``.
         converse: talks with one viewer over a socket.
     """
     app = FastAPI(
@@ -66,10 +73,11 @@ def make_app(
         openapi_url=_OPENAPI,
         redirect_slashes=False,
     )
-    app.state.tokens = tokens
+    app.state.tokens, app.state.metrics = tokens, metrics
     app.add_middleware(
         Gate, tokens=tokens, origins=origins, public=PUBLIC, body_bytes=limits.message_bytes
     )
+    app.add_middleware(CountResponses, metrics=metrics)
     app.add_exception_handler(ShotStreamError, answers.answer_error)
     app.add_exception_handler(HTTPException, answers.answer_http_error)
     app.add_exception_handler(RequestValidationError, answers.answer_malformed)

@@ -15,6 +15,7 @@ from .from_server import Error, ErrorCode, Welcome
 from .from_viewer import ASKS, Branch, Hello, MalformedError, read_message
 from .limits import Allowance
 from .live_film import LiveFilm
+from .logs import about
 from .message import Message
 from .problems import ForbiddenError, problem_of
 from .public_names import model_name
@@ -53,7 +54,7 @@ class Conversation:
 
     def __init__(self, socket: WebSocket, films: Films, tokens: Tokens) -> None:
         self._socket, self._films, self._tokens = socket, films, tokens
-        self._limits = films.limits
+        self._limits, self._metrics = films.limits, films.metrics
         self._allowance = Allowance(self._limits.messages_per_second)
         self._mistakes = 0
 
@@ -62,8 +63,10 @@ class Conversation:
         try:
             access, hello = await self._greet()
             film = await self._find(access, hello)
-            await self._watch(film, access, hello)
+            with about(session=film.id):
+                await self._watch(film, access, hello)
         except _Refused as refused:
+            self._metrics.error(refused.code)
             error = Error(code=refused.code, message=str(refused))
             with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
@@ -119,10 +122,11 @@ class Conversation:
 
     async def _watch(self, film: LiveFilm, access: Access, hello: Hello) -> None:
         """Show the film and take asks, until one side ends it."""
-        viewer = Viewer(self._limits, video=hello.video)
+        viewer = Viewer(self._limits, self._metrics, video=hello.video)
         viewer.tell(self._welcome(film, access))
         film.join(viewer)
         film.tell_outcomes(viewer)
+        _log.info("viewer joined", extra={"role": access.role, "viewers": len(film.viewers)})
         tasks = {
             asyncio.create_task(self._send(viewer)),
             asyncio.create_task(self._read(film, viewer, access)),
@@ -137,6 +141,8 @@ class Conversation:
                 task.result()
         finally:
             film.leave(viewer)
+            how = "given up" if viewer.gone.is_set() else "left"
+            _log.info("viewer %s", how, extra={"viewers": len(film.viewers)})
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -182,6 +188,10 @@ class Conversation:
             else:
                 answer = await self._answer(film, access, text)
             viewer.tell(answer)
+            if isinstance(answer, Error):
+                self._metrics.error(answer.code)
+                with about(ask=answer.id):
+                    _log.info("not done: %s", answer.message, extra={"code": answer.code})
             self._mistakes = self._mistakes + 1 if isinstance(answer, Error) else 0
             if self._mistakes >= self._limits.mistakes:
                 raise _Refused(TRY_LATER, "too_fast", "too many messages with mistakes in a row")
@@ -194,14 +204,16 @@ class Conversation:
             return Error(id=error.ask, code="malformed", message=str(error))
         if isinstance(message, Hello):
             return Error(code="malformed", message="hello: was said already")
+        self._metrics.ask(message.type)
         try:
             if not access.directs:
                 raise ForbiddenError("this link watches, and does not direct")
-            if isinstance(message, Branch):
-                if access.film is not None:
-                    raise ForbiddenError("token: it is for one film, and a branch is another")
-                return await film.do(message, branch=self._films.branch)
-            return await film.do(message)
+            with about(ask=message.id):
+                if isinstance(message, Branch):
+                    if access.film is not None:
+                        raise ForbiddenError("token: it is for one film, and a branch is another")
+                    return await film.do(message, branch=self._films.branch)
+                return await film.do(message)
         except Exception as error:
             told = problem_of(error)
             return Error(id=message.id, **told.model_dump())

@@ -184,7 +184,7 @@ async def live(request: Request, id: FilmId, access: Asking) -> Response:
     found = films.find(id)
     if films.viewers >= films.limits.viewers:
         raise FullError(f"viewers: there are {films.limits.viewers} already")
-    return Mp4(_live(found, Viewer(films.limits), access))
+    return Mp4(_live(found, Viewer(films.limits, films.metrics), access))
 
 
 @router.get(

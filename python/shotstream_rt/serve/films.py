@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -13,11 +14,16 @@ from ..film.shots import AtEnd
 from ..loading.load_model import Model
 from ..session import Session
 from ..story import Story
+from . import spans
 from .from_server import Loading
 from .limits import Limits
 from .live_film import LiveFilm
+from .logs import about
+from .metrics import Metrics
 from .problems import FullError, NoModelError, NotFoundError
 from .public_names import model_name
+
+_log = logging.getLogger("shotstream_rt.serve")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +51,15 @@ class Films:
     Args:
         settings: how films are made.
         limits: of the server.
+        metrics: are told what happens; default: new ones, which nobody reads.
     """
 
-    def __init__(self, settings: FilmSettings, limits: Limits) -> None:
+    def __init__(
+        self, settings: FilmSettings, limits: Limits, metrics: Metrics | None = None
+    ) -> None:
         self.settings, self.limits = settings, limits
+        self.metrics = metrics or Metrics()
+        self.ending = False
         self._films: dict[str, LiveFilm] = {}
         self._opening = 0
         self._opened = 0
@@ -85,6 +96,20 @@ class Films:
     def loaded(self) -> bool:
         """Whether loading has ended, in a model or in an error."""
         return self._model is not None and self._model.done()
+
+    @property
+    def unready(self) -> str | None:
+        """Why no film can be opened now; None if one can, though there may be too many."""
+        if self.ending:
+            return "the server ends"
+        if self._model is None or not self._model.done() or self._model.exception() is not None:
+            return "the model is not loaded"
+        return None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a film to be opened."""
+        return self._opening
 
     def loading(self) -> Loading:
         """Return how far loading is."""
@@ -130,11 +155,16 @@ class Films:
                 f"films: {self.limits.sessions} are open, which is as many as may be; close one"
             )
         self._opening += 1
+        id, begun_s = secrets.token_hex(4), time.monotonic()
         try:
             model = await self.model()
-            session = await asyncio.to_thread(make, model)
-            film = LiveFilm(secrets.token_hex(4), session, self.limits, parent)
-            self._films[film.id] = film
+            with about(session=id):
+                session = await asyncio.to_thread(make, model)
+                film = LiveFilm(id, session, self.limits, self.metrics, parent)
+                _log.info("film opened")
+            self._films[id] = film
+            self.metrics.opened()
+            spans.record("session.open", time.monotonic() - begun_s, session=id)
             return film
         finally:
             self._opening -= 1
@@ -188,7 +218,9 @@ class Films:
     async def close_film(self, film: LiveFilm, reason: str) -> None:
         """Close a film and let its viewers go."""
         if self._films.pop(film.id, None) is not None:
-            await film.close(reason)
+            with about(session=film.id):
+                _log.info("film closed: %s", reason)
+                await film.close(reason)
 
     async def watch_over(self) -> None:
         """Once a second, without end: see to every film, close those that nobody comes back to."""
@@ -201,6 +233,7 @@ class Films:
 
     async def close(self) -> None:
         """Close every film and the model."""
+        self.ending = True
         for film in self.all():
             await self.close_film(film, "the server ends")
         if self._model is not None:

@@ -17,6 +17,10 @@ RETRYABLE: frozenset[ErrorCode] = frozenset({"not_ready", "too_fast", "full", "u
 """Errors that pass: the same, asked again a little later, may be done."""
 
 
+Doing = Literal["waiting", "playing", "paused"]
+"""What a film does: ``waiting`` until a shot is asked for."""
+
+
 class Loading(Message):
     """The model is being loaded; repeated while it is."""
 
@@ -183,7 +187,7 @@ class Stats(Message):
         frames: frames sent so far.
         play_ratio: of the last half minute, the share in which the picture went on and did not wait
             for a frame that was due.
-        state: ``waiting`` until a shot is asked for, ``playing``, ``paused``.
+        state: what it does.
         viewers: who watches.
         recorded_frames: frames of the film as it stands, which a download has.
         recording_full: the recording has reached its limit and takes no more.
@@ -192,7 +196,7 @@ class Stats(Message):
     type: Literal["stats"] = "stats"
     frames: int
     play_ratio: float
-    state: Literal["waiting", "playing", "paused"]
+    state: Doing
     viewers: int
     recorded_frames: int
     recording_full: bool

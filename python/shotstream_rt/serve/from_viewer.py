@@ -137,6 +137,19 @@ class Check(Ask):
     text: Text
 
 
+class Glass(Ask):
+    """Tell when an own ask was seen; it is taken once, after ``applied``.
+
+    Attributes:
+        ask: id of that ask.
+        ms: milliseconds from pressing the key to the first frame on the screen that shows it.
+    """
+
+    type: Literal["glass"]
+    ask: AskId
+    ms: Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False)]
+
+
 class Pause(Ask):
     """Begin no further chunk until ``resume``."""
 
@@ -150,13 +163,13 @@ class Resume(Ask):
 
 
 FromViewer = Annotated[
-    Hello | Cut | Prompt | Retake | Undo | Branch | Pin | Unpin | Forget | Cancel | Check | Pause
-    | Resume,
+    Hello | Cut | Prompt | Retake | Undo | Branch | Pin | Unpin | Forget | Cancel | Check | Glass
+    | Pause | Resume,
     Field(discriminator="type"),
 ]  # fmt: skip
 
 ASKS = ("cut", "prompt", "retake", "undo", "branch", "pin", "unpin", "forget", "cancel", "check",
-        "pause", "resume")  # fmt: skip
+        "glass", "pause", "resume")  # fmt: skip
 
 FROM_VIEWER: TypeAdapter[Any] = TypeAdapter(FromViewer)
 

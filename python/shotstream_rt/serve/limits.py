@@ -29,6 +29,8 @@ class Limits:
         viewer_frames: frames that wait for a slow viewer before it is moved to the next key frame.
         viewer_bytes: likewise, bytes of frames and messages together.
         viewer_messages: messages that wait for a viewer before its socket is closed.
+        viewer_gone_s: seconds in which a viewer takes nothing, or does not answer a ping, after
+            which it is given up.
         recording_bytes: disk space of one film's recording, and of its branches.
         idle_pause_s: seconds without a viewer after which a film pauses until somebody watches.
         idle_close_s: seconds without a viewer after which a film is closed.
@@ -47,6 +49,7 @@ class Limits:
     viewer_frames: int = 96
     viewer_bytes: int = 8 * 2**20
     viewer_messages: int = 512
+    viewer_gone_s: int = 10
     recording_bytes: int = 4 * 2**30
     idle_pause_s: int = 10
     idle_close_s: int = 3600

@@ -8,6 +8,7 @@ the asks.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from ..errors import SessionClosedError, ShotStreamError
 from ..session import Session
 from ..types import Event, Frame, Receipt
+from . import spans
 from .asks import ask
 from .fragments import FragmentEncoder, Sample, fragment
 from .from_server import (
@@ -33,9 +35,23 @@ from .from_server import (
     Take,
     Takes,
 )
-from .from_viewer import Ask, Cancel, Forget, Pause, Pin, Resume, Unpin
+from .from_viewer import (
+    Ask,
+    Cancel,
+    Cut,
+    Forget,
+    Glass,
+    Pause,
+    Pin,
+    Prompt,
+    Resume,
+    Retake,
+    Undo,
+    Unpin,
+)
 from .limits import Limits
 from .message import Message
+from .metrics import Metrics
 from .pending_asks import PendingAsks
 from .pictures import small_picture
 from .problems import problem_of
@@ -48,6 +64,8 @@ _SLACK_S = 0.1
 """How late a frame may be before the clock that frames are due by is moved."""
 _WINDOW_S = 30
 """Seconds that the play ratio is about."""
+_GOES_ON = Cut | Prompt | Retake | Undo | Resume
+"""Asks that a film may have waited for."""
 _ANSWERS_KEPT = 1024
 _OUTCOMES_KEPT = 64
 _TAKES_KEPT = 200
@@ -73,14 +91,20 @@ class LiveFilm:
         id: names it in addresses.
         session: makes it; closed with the film.
         limits: of the server.
+        metrics: are told what happens.
         parent: the film whose past it shares.
     """
 
     def __init__(
-        self, id: str, session: Session, limits: Limits, parent: LiveFilm | None = None
+        self,
+        id: str,
+        session: Session,
+        limits: Limits,
+        metrics: Metrics,
+        parent: LiveFilm | None = None,
     ) -> None:
         self.id, self.session = id, session
-        self._limits = limits
+        self._limits, self._metrics = limits, metrics
         self._loop = asyncio.get_running_loop()
         height, width = session.size
         self.encoder = FragmentEncoder(
@@ -97,7 +121,7 @@ class LiveFilm:
         self.viewers: set[Viewer] = set()
         self._since_key: list[bytes] = []
         self._frames = 0
-        self._pending = PendingAsks(self._tell_outcome)
+        self._pending = PendingAsks(self._tell_outcome, metrics)
         self._outcomes: deque[Message] = deque(maxlen=_OUTCOMES_KEPT)
         self._answers: OrderedDict[str, Message] = OrderedDict()
         self._asking = asyncio.Lock()
@@ -112,7 +136,11 @@ class LiveFilm:
         self._ended = threading.Event()
         self._unlisten = session.on_event(self._on_event)
         self._player = threading.Thread(
-            target=self._play, name=f"shotstream-live-{id}", daemon=True
+            # In the context of who opened the film, so that log lines say which one it is.
+            target=contextvars.copy_context().run,
+            args=(self._play,),
+            name=f"shotstream-live-{id}",
+            daemon=True,
         )
         self._player.start()
 
@@ -157,6 +185,10 @@ class LiveFilm:
         return _Played(frame, number, sample, change, picture, late_s)
 
     def _on_event(self, event: Event) -> None:
+        self._metrics.hear(event)
+        if event.kind == "chunk_made" and event.place is not None:
+            place = event.place
+            spans.record("chunk", event.took_s, session=self.id, shot=place.shot, chunk=place.chunk)
         if event.kind in ("superseded", "late", "cancelled", "failed"):
             self._post(self._pending.settle)
 
@@ -172,6 +204,7 @@ class LiveFilm:
         """Hand a frame to everybody."""
         frame, sample = played.frame, played.sample
         now_s = time.monotonic()
+        self._metrics.frame(played.late_s)
         self._sent.append((now_s, played.late_s))
         while self._sent[0][0] < now_s - _WINDOW_S:
             self._sent.popleft()
@@ -226,7 +259,12 @@ class LiveFilm:
             return answer
 
     async def _do(self, message: Ask) -> Message:
-        asked_s = self._asked_s = time.monotonic()
+        asked_s = time.monotonic()
+        if isinstance(message, _GOES_ON):
+            self._asked_s = asked_s
+            if not self.begun:
+                for viewer in self.viewers:
+                    viewer.wait_from(asked_s)
         if isinstance(message, Cancel):
             receipt = self._pending.receipt(message.ask)
             taken_back = receipt is not None and self.session.cancel(receipt)
@@ -235,6 +273,9 @@ class LiveFilm:
                 frame=self._frames,
                 notes=() if taken_back else ("it has begun, or is over",),
             )
+        if isinstance(message, Glass):
+            self._pending.seen(message.ask, message.ms / 1000)
+            return Accepted(id=message.id, frame=self._frames)
         first = self._frames
         result = await asyncio.to_thread(ask, self.session, message, self._limits)
         if isinstance(message, Pause | Resume):
@@ -283,6 +324,7 @@ class LiveFilm:
         viewer.tell(self.stats())
         viewer.begin(self.encoder.head.data, self._since_key)
         self.viewers.add(viewer)
+        self._metrics.joined()
         if self._held:
             self._held, self._asked_s = False, time.monotonic()
             self.session.resume()
@@ -303,11 +345,16 @@ class LiveFilm:
 
     def broadcast(self, message: Message) -> None:
         """Tell every viewer."""
+        text = message.model_dump_json()
         for viewer in self.viewers:
-            viewer.tell(message)
+            viewer.tell(text)
 
     def tick(self) -> None:
         """Once a second: tell how it goes; pause a film that nobody watches."""
+        now_s = time.monotonic()
+        for viewer in tuple(self.viewers):
+            if viewer.has_gone(now_s):
+                self.leave(viewer)
         self.broadcast(self.stats())
         if self.viewers:
             self.refresh_memory()

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..types import Frame, Place, Receipt
+from ..errors import ConfigError
+from ..types import Frame, Place, Receipt, RequestKind, RequestState
+from . import spans
 from .from_server import Applied, Over
+from .logs import about, session_id
 from .message import Message
+from .metrics import Metrics
 from .problems import problem_of
 
+_log = logging.getLogger("shotstream_rt.serve")
+
+_SHOWN = 64
+"""Asks that are shown, of which it may still be told when somebody saw it."""
 _RECENT = 64
 """Frames sent in which an ask's effect is looked for: more than are sent while it is taken."""
 
@@ -47,12 +56,14 @@ class PendingAsks:
 
     Args:
         tell: called with the messages ``Applied`` and ``Over``.
+        metrics: are told, too.
     """
 
-    def __init__(self, tell: Callable[[Message], None]) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[[Message], None], metrics: Metrics) -> None:
+        self._tell, self._metrics = tell, metrics
         self._asks: list[_Pending] = []
         self._recent: deque[_Sent] = deque(maxlen=_RECENT)
+        self._shown: OrderedDict[str, tuple[RequestKind, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._asks)
@@ -85,11 +96,16 @@ class PendingAsks:
                 continue
             if receipt.state != "applied":
                 self._asks.remove(pending)
+                self._decided(pending, receipt.state)
                 reason = "" if receipt.error is None else problem_of(receipt.error).message
                 self._tell(Over(id=pending.id, state=receipt.state, message=reason))
             elif (sent := self._first_shown(pending)) is not None:
                 self._pass_over(pending)
-                place = sent.place
+                place, after_s = sent.place, sent.at_s - pending.asked_s
+                self._decided(pending, "applied", after_s)
+                self._shown[pending.id] = receipt.kind, after_s
+                while len(self._shown) > _SHOWN:
+                    self._shown.popitem(last=False)
                 self._tell(
                     Applied(
                         id=pending.id,
@@ -99,9 +115,41 @@ class PendingAsks:
                         chunk=place.chunk,
                         frame=sent.number,
                         index=place.index,
-                        after_ms=round((sent.at_s - pending.asked_s) * 1000, 1),
+                        after_ms=round(after_s * 1000, 1),
                     )
                 )
+
+    def seen(self, id: str, after_s: float) -> None:
+        """Take note of when somebody saw what an ask did; once for every ask.
+
+        Args:
+            id: the viewer's name for it.
+            after_s: seconds from asking to seeing it.
+
+        Raises:
+            ConfigError: it is not one that was shown, or took longer here alone.
+        """
+        if id not in self._shown:
+            raise ConfigError(f"glass: ask {id!r} is not shown yet, or was told of already")
+        kind, sent_s = self._shown[id]
+        if after_s < sent_s:
+            raise ConfigError(
+                f"glass: got {1000 * after_s:.0f} ms, wanted at least the {1000 * sent_s:.0f} that "
+                "went by here"
+            )
+        del self._shown[id]
+        self._metrics.glass(kind, after_s)
+        spans.record("ask.glass", after_s, kind=kind, ask=id, session=session_id() or "")
+
+    def _decided(self, pending: _Pending, state: RequestState, after_s: float = 0.0) -> None:
+        """Tell operators what became of an ask; arguments as of ``Metrics.outcome``."""
+        kind, took_s = pending.receipt.kind, after_s or time.monotonic() - pending.asked_s
+        self._metrics.outcome(kind, state, after_s)
+        spans.record(
+            "ask", took_s, kind=kind, state=state, ask=pending.id, session=session_id() or ""
+        )
+        with about(ask=pending.id):
+            _log.info("%s: %s", kind, state, extra={"kind": kind, "after_ms": round(1000 * took_s)})
 
     def _first_shown(self, pending: _Pending) -> _Sent | None:
         """Return the frame at the place where an ask took effect, once it was sent."""
@@ -121,6 +169,7 @@ class PendingAsks:
         before, self._asks = self._asks[:at], self._asks[at + 1 :]
         for pending in reversed(before):
             if pending.receipt.state == "applied" and self._first_shown(pending) is None:
+                self._decided(pending, "superseded")
                 self._tell(Over(id=pending.id, state="superseded"))
             else:
                 self._asks.insert(0, pending)

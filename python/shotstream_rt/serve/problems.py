@@ -61,6 +61,12 @@ class NotReadyError(ServeError):
     code = "not_ready"
 
 
+class UnavailableError(ServeError):
+    """Not now: the model is not loaded, or the server ends."""
+
+    code = "unavailable"
+
+
 class UnsupportedError(ServeError):
     """Sessions of this version cannot do it."""
 

@@ -14,10 +14,13 @@ from fastapi import FastAPI, WebSocket
 
 from ..errors import ConfigError
 from .app import make_app
+from .connections import PING_S, prepare
 from .conversation import FORBIDDEN, Conversation
 from .films import Films, FilmSettings
 from .from_server import Error
 from .limits import Limits
+from .metrics import Metrics
+from .profiling import Profiler
 from .tokens import Tokens, origin_allowed
 from .videos import Videos
 
@@ -45,6 +48,7 @@ class Server:
         self.tokens = tokens or Tokens()
         self._settings, self._limits = settings or FilmSettings(), limits or Limits()
         self._origins = origins
+        self.metrics = Metrics()
         self._listening: socket.socket | None = None
         self._uvicorn: uvicorn.Server | None = None
         self._failed: BaseException | None = None
@@ -52,6 +56,7 @@ class Server:
             tokens=self.tokens,
             limits=self._limits,
             origins=origins,
+            metrics=self.metrics,
             lifespan=self._lifespan,
             converse=self._converse,
         )
@@ -69,6 +74,7 @@ class Server:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._listening = socket.create_server((host, port), family=family, backlog=128)
+            prepare(self._listening)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"--host {host} --port {port}: cannot be listened on ({error}); another program "
@@ -98,6 +104,8 @@ class Server:
             ws="websockets-sansio",
             ws_max_size=self._limits.message_bytes,
             ws_per_message_deflate=False,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=self._limits.viewer_gone_s,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -115,9 +123,12 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        self.films = Films(self._settings, self._limits)
+        self.films = Films(self._settings, self._limits, self.metrics)
+        self.metrics.watch(self.films)
+        self.profiler = Profiler(self.films)
         self.videos = Videos(self.films, self._limits)
         app.state.films, app.state.videos = self.films, self.videos
+        app.state.profiler = self.profiler
         self.films.load().add_done_callback(self._look_at_model)
         watching = asyncio.create_task(self.films.watch_over())
         try:

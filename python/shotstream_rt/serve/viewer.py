@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import NamedTuple
 
 from .from_server import Skipped
 from .limits import Limits
 from .message import Message
+from .metrics import Metrics
 
 
 class _Waiting(NamedTuple):
@@ -29,15 +31,19 @@ class Viewer:
     """One who watches a film. Used on the event loop's thread.
 
     A viewer that reads too slowly loses frames: those that wait are dropped, and it goes on with
-    the next key frame, after a message that says how many it did not see.
+    the next key frame, after a message that says how many it did not see. One that takes nothing at
+    all for some seconds is given up.
 
     Args:
         limits: of the server.
+        metrics: are told what happens.
         video: whether it wants the picture.
     """
 
-    def __init__(self, limits: Limits, *, video: bool = True) -> None:
-        self._limits, self._video = limits, video
+    def __init__(self, limits: Limits, metrics: Metrics, *, video: bool = True) -> None:
+        self._limits, self._metrics, self._video = limits, metrics, video
+        self._taken_s = time.monotonic()
+        self._waits_since_s: float | None = self._taken_s  # for its first frame
         self._items: deque[_Waiting] = deque()
         self._fragments = self._bytes = self._skipped = 0
         self._needs_key = False
@@ -46,9 +52,15 @@ class Viewer:
         self.gone = asyncio.Event()
         """Set when it does not read what it is sent, not even messages: it is given up."""
 
-    def tell(self, message: Message) -> None:
-        """Send a message."""
-        self._put(_Waiting(message.model_dump_json()))
+    def tell(self, message: Message | str) -> None:
+        """Send a message, or its text, which many viewers share."""
+        text = message if isinstance(message, str) else message.model_dump_json()
+        self._put(_Waiting(text))
+
+    def wait_from(self, now_s: float) -> None:
+        """Count the wait for the first frame from now on: before, there was nothing to see."""
+        if self._waits_since_s is not None:
+            self._waits_since_s = now_s
 
     def begin(self, head: bytes, fragments: list[bytes]) -> None:
         """Send the head of the file and what has come since the last key frame.
@@ -76,6 +88,7 @@ class Viewer:
             self._skip()
         if self._needs_key and not key:
             self._skipped += 1
+            self._metrics.dropped(1)
             return
         self._needs_key = False
         if self._skipped:
@@ -99,23 +112,46 @@ class Viewer:
         waiting = self._items.popleft()
         self._bytes -= len(waiting.item)
         self._fragments -= waiting.fragments
+        self._taken_s = time.monotonic()
+        if self._waits_since_s is not None and waiting.fragments:
+            self._metrics.first_frame(self._taken_s - self._waits_since_s)
+            self._waits_since_s = None
         return waiting.item
+
+    def has_gone(self, now_s: float) -> bool:
+        """Tell whether the viewer is given up, and give it up if it takes nothing any more.
+
+        Args:
+            now_s: a monotonic clock in seconds.
+        """
+        if self._items and now_s > self._taken_s + self._limits.viewer_gone_s:
+            self._give_up()
+        return self.gone.is_set()
 
     def _put(self, waiting: _Waiting) -> None:
         if self._closed or self.gone.is_set():
             return
+        if not self._items:
+            self._taken_s = time.monotonic()
         self._items.append(waiting)
         self._bytes += len(waiting.item)
         self._fragments += waiting.fragments
         texts = len(self._items) - self._fragments
         if texts > self._limits.viewer_messages or self._bytes > 2 * self._limits.viewer_bytes:
-            self.gone.set()
-            self._items.clear()
-            self._fragments = self._bytes = 0
+            self._give_up()
+        self._ready.set()
+
+    def _give_up(self) -> None:
+        if not self.gone.is_set():
+            self._metrics.given_up()
+        self.gone.set()
+        self._items.clear()
+        self._fragments = self._bytes = 0
         self._ready.set()
 
     def _skip(self) -> None:
         """Drop all fragments that wait, and keep the rest."""
+        self._metrics.dropped(self._fragments)
         self._skipped += sum(waiting.fragments + waiting.lost for waiting in self._items)
         self._items = deque(w for w in self._items if not (w.fragments or w.lost))
         self._bytes, self._fragments = sum(len(w.item) for w in self._items), 0

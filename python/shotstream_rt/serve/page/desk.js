@@ -25,7 +25,7 @@ const asked = new Map();        // asks not answered or not applied: id -> {mess
 const awaited = [];             // applied asks whose frame is not on the glass yet
 const pictures = [];            // what the next cut is to see
 const prefix = Array.from(crypto.getRandomValues(new Uint8Array(6)), (b) => b.toString(16).padStart(2, "0")).join("");
-let count = 0, frame = -1, lastShown = 0, stalls = [], playing = false, history = [];
+let hiddenAt = -1, count = 0, frame = -1, lastShown = 0, stalls = [], playing = false, history = [];
 // For tests, and for the curious: what was measured on this page.
 const desk = window.desk = { glass: [], shown: 0, frame: -1, messages: [], get bufferedS() { return player.bufferedS; }, get lagS() { return player.lagS; } };
 
@@ -41,6 +41,8 @@ const player = new Player($("video"), (now, meta) => {
     if (frame < ask.frame) { awaited.push(ask); continue; }
     const measured = { id: ask.id, kind: ask.kind, ms: shownAt - ask.at, stale: ask.frame - 1 - ask.seen, after: ask.frame - ask.sent };
     desk.glass.push(measured);
+    // A page that nobody looked at meanwhile tells nothing of how long somebody waited.
+    if (ask.at > hiddenAt && measured.ms < 60000) send("glass", { ask: ask.id, ms: measured.ms });
     $("glass").textContent = `${Math.round(measured.ms)} ms`;
   }
   $("veil").hidden = $("hint").hidden = true;
@@ -152,7 +154,9 @@ const heard = {
   ended({ message }) { closedForGood = true; veil("lost", `The film has ended: ${message}.`); },
 
   error({ id, code, message }) {
+    const ask = asked.get(id);
     asked.delete(id);
+    if (ask?.kind === "glass") return;
     if (code === "unauthorized") { closedForGood = true; return veil("lost", "Open the address that the server printed: it carries the token."); }
     if (code === "not_found") { session = null; return toast(message, true); }
     toast(message, true);
@@ -409,7 +413,7 @@ $("strip").addEventListener("pointerleave", () => { drawStrip.held = false; });
 $("keylist").replaceChildren(...KEYS.flatMap(([keys, what]) => [make("dt", { textContent: keys }), make("dd", { textContent: what })]));
 if (!apple) for (const key of document.querySelectorAll("kbd")) key.textContent = key.textContent.replace("⌥", "Alt ");
 $("video").addEventListener("error", () => socket?.close());  // a new connection begins with a whole head
-document.addEventListener("visibilitychange", () => { lastShown = 0; stalls = []; if (!document.hidden) player.work(); });
+document.addEventListener("visibilitychange", () => { lastShown = 0; stalls = []; if (document.hidden) hiddenAt = performance.now(); else player.work(); });
 
 if (token) connect();
 else veil("lost", "Open the address that the server printed: it carries the token.");
