@@ -44,6 +44,7 @@ from .film.replay import film_of, sealed
 from .film.shots import AT_END, AtEnd, ShotRequest
 from .film.start import Start, check_strength, encode_start, start_lengths
 from .film.status import directions, film_state, session_state
+from .film.turn import Turn
 from .nvtx import annotate
 from .plan.noise import NoiseSource, PhiloxNoise
 from .plan.planner import planner_of
@@ -95,6 +96,9 @@ class Session:
         stats_path: file that gets one JSON line per chunk: how long each stage of it took, when it
             was made, the memory then. A line comes with the next chunk, the last one with
             ``close``; nothing waits for the device, see ``docs/profiling.md``.
+        turn: asked before each chunk whether this film may compute it, and told when it is made,
+            so that films that share a device take turns; see ``film.turn.Turn``. One object per
+            session. Default: the film waits for no other one.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -115,6 +119,7 @@ class Session:
         choose: Choose | None = None,
         noise: Callable[[int], NoiseSource] = PhiloxNoise,
         stats_path: str | Path | None = None,
+        turn: Turn | None = None,
         _beside: Film | None = None,
     ) -> None:
         options = _checked(
@@ -156,6 +161,7 @@ class Session:
                 keep_on_device=keep_on_device,
                 noise=noise,
                 stats_path=stats_path,
+                turn=turn,
                 beside=_beside,
             )
         self._film.workers.selector.choose = choose
@@ -758,12 +764,15 @@ class Session:
             state = snapshots.unpack(data, self._snapshot_model)
         self._film.director.restore(state)
 
-    def branch(self) -> Session:
+    def branch(self, *, turn: Turn | None = None) -> Session:
         """Open a second session that goes on with this film from the next frame to be read.
 
         It has the same model and options, the frames' numbers go on, and what is asked of one does
         not touch the other. What follows is computed by both; of the running shot the new session
         makes again what was made of it.
+
+        Args:
+            turn: of the new session; see ``Session``.
 
         Raises:
             SessionClosedError: the session is closed.
@@ -775,7 +784,7 @@ class Session:
             raise SessionClosedError("the session is closed; open another one")
         with own_torch_settings(), torch.inference_mode():
             past = tuple(selector.encoded(state.past))
-        other = type(self)(model, **self._settings, _beside=film)
+        other = type(self)(model, **self._settings, turn=turn, _beside=film)
         other._film.director.restore(replace(state, past=past))
         return other
 

@@ -37,6 +37,7 @@ from .shots import AtEnd
 from .stats import SessionStats
 from .threads import holds_one_of, in_background
 from .timeline import Timeline
+from .turn import Turn
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Film:
         keep_on_device: leave pixels where they are decoded.
         noise: returns the noise source of a seed.
         stats_path: file that gets a line per chunk; None for none.
+        turn: asked before each chunk; None for a film that never waits for others.
         beside: a film of the same model that this one branches from.
 
     Attributes:
@@ -89,6 +91,7 @@ class Film:
         keep_on_device: bool,
         noise: Callable[[int], NoiseSource],
         stats_path: str | Path | None,
+        turn: Turn | None = None,
         beside: Film | None = None,
     ) -> None:
         self._model: Model | None = model
@@ -139,7 +142,7 @@ class Film:
             self.timeline.events.listen(self._capture.hear)
         self._workers = workers
         self._generator = Generator(
-            workers, self.timeline, threads=_student_threads(threads), noise=noise
+            workers, self.timeline, threads=_student_threads(threads), noise=noise, turn=turn
         )
         try:
             self.timeline.wish()  # of nothing yet: starts the text thread

@@ -5,7 +5,8 @@ latents to the decode thread, and run the clean pass while they are decoded. A t
 snapshot instead. This thread never looks at pixels.
 
 A turn begins only when the reader's queue has room for its chunk: a reader that stops reading stops
-the generator, and nothing is computed further ahead than the queue is long.
+the generator, and nothing is computed further ahead than the queue is long. Films that share a
+device also wait for one another there (``turn.py``).
 
 A failure ends the shot that it happened in. Then no turn begins until shots are queued or a
 snapshot is restored.
@@ -32,6 +33,7 @@ from .places import next_place
 from .shots import Delivery, ShotRun
 from .threads import WorkerThread
 from .timeline import NewPrompt, Timeline
+from .turn import Turn
 from .way_back import WayBack
 from .workers import Workers
 
@@ -48,6 +50,7 @@ class Generator:
         timeline: where it finds what to make.
         threads: intra-op threads of this thread on a CPU.
         noise: returns the noise source of a seed.
+        turn: asked before each chunk; None for a film that never waits for others.
 
     Attributes:
         thread: the generator thread.
@@ -60,8 +63,9 @@ class Generator:
         *,
         threads: int,
         noise: Callable[[int], NoiseSource],
+        turn: Turn | None = None,
     ) -> None:
-        self._workers, self._timeline = workers, timeline
+        self._workers, self._timeline, self._turn = workers, timeline, turn
         self._noise_of, self._noise = noise, noise(0)
         self._boundary_ns = 0
         self._caption = ""
@@ -83,19 +87,26 @@ class Generator:
     # On the generator thread.
 
     def _main(self) -> None:
-        with torch.inference_mode():
-            while (turn := self._next_turn()) is not None:
-                if isinstance(turn, ShotRun):
-                    self._take_turn(turn)
-                else:
-                    turn()
-                    self._viewer_waits = True
-                self._boundary_ns = time.perf_counter_ns()
-                del turn
+        try:
+            with torch.inference_mode():
+                while (due := self._next_turn()) is not None:
+                    if isinstance(due, ShotRun):
+                        self._take_turn(due)
+                    else:
+                        due()
+                        self._viewer_waits = True
+                    self._boundary_ns = time.perf_counter_ns()
+                    del due
+        finally:
+            self._give_turn_back()
         self._timeline.cancel_everything()
 
     def _next_turn(self) -> Callable[[], None] | ShotRun | None:
-        """Wait for something to do: make a chunk of a shot, or go back; None to end."""
+        """Wait for something to do: make a chunk of a shot, or go back; None to end.
+
+        A turn that others could use meanwhile is given back, which is something to do as well,
+        because it wakes another film and that needs a moment without this one's lock.
+        """
         timeline = self._timeline
         if timeline.events.waiting:
             timeline.events.tell()
@@ -110,12 +121,34 @@ class Generator:
                 has_work, ahead = timeline.has_work(), timeline.in_flight + len(timeline.frames)
                 has_room = timeline.capacity is None or ahead < timeline.capacity
                 if has_work and has_room and not timeline.paused:
-                    return self._begin_turn()
+                    if self._has_turn():
+                        return self._begin_turn()
+                    timeline.changed.wait()
+                    continue
+                if self._turn is not None and self._turn.held:
+                    return self._turn.give_back
                 timeline.steady_ns = 0
                 timeline.changed.wait()
                 if has_work:  # the reader kept it waiting, which no shot's times should include
                     self._boundary_ns = time.perf_counter_ns()
             return None
+
+    def _has_turn(self) -> bool:
+        """Tell whether this film may compute now; if not, it is woken when it may.
+
+        Called under the lock.
+        """
+        turn, timeline = self._turn, self._timeline
+        if turn is None:
+            return True
+        # Of a shot that is made again, frames come that were read before.
+        ahead = max(0, timeline.next_index - timeline.frames.read_index())
+        return turn.take(ahead, timeline.wake)
+
+    def _give_turn_back(self, frames: int = 0) -> None:
+        """Let other films compute; called without the lock, because it wakes one of them."""
+        if self._turn is not None:
+            self._turn.give_back(frames)
 
     def _begin_turn(self) -> ShotRun:
         """Choose the shot that the next chunk belongs to."""
@@ -134,7 +167,7 @@ class Generator:
 
     def _take_turn(self, run: ShotRun) -> None:
         """Make the next chunk of a shot; a failure ends the shot."""
-        timeline, submitted, begun_s = self._timeline, False, time.perf_counter()
+        timeline, made, begun_s = self._timeline, 0, time.perf_counter()
         try:
             check_float_precision(self._workers.device)
             if run.frames == 0:
@@ -143,8 +176,7 @@ class Generator:
                 self._change_caption(run)
             if self._back.needs_prompt:
                 self._back.give_up()
-            self._denoise(run, begun_s)
-            submitted = True
+            made = self._denoise(run, begun_s)
             self._finish_chunk(run)
         except ChunkAbandonedError:
             _log.debug("shot %d: given up", run.shot)
@@ -153,12 +185,13 @@ class Generator:
             timeline.fail(run, run.next_chunk, timeline.next_index, run.epoch, error)
         finally:
             with timeline.lock:
-                if not submitted:
+                if not made:
                     timeline.in_flight -= 1
                 timeline.making, timeline.denoising, timeline.needed = None, False, ()
                 timeline.changed.notify_all()
             if timeline.idle():
                 timeline.frames.wake()
+            self._give_turn_back(made)
 
     def _begin_shot(self, run: ShotRun) -> None:
         """End the shot before, choose this one's context from the past and encode it."""
@@ -235,20 +268,30 @@ class Generator:
         return self._timeline.captions.encoded(texts)
 
     def _await(self, run: ShotRun, texts: Sequence[str]) -> None:
-        """Wait until captions are encoded; give the shot up if it is no longer wanted."""
+        """Wait until captions are encoded; give the shot up if it is no longer wanted.
+
+        Other films may compute meanwhile.
+        """
         timeline, ready = self._timeline, self._timeline.captions.ready
         with timeline.lock:
             timeline.needed = tuple(texts)
             timeline.wish()
-            while not all(map(ready, texts)):
+            waits = not all(map(ready, texts))
+        if waits:
+            self._give_turn_back()
+        with timeline.lock:
+            while not (all(map(ready, texts)) and self._has_turn()):
                 if timeline.stopping or run.epoch != timeline.epoch:
                     raise ChunkAbandonedError
                 if timeline.playlist.pending and timeline.playlist.pending[0].now:
                     self._supersede(run)
                 timeline.changed.wait()
 
-    def _denoise(self, run: ShotRun, begun_s: float) -> None:
-        """Make the latents of the next chunk, begun then, and hand them over to be decoded."""
+    def _denoise(self, run: ShotRun, begun_s: float) -> int:
+        """Make the latents of the next chunk, begun then, and hand them over to be decoded.
+
+        Returns its frames, shown or not.
+        """
         workers, timeline, chunk = self._workers, self._timeline, run.next_chunk
         if run.committed < chunk - 1:
             # It was left out for a cut, whose caption is not encoded yet or which was taken back.
@@ -276,6 +319,7 @@ class Generator:
             run.advance(end, size)
             timeline.denoising = False
         workers.decoder.submit(x0, job)
+        return size
 
     def _finish_chunk(self, run: ShotRun) -> None:
         """Decide whether the shot goes on, and if so, run the clean pass of its last chunk."""
@@ -437,6 +481,8 @@ class Generator:
             timeline.changed.notify_all()
             if timeline.idle():
                 timeline.frames.wake()  # a reader may be waiting for the end
+        if self._turn is not None:
+            self._turn.decoded()
 
     def _fail_job(self, job: DecodeJob, error: BaseException) -> None:
         """End the shot of a chunk that could not be decoded."""

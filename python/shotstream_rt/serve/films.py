@@ -6,11 +6,13 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ShotStreamError
 from ..film.shots import AtEnd
+from ..film.turn import Turn
 from ..loading.load_model import Model
 from ..session import Session
 from ..story import Story
@@ -22,6 +24,7 @@ from .logs import about
 from .metrics import Metrics
 from .problems import FullError, NoModelError, NotFoundError
 from .public_names import model_name
+from .scheduler import Policy, Scheduler, places
 
 _log = logging.getLogger("shotstream_rt.serve")
 
@@ -36,6 +39,7 @@ class FilmSettings:
         seed: noise seed of the first film; every further one counts it up.
         at_end: what a shot of trained length does when nothing is queued; see ``Session``.
         threads: CPU threads of a film; default: torch's own choice.
+        policy: who computes next where films wait for one another; see ``scheduler.py``.
     """
 
     model: str = "nano"
@@ -43,6 +47,7 @@ class FilmSettings:
     seed: int = 0
     at_end: AtEnd = "extend"
     threads: int | None = None
+    policy: Policy = "slack"
 
 
 class Films:
@@ -65,19 +70,19 @@ class Films:
         self._opened = 0
         self._begun_s = time.monotonic()
         self._model: asyncio.Task[Model] | None = None
+        self.scheduler = Scheduler(policy=settings.policy)
 
     def load(self) -> asyncio.Task[Model]:
         """Begin to load the model, or return the task that loads it."""
         if self._model is None:
-            self._model = asyncio.create_task(
-                asyncio.to_thread(
-                    Model.open,
-                    self.settings.model,
-                    threads=self.settings.threads,
-                    **self.settings.options,
-                )
-            )
+            self._model = asyncio.create_task(asyncio.to_thread(self._open_model))
         return self._model
+
+    def _open_model(self) -> Model:
+        settings = self.settings
+        model = Model.open(settings.model, threads=settings.threads, **settings.options)
+        self.scheduler.places = places(model.device, settings.threads)
+        return model
 
     async def model(self) -> Model:
         """Return the model, once it is loaded.
@@ -131,12 +136,13 @@ class Films:
         self._opened += 1
         seed = self.settings.seed + self._opened - 1 if seed is None else seed
 
-        def make(model: Model) -> Session:
+        def make(model: Model, turn: Turn) -> Session:
             return model.session(
                 seed=seed,
                 at_end=self.settings.at_end,
                 queue_chunks=1,
                 threads=self.settings.threads,
+                turn=turn,
             )
 
         return await self._add(make, None)
@@ -147,9 +153,11 @@ class Films:
         Raises:
             FullError: there are as many films as may be.
         """
-        return await self._add(lambda _: film.session.branch(), film)
+        return await self._add(lambda _, turn: film.session.branch(turn=turn), film)
 
-    async def _add(self, make: Any, parent: LiveFilm | None) -> LiveFilm:
+    async def _add(
+        self, make: Callable[[Model, Turn], Session], parent: LiveFilm | None
+    ) -> LiveFilm:
         if len(self._films) + self._opening >= self.limits.sessions:
             raise FullError(
                 f"films: {self.limits.sessions} are open, which is as many as may be; close one"
@@ -159,8 +167,12 @@ class Films:
         try:
             model = await self.model()
             with about(session=id):
-                session = await asyncio.to_thread(make, model)
-                film = LiveFilm(id, session, self.limits, self.metrics, parent)
+                film = LiveFilm(id, model, self.limits, self.metrics, self.scheduler, parent)
+                try:
+                    film.play(await asyncio.to_thread(make, model, film.turn))
+                except BaseException:
+                    film.encoder.close()
+                    raise
                 _log.info("film opened")
             self._films[id] = film
             self.metrics.opened()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SessionClosedError, ShotStreamError
+from ..loading.load_model import Model
 from ..session import Session
 from ..types import Event, Frame, Receipt
 from . import spans
@@ -56,6 +57,7 @@ from .pending_asks import PendingAsks
 from .pictures import small_picture
 from .problems import problem_of
 from .recording import Change, Recording, SampleStore
+from .scheduler import Scheduler
 from .viewer import Viewer
 
 _log = logging.getLogger("shotstream_rt.serve")
@@ -87,29 +89,39 @@ class _Played:
 class LiveFilm:
     """One film with its viewers.
 
+    Nothing is made before ``play``.
+
     Args:
         id: names it in addresses.
-        session: makes it; closed with the film.
+        model: makes it.
         limits: of the server.
         metrics: are told what happens.
+        scheduler: gives its session turns at the device.
         parent: the film whose past it shares.
+
+    Attributes:
+        turn: what its session is to ask before each chunk.
     """
+
+    session: Session
 
     def __init__(
         self,
         id: str,
-        session: Session,
+        model: Model,
         limits: Limits,
         metrics: Metrics,
+        scheduler: Scheduler,
         parent: LiveFilm | None = None,
     ) -> None:
-        self.id, self.session = id, session
+        self.id = id
         self._limits, self._metrics = limits, metrics
         self._loop = asyncio.get_running_loop()
-        height, width = session.size
+        height, width = model.size
         self.encoder = FragmentEncoder(
-            height=height, width=width, frame_rate_hz=session.frame_rate_hz
+            height=height, width=width, frame_rate_hz=model.frame_rate_hz
         )
+        self.turn = scheduler.turn(self._next_due_s, frame_rate_hz=model.frame_rate_hz)
         self._recording: Recording = (
             Recording(self.encoder.head, SampleStore(limits.recording_bytes))
             if parent is None
@@ -129,42 +141,55 @@ class LiveFilm:
         self._remembered: tuple[tuple[int, int, bool], ...] = ()
         self._remembering: asyncio.Task[None] | None = None
         self._sent: deque[tuple[float, float]] = deque()  # when frames were sent, and how late
-        self._asked_s = time.monotonic()
+        self._asked_s, self._due_s = time.monotonic(), 0.0
         self._unwatched_since_s = time.monotonic()
         self._held = False  # paused for want of viewers
         self._asked_to_pause = False
         self._ended = threading.Event()
+
+    def play(self, session: Session) -> None:
+        """Begin to show what a session makes.
+
+        Args:
+            session: of this film's turn; closed with the film.
+        """
+        self.session = session
         self._unlisten = session.on_event(self._on_event)
         self._player = threading.Thread(
             # In the context of who opened the film, so that log lines say which one it is.
             target=contextvars.copy_context().run,
             args=(self._play,),
-            name=f"shotstream-live-{id}",
+            name=f"shotstream-live-{self.id}",
             daemon=True,
         )
         self._player.start()
+
+    def _next_due_s(self) -> float:
+        """Return when the next frame that is read is due; called on the session's threads.
+
+        A film that waited for its director is due when it is asked.
+        """
+        return max(self._due_s, self._asked_s)
 
     # On the player's thread.
 
     def _play(self) -> None:
         """Read, pace and encode until the session is closed."""
-        due_s = 0.0
         interval_s = 1 / self.session.frame_rate_hz
         number = 0
         while not self._ended.is_set():
             try:
                 for frame in self.session.stream(follow=True):
                     now_s = time.monotonic()
-                    # A film that waits for its director is not late before it is asked.
-                    late_s = now_s - max(due_s, self._asked_s) if due_s else 0.0
+                    late_s = now_s - self._next_due_s() if self._due_s else 0.0
                     played = self._encode(frame, number, late_s=max(0.0, late_s))
-                    if now_s > due_s + _SLACK_S:
-                        due_s = now_s
-                    elif self._ended.wait(max(0.0, due_s - time.monotonic())):
+                    if now_s > self._due_s + _SLACK_S:
+                        self._due_s = now_s
+                    elif self._ended.wait(max(0.0, self._due_s - time.monotonic())):
                         return
                     self._post(self._show, played)
                     number += 1
-                    due_s += interval_s
+                    self._due_s += interval_s
             except SessionClosedError:
                 return
             except ShotStreamError as error:
@@ -277,6 +302,7 @@ class LiveFilm:
             self._pending.seen(message.ask, message.ms / 1000)
             return Accepted(id=message.id, frame=self._frames)
         first = self._frames
+        self.turn.hurry()
         result = await asyncio.to_thread(ask, self.session, message, self._limits)
         if isinstance(message, Pause | Resume):
             self._asked_to_pause, self._held = isinstance(message, Pause), False
@@ -327,6 +353,7 @@ class LiveFilm:
         self._metrics.joined()
         if self._held:
             self._held, self._asked_s = False, time.monotonic()
+            self.turn.hurry()
             self.session.resume()
 
     def tell_outcomes(self, viewer: Viewer) -> None:
