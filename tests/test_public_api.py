@@ -58,7 +58,7 @@ def test_session_methods() -> None:
         ("achunks", ["self", "follow", "timeout_s"]),
         ("retake", ["self", "shot", "flush", "keep_following"]),
         ("undo", ["self", "chunks", "frame", "shot"]),
-        ("snapshot", ["self"]),
+        ("snapshot", ["self", "within_chunk"]),
         ("restore", ["self", "data"]),
     ],
 )  # fmt: skip

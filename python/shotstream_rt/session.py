@@ -723,7 +723,7 @@ class Session:
 
     # Saving, and looking at, where the film is.
 
-    def snapshot(self) -> bytes:
+    def snapshot(self, *, within_chunk: bool = False) -> bytes:
         """Return what another session needs to go on with this film, as a few kilobytes.
 
         Holds prompts, seeds, and the latents of context frames and given starts. The restored film
@@ -733,11 +733,15 @@ class Session:
         first chunk again and leaves out the chunks before, which costs up to one shot of computing;
         or the whole film up to there, where a cut keeps the caches (Infinity-RoPE).
 
+        Args:
+            within_chunk: go on behind the last frame that was read, also within a chunk.
+
         Raises:
             SessionClosedError: the session is closed.
         """
         selector = self._film.workers.selector
-        state = film_state(self._film.timeline, selector)
+        check_flag("within_chunk", within_chunk)
+        state = film_state(self._film.timeline, selector, within_chunk=within_chunk)
         with own_torch_settings(), torch.inference_mode():
             past = tuple(selector.encoded(state.past))
             return snapshots.pack(state, past, self._snapshot_model)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -20,10 +21,17 @@ from ..patience import PATIENCE_S
 
 @contextmanager
 def _serving(
-    limits: Limits | None = None, model: str = "nano", origins: tuple[str, ...] = ()
+    limits: Limits | None = None,
+    model: str = "nano",
+    origins: tuple[str, ...] = (),
+    **settings: Any,
 ) -> Iterator[tuple[Server, str]]:
-    """Run a server on a thread of its own while the body runs; gives it and its page's address."""
-    server = Server(FilmSettings(model=model, threads=1, seed=7), limits=limits, origins=origins)
+    """Run a server on a thread of its own while the body runs; gives it and its page's address.
+
+    All films play, however busy the machine is, unless a test says how many.
+    """
+    made = FilmSettings(**{"model": model, "threads": 1, "seed": 7, "capacity": 100, **settings})
+    server = Server(made, limits=limits, origins=origins)
     url = server.listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, name="test-server")
     thread.start()

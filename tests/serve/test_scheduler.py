@@ -202,15 +202,17 @@ def test_decoding_may_end_before_the_turn_does(clock: Clock) -> None:
     assert third.turn.held
 
 
-def test_giving_back_what_one_does_not_have_changes_nothing(clock: Clock) -> None:
+def test_a_film_that_stops_waiting_gets_no_turn(clock: Clock) -> None:
     scheduler = Scheduler(clock=clock)
-    film, other = Film(scheduler, due(0)), Film(scheduler, due(1))
+    film, closed = Film(scheduler, due(0)), Film(scheduler, due(1))
     film.turn.give_back()
     assert film.take()
-    assert not other.take()
-    other.turn.give_back()
-    assert film.turn.held
-    assert not other.turn.held
+    assert not closed.take()
+    closed.turn.give_back()
+    assert scheduler.waiting == 0
+    film.make()
+    assert not closed.turn.held
+    assert film.take()
 
 
 @pytest.mark.parametrize("policy", ["slack", "first_come"])

@@ -46,8 +46,8 @@ CAT = "Wide shot: a red cat walks right on a beach."
 def running(serving: Serving) -> Iterator[tuple[Server, str]]:
     """A server with no limit on how fast messages come, so that thousands can be tried."""
     limits = Limits(
-        messages_per_second=10**6, mistakes=10**6, hello_s=PATIENCE_S, viewer_messages=1000,
-        sessions=2,
+        messages_per_second=10**6, token_messages_per_second=10**6, mistakes=10**6,
+        hello_s=PATIENCE_S, viewer_messages=1000, sessions=2,
     )  # fmt: skip
     with serving(limits) as found:
         yield found

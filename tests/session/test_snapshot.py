@@ -48,6 +48,21 @@ def test_continuation_is_the_same(
     assert film(restored) == expected[chunks_read:]
 
 
+@pytest.mark.parametrize("frames_read", [1, 5, 9, 14, 81, 90])
+def test_continuation_within_a_chunk_is_the_same(open_session: Opener, frames_read: int) -> None:
+    whole, session, restored = (open_session(seed=4) for _ in range(3))
+    for text in ("a", "b"):
+        whole.cut(text)
+        session.cut(text)
+    expected = [frame.pixels.tobytes() for frame in whole.stream()]
+    for _ in islice(session.stream(), frames_read):
+        pass
+    restored.restore(session.snapshot(within_chunk=True))
+    going_on = list(restored.stream())
+    assert [frame.pixels.tobytes() for frame in going_on] == expected[frames_read:]
+    assert going_on[0].index == frames_read
+
+
 def test_snapshot_of_a_finished_film_remembers_its_context(open_session: Opener) -> None:
     session = open_session()
     session.cut("a")

@@ -36,7 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--token-file", metavar="FILE", help="the director's token (default: a new one each time)")
     add("--allow-origin", action="append", default=[], metavar="URL",
         help="origin of pages that may connect besides this server's own; repeatable")  # fmt: skip
-    add("--sessions", type=int, default=4, metavar="N", help="films at one time (default: 4)")
+    add("--sessions", type=int, default=16, metavar="N",
+        help="films at one time: playing, waiting in line, asleep (default: 16)")  # fmt: skip
+    add("--capacity", type=int, metavar="N", help="films that play at one time; others wait in "
+        "line (default: as many as play in real time, measured)")  # fmt: skip
+    add("--policy", default="slack", help="who computes next: slack, the film whose picture runs "
+        "dry first (default), or first_come")  # fmt: skip
+    add("--token-sessions", type=int, metavar="N", help="films of one token (default: --sessions)")
+    add("--token-film", type=int, metavar="SECONDS", help="film made for one token (default: any)")
+    add("--idle-sleep", type=int, default=60, metavar="SECONDS", help="a film that nobody watches "
+        "gives its memory back after (default: 60)")  # fmt: skip
     add(
         "--seed", type=int, default=0, metavar="N", help="noise seed of the first film (default: 0)"
     )
@@ -59,6 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_one_of("--log", arguments.log, ("text", "json"))
     check_range("--port", arguments.port, 0, 65535)
     check_range("--sessions", arguments.sessions, 1, 1000)
+    for name in ("capacity", "token_sessions", "token_film", "idle_sleep"):
+        if getattr(arguments, name) is not None:
+            check_range(f"--{name.replace('_', '-')}", getattr(arguments, name), 1, 2**40)
+    check_one_of("--policy", arguments.policy, ("slack", "first_come"))
     if arguments.threads is not None:
         check_range("--threads", arguments.threads, 1, 1024)
     find_profile(arguments.profile)
@@ -86,9 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
             seed=seed,
             at_end=arguments.at_end,
             threads=arguments.threads,
+            policy=arguments.policy,
+            capacity=arguments.capacity,
         ),
         tokens=tokens.Tokens.from_file(file) if file else tokens.Tokens(),
-        limits=limits.Limits(sessions=arguments.sessions),
+        limits=limits.Limits(
+            sessions=arguments.sessions,
+            token_sessions=arguments.token_sessions or arguments.sessions,
+            token_film_s=arguments.token_film or 2**40,
+            idle_sleep_s=arguments.idle_sleep,
+        ),
         origins=tuple(arguments.allow_origin),
     )
     url = serving.listen(arguments.host, arguments.port)

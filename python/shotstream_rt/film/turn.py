@@ -31,7 +31,7 @@ class Turn(Protocol):
         ...
 
     def give_back(self, frames: int = 0) -> None:
-        """Give the turn back; nothing happens if the film does not have it.
+        """Give the turn back, or stop waiting for it.
 
         Args:
             frames: of the chunk that was made and is decoded next; 0 if none was.

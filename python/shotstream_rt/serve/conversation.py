@@ -11,7 +11,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .films import Films
-from .from_server import Error, ErrorCode, Welcome
+from .from_server import Error, ErrorCode, Queue, Welcome
 from .from_viewer import ASKS, Branch, Hello, MalformedError, read_message
 from .limits import Allowance
 from .live_film import LiveFilm
@@ -30,6 +30,8 @@ _CLOSE_CODES: dict[ErrorCode, int] = {"not_found": NOT_FOUND, "full": TRY_LATER}
 _log = logging.getLogger("shotstream_rt.serve")
 
 _LOADING_S = 0.25
+_QUEUE_S = 2.0
+"""Seconds after which a place in the line is told again; who has gone is noticed by it."""
 _LONGEST_SLEEP_S = 3600
 _FAREWELL_S = 2
 """How long a refused viewer may take to read why."""
@@ -64,6 +66,7 @@ class Conversation:
             access, hello = await self._greet()
             film = await self._find(access, hello)
             with about(session=film.id):
+                await self._wait_in_line(film)
                 await self._watch(film, access, hello)
         except _Refused as refused:
             self._metrics.error(refused.code)
@@ -100,13 +103,15 @@ class Conversation:
             )
         if hello.session is not None and not access.is_for(hello.session):
             raise _Refused(FORBIDDEN, "forbidden", "token: it is for another film")
+        self._account = self._films.quotas.account(access.name)
         return access, hello
 
     async def _find(self, access: Access, hello: Hello) -> LiveFilm:
         """Return the film that is meant, once the model is there."""
         if self._films.viewers >= self._limits.viewers:
             raise _Refused(TRY_LATER, "full", f"viewers: there are {self._limits.viewers} already")
-        finding = asyncio.ensure_future(self._films.find_or_open(hello.session or access.film))
+        wanted = hello.session or access.film
+        finding = asyncio.ensure_future(self._films.find_or_open(wanted, access.name))
         try:
             while not finding.done():
                 if not self._films.loaded:
@@ -114,11 +119,27 @@ class Conversation:
                 await asyncio.wait({finding}, timeout=_LOADING_S)
             return finding.result()
         except Exception as error:
-            told = problem_of(error)
-            close_code = _CLOSE_CODES.get(told.code, FAILED)
-            raise _Refused(close_code, told.code, told.message) from None
+            raise _refused(error) from None
         finally:
             finding.cancel()
+
+    async def _wait_in_line(self, film: LiveFilm) -> None:
+        """Return when the film plays; tell its place in the line until then."""
+        line, told, told_s = self._films.line, Queue(position=0, length=0), 0.0
+        while film.asleep:
+            admitting = asyncio.ensure_future(self._films.admit(film))
+            try:
+                while not admitting.done():
+                    await asyncio.wait({admitting}, timeout=_LOADING_S)
+                    now_s = time.monotonic()
+                    place = Queue(position=line.position(film.id), length=len(line))
+                    if place.position and (place != told or now_s - told_s > _QUEUE_S):
+                        await self._socket.send_text(place.model_dump_json())
+                        told, told_s = place, now_s
+                if (error := admitting.exception()) is not None:
+                    raise _refused(error)
+            finally:
+                admitting.cancel()
 
     async def _watch(self, film: LiveFilm, access: Access, hello: Hello) -> None:
         """Show the film and take asks, until one side ends it."""
@@ -180,10 +201,17 @@ class Conversation:
         """Answer messages, one after the other."""
         while True:
             text = await self._receive()
-            if not self._allowance.take(time.monotonic()):
+            now_s = time.monotonic()
+            if not self._allowance.take(now_s):
                 rate = self._limits.messages_per_second
                 answer: Message = Error(
                     code="too_fast", message=f"wanted at most {rate} messages a second"
+                )
+            elif not self._account.messages.take(now_s):
+                rate = self._limits.token_messages_per_second
+                answer = Error(
+                    code="too_fast",
+                    message=f"wanted at most {rate} messages a second from all with this token",
                 )
             else:
                 answer = await self._answer(film, access, text)
@@ -230,6 +258,12 @@ class Conversation:
         text = event.get("text")
         data: str | bytes = event["bytes"] if text is None else text
         return data
+
+
+def _refused(error: BaseException) -> _Refused:
+    """Return how a conversation ends that an error makes impossible."""
+    told = problem_of(error)
+    return _Refused(_CLOSE_CODES.get(told.code, FAILED), told.code, told.message)
 
 
 def _asks(access: Access) -> tuple[str, ...]:

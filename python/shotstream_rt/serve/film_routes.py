@@ -125,9 +125,9 @@ async def list_films(request: Request, access: Asking) -> FilmList:
         "unavailable",
     ),
 )  # fmt: skip
-async def open_film(request: Request, new: NewFilm | None = None) -> FilmAnswer:
-    """Open a film."""
-    return _described(await _films(request).open(new.seed if new else None))
+async def open_film(request: Request, access: Asking, new: NewFilm | None = None) -> FilmAnswer:
+    """Open a film; where others play as many as can, it sleeps until it is watched."""
+    return _described(await _films(request).open(new.seed if new else None, access.name))
 
 
 @router.get(
@@ -139,7 +139,7 @@ async def film(request: Request, id: FilmId) -> FilmDetails:
     """Return how a film is doing."""
     found = _films(request).find(id)
     told = _described(found).model_dump()
-    return FilmDetails(**told, stats=public_stats(found.session.stats))
+    return FilmDetails(**told, stats=public_stats(found.times))
 
 
 @router.delete(
@@ -181,7 +181,7 @@ async def make_token(
 async def live(request: Request, id: FilmId, access: Asking) -> Response:
     """Return the picture from now on, without end."""
     films = _films(request)
-    found = films.find(id)
+    found = await films.awake(id)
     if films.viewers >= films.limits.viewers:
         raise FullError(f"viewers: there are {films.limits.viewers} already")
     return Mp4(_live(found, Viewer(films.limits, films.metrics), access))
@@ -203,13 +203,13 @@ async def film_file(request: Request, id: FilmId) -> Response:
 @router.get(
     "/{id}/film.json",
     dependencies=FILM_VIEWER,
-    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found", "not_ready"),
 )
 async def directions(request: Request, response: Response, id: FilmId) -> dict[str, Any]:
     """Return the film's directions, which make the same film again."""
     found = _films(request).find(id)
     response.headers.update(_named(f"film-{id}.json"))
-    return public_directions(found.session.directions())
+    return public_directions(found.directions())
 
 
 def expiry(access: Access, seconds: int | None = None) -> int | None:

@@ -6,25 +6,26 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ShotStreamError
 from ..film.shots import AtEnd
-from ..film.turn import Turn
 from ..loading.load_model import Model
 from ..session import Session
 from ..story import Story
 from . import spans
 from .from_server import Loading
 from .limits import Limits
+from .line import Line
 from .live_film import LiveFilm
 from .logs import about
 from .metrics import Metrics
 from .problems import FullError, NoModelError, NotFoundError
 from .public_names import model_name
+from .quotas import Account, Quotas
 from .scheduler import Policy, Scheduler, places
+from .throughput import measure
 
 _log = logging.getLogger("shotstream_rt.serve")
 
@@ -40,6 +41,8 @@ class FilmSettings:
         at_end: what a shot of trained length does when nothing is queued; see ``Session``.
         threads: CPU threads of a film; default: torch's own choice.
         policy: who computes next where films wait for one another; see ``scheduler.py``.
+        capacity: how many films play at one time; the others wait in line. Default: as many as the
+            device plays in real time, measured when the server starts and all the time.
     """
 
     model: str = "nano"
@@ -48,6 +51,20 @@ class FilmSettings:
     at_end: AtEnd = "extend"
     threads: int | None = None
     policy: Policy = "slack"
+    capacity: int | None = None
+
+
+@dataclass(slots=True)
+class _Admission:
+    """A film on its way to play: in line, or opening its session.
+
+    Attributes:
+        task: does it.
+        people: how many wait for it; if nobody does any more, it leaves the line.
+    """
+
+    task: asyncio.Task[None]
+    people: int = 0
 
 
 class Films:
@@ -57,6 +74,11 @@ class Films:
         settings: how films are made.
         limits: of the server.
         metrics: are told what happens; default: new ones, which nobody reads.
+
+    Attributes:
+        scheduler: gives the films turns at the device.
+        line: who plays, and who waits to.
+        quotas: what each token has used.
     """
 
     def __init__(
@@ -66,23 +88,20 @@ class Films:
         self.metrics = metrics or Metrics()
         self.ending = False
         self._films: dict[str, LiveFilm] = {}
-        self._opening = 0
         self._opened = 0
         self._begun_s = time.monotonic()
         self._model: asyncio.Task[Model] | None = None
+        self._admissions: dict[str, _Admission] = {}
+        self._dozing: set[asyncio.Task[None]] = set()
         self.scheduler = Scheduler(policy=settings.policy)
+        self.line = Line(self.capacity)
+        self.quotas = Quotas(limits)
 
     def load(self) -> asyncio.Task[Model]:
         """Begin to load the model, or return the task that loads it."""
         if self._model is None:
             self._model = asyncio.create_task(asyncio.to_thread(self._open_model))
         return self._model
-
-    def _open_model(self) -> Model:
-        settings = self.settings
-        model = Model.open(settings.model, threads=settings.threads, **settings.options)
-        self.scheduler.places = places(model.device, settings.threads)
-        return model
 
     async def model(self) -> Model:
         """Return the model, once it is loaded.
@@ -96,6 +115,21 @@ class Films:
             raise NoModelError(
                 "the model cannot be loaded; the server's own output says why"
             ) from error
+
+    def _open_model(self) -> Model:
+        settings = self.settings
+        model = Model.open(settings.model, threads=settings.threads, **settings.options)
+        self.scheduler.places = places(model.device, settings.threads)
+        if settings.capacity is None:
+            measure(model, self.scheduler.throughput, self.scheduler.places, settings.threads)
+        self._frame_rate_hz = model.frame_rate_hz
+        return model
+
+    def capacity(self) -> int:
+        """Return how many films can play at one time; of a loaded model."""
+        if self.settings.capacity is not None:
+            return self.settings.capacity
+        return self.scheduler.throughput.films(self._frame_rate_hz)
 
     @property
     def loaded(self) -> bool:
@@ -111,11 +145,6 @@ class Films:
             return "the model is not loaded"
         return None
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for a film to be opened."""
-        return self._opening
-
     def loading(self) -> Loading:
         """Return how far loading is."""
         return Loading(
@@ -123,63 +152,132 @@ class Films:
             seconds=round(time.monotonic() - self._begun_s, 1),
         )
 
-    async def open(self, seed: int | None = None) -> LiveFilm:
-        """Open a new film.
+    async def open(self, seed: int | None = None, owner: str = "") -> LiveFilm:
+        """Open a new film. It plays at once, or sleeps until there is room and somebody waits.
 
         Args:
             seed: noise seed; default: the next one.
+            owner: name of the token that it is opened with.
 
         Raises:
-            FullError: there are as many films as may be.
+            FullError: there are as many films as may be, or as this token may have.
             NoModelError: the model cannot be loaded.
         """
         self._opened += 1
         seed = self.settings.seed + self._opened - 1 if seed is None else seed
-
-        def make(model: Model, turn: Turn) -> Session:
-            return model.session(
-                seed=seed,
-                at_end=self.settings.at_end,
-                queue_chunks=1,
-                threads=self.settings.threads,
-                turn=turn,
-            )
-
-        return await self._add(make, None)
+        return await self._add(seed, self.quotas.account(owner))
 
     async def branch(self, film: LiveFilm) -> LiveFilm:
-        """Open a film that shares another one's past.
+        """Open a film that shares another one's past, for the same token.
 
         Raises:
-            FullError: there are as many films as may be.
+            FullError: there are as many films as may be, or as the token may have.
         """
-        return await self._add(lambda _, turn: film.session.branch(turn=turn), film)
+        snapshot = await asyncio.to_thread(film.session.snapshot, within_chunk=True)
+        return await self._add(film.seed, film.account, film, snapshot)
 
     async def _add(
-        self, make: Callable[[Model, Turn], Session], parent: LiveFilm | None
+        self,
+        seed: int,
+        account: Account,
+        parent: LiveFilm | None = None,
+        snapshot: bytes | None = None,
     ) -> LiveFilm:
-        if len(self._films) + self._opening >= self.limits.sessions:
+        model = await self.model()
+        if len(self._films) >= self.limits.sessions:
             raise FullError(
                 f"films: {self.limits.sessions} are open, which is as many as may be; close one"
             )
-        self._opening += 1
-        id, begun_s = secrets.token_hex(4), time.monotonic()
+        account.check_films()
+        film = LiveFilm(
+            secrets.token_hex(4), model, self.limits, self.metrics, self.scheduler, seed=seed,
+            account=account, parent=parent,
+        )  # fmt: skip
+        film.snapshot = snapshot
+        self._films[film.id] = film
+        account.films += 1
+        self.metrics.opened()
+        with about(session=film.id):
+            _log.info("film opened")
+        if self.line.has_room:
+            try:
+                await self.admit(film)
+            except BaseException:
+                await self.close_film(film, "it could not be opened")
+                raise
+        return film
+
+    async def admit(self, film: LiveFilm) -> None:
+        """Return when a film plays: at once, or when it has come to its turn in the line.
+
+        Raises:
+            NotFoundError: it was closed meanwhile.
+            ShotStreamError: it cannot be opened.
+        """
+        admission = self._admissions.get(film.id)
+        if admission is None:
+            admission = _Admission(asyncio.create_task(self._admit(film)))
+            admission.task.add_done_callback(_look_at)
+            self._admissions[film.id] = admission
+        admission.people += 1
         try:
-            model = await self.model()
-            with about(session=id):
-                film = LiveFilm(id, model, self.limits, self.metrics, self.scheduler, parent)
-                try:
-                    film.play(await asyncio.to_thread(make, model, film.turn))
-                except BaseException:
-                    film.encoder.close()
-                    raise
-                _log.info("film opened")
-            self._films[id] = film
-            self.metrics.opened()
-            spans.record("session.open", time.monotonic() - begun_s, session=id)
-            return film
+            await asyncio.shield(admission.task)
         finally:
-            self._opening -= 1
+            admission.people -= 1
+            if admission.people == 0 and self.line.position(film.id):
+                self._forget(film, admission.task)
+                admission.task.cancel()
+        self.find(film.id)
+
+    async def _admit(self, film: LiveFilm) -> None:
+        try:
+            async with film.changing:
+                if film.asleep:
+                    self.find(film.id)
+                    await self.line.enter(film.id)
+                    await self._wake(film)
+        finally:
+            self._forget(film, asyncio.current_task())
+
+    def _forget(self, film: LiveFilm, task: asyncio.Task[None] | None) -> None:
+        """Note that a film's way to play is over; who comes now begins another one."""
+        admission = self._admissions.get(film.id)
+        if admission is not None and admission.task is task:
+            del self._admissions[film.id]
+
+    async def _wake(self, film: LiveFilm) -> None:
+        """Open the session of a film that may play."""
+        model = await self.model()
+
+        def make() -> Session:
+            session = model.session(
+                seed=film.seed,
+                at_end=self.settings.at_end,
+                queue_chunks=1,
+                threads=self.settings.threads,
+                turn=film.turn,
+            )
+            if film.snapshot is not None:
+                session.restore(film.snapshot)
+            return session
+
+        begun_s = time.monotonic()
+        try:
+            with about(session=film.id):
+                film.play(await asyncio.to_thread(make))
+        except BaseException:
+            self.line.leave(film.id)
+            raise
+        spans.record("session.open", time.monotonic() - begun_s, session=film.id)
+
+    async def _let_sleep(self, film: LiveFilm) -> None:
+        """Let a film sleep that nobody watches; its place goes to the next one in line."""
+        async with film.changing:
+            try:
+                if not film.asleep and await film.sleep():
+                    self.line.leave(film.id)
+            except ShotStreamError:
+                _log.exception("the film %s cannot sleep", film.id)
 
     def find(self, id: str) -> LiveFilm:
         """Return a film.
@@ -192,8 +290,12 @@ class Films:
             raise NotFoundError(f"session: there is no film {id!r}; it was closed, or never opened")
         return film
 
-    async def find_or_open(self, id: str | None) -> LiveFilm:
+    async def find_or_open(self, id: str | None, owner: str = "") -> LiveFilm:
         """Return a film; without an id the one opened last, or a new one if there is none.
+
+        Args:
+            id: of the film.
+            owner: name of the token that a new one is opened with.
 
         Raises:
             NotFoundError: there is no such film.
@@ -203,8 +305,21 @@ class Films:
             return self.find(id)
         await self.model()
         if not self._films:
-            await self.open()
+            await self.open(owner=owner)
         return next(reversed(self._films.values()))
+
+    async def awake(self, id: str) -> LiveFilm:
+        """Return a film that plays; one that sleeps is woken if there is room.
+
+        Raises:
+            NotFoundError: there is no such film.
+            FullError: it would have to wait in line.
+        """
+        film = self.find(id)
+        if film.asleep and not self.line.has_room:
+            raise FullError(f"session: the film {id} waits in line, because others play")
+        await self.admit(film)
+        return film
 
     def all(self) -> tuple[LiveFilm, ...]:
         """Return every film, the oldest first."""
@@ -212,8 +327,9 @@ class Films:
 
     @property
     def viewers(self) -> int:
-        """How many watch, over all films."""
-        return sum(len(film.viewers) for film in self._films.values())
+        """How many watch, or wait to, over all films."""
+        watching = sum(len(film.viewers) for film in self._films.values())
+        return watching + sum(admission.people for admission in self._admissions.values())
 
     @property
     def suggestions(self) -> tuple[str, ...]:
@@ -229,19 +345,43 @@ class Films:
 
     async def close_film(self, film: LiveFilm, reason: str) -> None:
         """Close a film and let its viewers go."""
-        if self._films.pop(film.id, None) is not None:
+        if self._films.pop(film.id, None) is None:
+            return
+        film.account.films -= 1
+        self.line.turn_away(film.id, NotFoundError(f"session: the film was closed: {reason}"))
+        async with film.changing:
             with about(session=film.id):
                 _log.info("film closed: %s", reason)
                 await film.close(reason)
+            self.line.leave(film.id)
 
     async def watch_over(self) -> None:
-        """Once a second, without end: see to every film, close those that nobody comes back to."""
+        """Once a second, without end: see to every film, to who may play, and to who goes on."""
         while True:
             await asyncio.sleep(1)
             for film in self.all():
-                film.tick()
-                if film.unwatched_s > self.limits.idle_close_s:
-                    await self.close_film(film, "nobody watched for a long time")
+                try:
+                    await self._see_to(film)
+                except ShotStreamError:
+                    _log.exception("the film %s cannot be seen to", film.id)
+            self.line.advance()
+
+    async def _see_to(self, film: LiveFilm) -> None:
+        """Let a film say how it goes; close it, or let it sleep, if nobody watches."""
+        if film.id not in self._films:
+            return  # closed meanwhile
+        film.tick()
+        if film.unwatched_s > self.limits.idle_close_s and film.id not in self._admissions:
+            await self.close_film(film, "nobody watched for a long time")
+        elif not film.asleep and film.unwatched_s > self._sleeps_after_s():
+            dozing = asyncio.create_task(self._let_sleep(film))
+            self._dozing.add(dozing)
+            dozing.add_done_callback(self._dozing.discard)
+
+    def _sleeps_after_s(self) -> int:
+        """Return after how many seconds without a viewer films sleep: soon if others wait."""
+        limits = self.limits
+        return min(limits.idle_pause_s, limits.idle_sleep_s) if self.line else limits.idle_sleep_s
 
     async def close(self) -> None:
         """Close every film and the model."""
@@ -254,3 +394,9 @@ class Films:
             except ShotStreamError:
                 return
             await asyncio.to_thread(model.close)
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Look at how a film's way to play ended, although nobody may wait for it any more."""
+    if not task.cancelled():
+        task.exception()

@@ -17,8 +17,9 @@ RETRYABLE: frozenset[ErrorCode] = frozenset({"not_ready", "too_fast", "full", "u
 """Errors that pass: the same, asked again a little later, may be done."""
 
 
-Doing = Literal["waiting", "playing", "paused"]
-"""What a film does: ``waiting`` until a shot is asked for."""
+Doing = Literal["waiting", "playing", "paused", "asleep"]
+"""What a film does: ``waiting`` until a shot is asked for; ``asleep`` while nobody watches, or while it
+waits in line."""
 
 
 class Loading(Message):
@@ -27,6 +28,19 @@ class Loading(Message):
     type: Literal["loading"] = "loading"
     model: str
     seconds: float
+
+
+class Queue(Message):
+    """The film waits in line, because others play as many as can; sent again while it does.
+
+    Attributes:
+        position: its place, from 1.
+        length: films that wait.
+    """
+
+    type: Literal["queue"] = "queue"
+    position: int
+    length: int
 
 
 class Welcome(Message):
@@ -253,8 +267,8 @@ class Error(Message):
 
 
 FromServer = Annotated[
-    Loading | Welcome | Take | Takes | Kept | Accepted | Applied | Over | Branched | Memory | Stats
-    | Skipped | Failed | Ended | Error,
+    Loading | Queue | Welcome | Take | Takes | Kept | Accepted | Applied | Over | Branched | Memory
+    | Stats | Skipped | Failed | Ended | Error,
     Field(discriminator="type"),
 ]  # fmt: skip
 

@@ -12,7 +12,11 @@ class Limits:
     """Bounds of a server. Exceeding one is answered, never obeyed and never ignored.
 
     Attributes:
-        sessions: films at one time.
+        sessions: films at one time: those that play, wait in line or sleep. How many play is
+            another matter, see ``FilmSettings.capacity``.
+        token_sessions: likewise, opened with one token.
+        token_film_s: seconds of film that are made for one token while the server runs.
+        token_messages_per_second: steady rate of messages from all sockets of one token.
         viewers: sockets and live streams at one time, over all films.
         videos: videos that are kept at one time, made and to be made.
         video_keep_s: seconds after which a video that was made is deleted.
@@ -32,11 +36,17 @@ class Limits:
         viewer_gone_s: seconds in which a viewer takes nothing, or does not answer a ping, after
             which it is given up.
         recording_bytes: disk space of one film's recording, and of its branches.
-        idle_pause_s: seconds without a viewer after which a film pauses until somebody watches.
+        idle_pause_s: seconds without a viewer after which a film pauses until somebody watches; if
+            others wait in line, it also sleeps then.
+        idle_sleep_s: seconds without a viewer after which a film sleeps: its memory is freed, and
+            who comes back wakes it where it was.
         idle_close_s: seconds without a viewer after which a film is closed.
     """
 
-    sessions: int = 4
+    sessions: int = 16
+    token_sessions: int = 16
+    token_film_s: int = 2**40
+    token_messages_per_second: int = 200
     viewers: int = 100
     videos: int = 16
     video_keep_s: int = 3600
@@ -52,6 +62,7 @@ class Limits:
     viewer_gone_s: int = 10
     recording_bytes: int = 4 * 2**30
     idle_pause_s: int = 10
+    idle_sleep_s: int = 60
     idle_close_s: int = 3600
 
     def __post_init__(self) -> None:

@@ -1,5 +1,8 @@
 """A film that is made and watched at once: one session, paced, encoded once, for all viewers.
 
+While nobody watches it for long, or before it has come to its turn in the line, a film sleeps: it
+has no session, only its snapshot.
+
 One thread (``_play``) reads the session's frames, waits until each is due, encodes it and hands it
 to the event loop. Everything else happens on the loop's thread: viewers, recording, what became of
 the asks.
@@ -55,7 +58,8 @@ from .message import Message
 from .metrics import Metrics
 from .pending_asks import PendingAsks
 from .pictures import small_picture
-from .problems import problem_of
+from .problems import NotReadyError, problem_of
+from .quotas import Account
 from .recording import Change, Recording, SampleStore
 from .scheduler import Scheduler
 from .viewer import Viewer
@@ -86,10 +90,12 @@ class _Played:
     late_s: float
 
 
-class LiveFilm:
-    """One film with its viewers.
+class AsleepError(NotReadyError):
+    """A film has no session now."""
 
-    Nothing is made before ``play``.
+
+class LiveFilm:
+    """One film with its viewers. It sleeps until ``play``.
 
     Args:
         id: names it in addresses.
@@ -97,13 +103,16 @@ class LiveFilm:
         limits: of the server.
         metrics: are told what happens.
         scheduler: gives its session turns at the device.
+        seed: noise seed.
+        account: of the token that it was opened with.
         parent: the film whose past it shares.
 
     Attributes:
         turn: what its session is to ask before each chunk.
+        snapshot: what its next session goes on from; None for a new film.
+        changing: held while it wakes or goes to sleep.
+        viewers: who watches; nobody while it sleeps.
     """
-
-    session: Session
 
     def __init__(
         self,
@@ -112,9 +121,16 @@ class LiveFilm:
         limits: Limits,
         metrics: Metrics,
         scheduler: Scheduler,
+        *,
+        seed: int,
+        account: Account,
         parent: LiveFilm | None = None,
     ) -> None:
-        self.id = id
+        self.id, self.seed, self.account = id, seed, account
+        self.snapshot: bytes | None = None
+        self.changing = asyncio.Lock()
+        self._session: Session | None = None
+        self._directions: dict[str, Any] | None = None
         self._limits, self._metrics = limits, metrics
         self._loop = asyncio.get_running_loop()
         height, width = model.size
@@ -132,7 +148,8 @@ class LiveFilm:
         )
         self.viewers: set[Viewer] = set()
         self._since_key: list[bytes] = []
-        self._frames = 0
+        self._frame_rate_hz = model.frame_rate_hz
+        self._frames = self._encoded = 0
         self._pending = PendingAsks(self._tell_outcome, metrics)
         self._outcomes: deque[Message] = deque(maxlen=_OUTCOMES_KEPT)
         self._answers: OrderedDict[str, Message] = OrderedDict()
@@ -147,22 +164,70 @@ class LiveFilm:
         self._asked_to_pause = False
         self._ended = threading.Event()
 
+    @property
+    def asleep(self) -> bool:
+        """Whether it has no session."""
+        return self._session is None
+
+    @property
+    def session(self) -> Session:
+        """What makes it.
+
+        Raises:
+            AsleepError: it sleeps.
+        """
+        if self._session is None:
+            raise AsleepError(f"session: the film {self.id} sleeps; watch it, and it goes on")
+        return self._session
+
     def play(self, session: Session) -> None:
-        """Begin to show what a session makes.
+        """Begin, or go on, to show what a session makes.
 
         Args:
-            session: of this film's turn; closed with the film.
+            session: asks ``turn`` and has restored ``snapshot``; closed with the film, or when it
+                goes to sleep.
         """
-        self.session = session
+        if self._asked_to_pause:
+            session.pause()
+        self._session, self._held, self._due_s = session, False, 0.0
+        self._asked_s = self._unwatched_since_s = time.monotonic()
+        self.turn.hurry()
         self._unlisten = session.on_event(self._on_event)
         self._player = threading.Thread(
             # In the context of who opened the film, so that log lines say which one it is.
             target=contextvars.copy_context().run,
-            args=(self._play,),
+            args=(self._play, session),
             name=f"shotstream-live-{self.id}",
             daemon=True,
         )
         self._player.start()
+
+    async def sleep(self) -> bool:
+        """Keep the film as its snapshot and free its session; nobody may be watching.
+
+        Returns:
+            Whether it sleeps; not as long as frames wait to be shown, of which a snapshot would
+            have to leave some out.
+        """
+        session = self.session
+        if self.viewers:
+            return False
+        session.pause()
+        state = session.state
+        if state.making or state.unread_frames or self.turn.busy:
+            return False
+        self._session = None  # who comes now waits, and wakes it
+        try:
+            self.snapshot = await asyncio.to_thread(session.snapshot)
+            self._directions = session.directions()
+        except ShotStreamError:
+            self._session = session
+            raise
+        self._unlisten()
+        self._pending.forget()
+        await session.aclose()
+        await asyncio.to_thread(self._player.join)
+        return True
 
     def _next_due_s(self) -> float:
         """Return when the next frame that is read is due; called on the session's threads.
@@ -173,29 +238,29 @@ class LiveFilm:
 
     # On the player's thread.
 
-    def _play(self) -> None:
+    def _play(self, session: Session) -> None:
         """Read, pace and encode until the session is closed."""
-        interval_s = 1 / self.session.frame_rate_hz
-        number = 0
+        interval_s = 1 / self._frame_rate_hz
         while not self._ended.is_set():
             try:
-                for frame in self.session.stream(follow=True):
+                for frame in session.stream(follow=True):
                     now_s = time.monotonic()
                     late_s = now_s - self._next_due_s() if self._due_s else 0.0
-                    played = self._encode(frame, number, late_s=max(0.0, late_s))
+                    played = self._encode(frame, self._encoded, late_s=max(0.0, late_s))
                     if now_s > self._due_s + _SLACK_S:
                         self._due_s = now_s
                     elif self._ended.wait(max(0.0, self._due_s - time.monotonic())):
                         return
                     self._post(self._show, played)
-                    number += 1
+                    self._encoded += 1
                     self._due_s += interval_s
             except SessionClosedError:
                 return
             except ShotStreamError as error:
                 self._post(self._tell_failure, error)
-                while self.session.failed is not None and not self._ended.wait(0.1):
-                    pass
+                while session.failed is not None and not session.closed:
+                    if self._ended.wait(0.1):
+                        return
             except Exception as error:
                 _log.exception("the film %s cannot go on", self.id)
                 self._post(self._tell_failure, error)
@@ -234,6 +299,7 @@ class LiveFilm:
         while self._sent[0][0] < now_s - _WINDOW_S:
             self._sent.popleft()
         self._frames = played.number + 1
+        self.account.film_s += 1 / self._frame_rate_hz
         self._pending.sent(played.number, frame)
         data = fragment(self.encoder.head, played.number, played.number, sample)
         if sample.key:
@@ -284,6 +350,8 @@ class LiveFilm:
             return answer
 
     async def _do(self, message: Ask) -> Message:
+        if isinstance(message, Cut | Prompt | Retake | Undo | Resume):
+            self.account.check_film_s()
         asked_s = time.monotonic()
         if isinstance(message, _GOES_ON):
             self._asked_s = asked_s
@@ -321,7 +389,7 @@ class LiveFilm:
     async def _refresh_memory(self) -> None:
         try:
             seen = await asyncio.to_thread(lambda: self.session.memory)
-        except SessionClosedError:
+        except (SessionClosedError, AsleepError):
             return
         found = tuple((frame.shot, frame.index, frame.pinned) for frame in seen)
         if found == self._remembered:
@@ -382,9 +450,15 @@ class LiveFilm:
         for viewer in tuple(self.viewers):
             if viewer.has_gone(now_s):
                 self.leave(viewer)
+        if self.asleep:
+            return
         self.broadcast(self.stats())
         if self.viewers:
             self.refresh_memory()
+        if self.account.used_up and not self._asked_to_pause:
+            self._asked_to_pause = True
+            self.session.pause()
+            self._tell_failure(self.account.why_used_up)
         if (
             self.unwatched_s > self._limits.idle_pause_s
             and not self._held
@@ -401,22 +475,45 @@ class LiveFilm:
     @property
     def begun(self) -> bool:
         """Whether the film has a shot, or one was asked for."""
-        return bool(self._takes or self._pending)
+        return bool(self._takes or self._pending or self.snapshot is not None)
 
     def stats(self) -> Stats:
         """Return how the film is doing."""
-        idle = self.session.closed or self.session.state.idle
+        session, idle = self._session, True
+        if session is not None and not session.closed:
+            idle = session.state.idle
         paused = self._held or self._asked_to_pause
-        played_s = len(self._sent) / self.session.frame_rate_hz
+        played_s = len(self._sent) / self._frame_rate_hz
         late_s = sum(late_s for _, late_s in self._sent)
         return Stats(
             frames=self._frames,
             play_ratio=round(played_s / (played_s + late_s), 4) if self._sent else 1.0,
-            state="paused" if paused else "waiting" if idle else "playing",
+            state="asleep"
+            if session is None
+            else "paused"
+            if paused
+            else "waiting"
+            if idle
+            else "playing",
             viewers=len(self.viewers),
             recorded_frames=len(self._recording),
             recording_full=self._recording.full,
         )
+
+    @property
+    def times(self) -> dict[str, Any]:
+        """What the session chose and how long it took; nothing while it sleeps."""
+        return {} if self._session is None else self._session.stats
+
+    def directions(self) -> dict[str, Any]:
+        """Return what makes the film again; see ``Session.directions``.
+
+        Raises:
+            AsleepError: it has not been played yet.
+        """
+        if self._session is None and self._directions is not None:
+            return self._directions
+        return self.session.directions()
 
     def file(self) -> Any:
         """Return size and contents of the film as an MP4 file; see ``Recording.file``."""
@@ -432,10 +529,11 @@ class LiveFilm:
     async def close(self, reason: str) -> None:
         """End the film and let its viewers go."""
         self._ended.set()
-        self._unlisten()
         self.broadcast(Ended(message=reason))
         for viewer in self.viewers:
             viewer.close()
-        await self.session.aclose()
-        await asyncio.to_thread(self._player.join)
+        if self._session is not None:
+            self._unlisten()
+            await self._session.aclose()
+            await asyncio.to_thread(self._player.join)
         self.encoder.close()

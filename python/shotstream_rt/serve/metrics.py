@@ -253,7 +253,7 @@ class _Now(Collector):
             sessions.add_metric((state,), sum(one.state == state for one in stats))
         yield sessions
         yield _gauge("viewers", "Who watches, over all films.", films.viewers)
-        yield _gauge("queue_length", "Who waits for a film to be opened.", films.waiting)
+        yield _gauge("queue_length", "Films that wait in line to play.", len(films.line))
         ratios = [one.play_ratio for one in stats if one.state == "playing"] or [1.0]
         ratio = GaugeMetricFamily(
             "shotstream_play_ratio",

@@ -83,6 +83,10 @@ class PendingAsks:
         """Return the receipt of an ask that is not decided."""
         return next((pending.receipt for pending in self._asks if pending.id == id), None)
 
+    def forget(self) -> None:
+        """Follow none any more: the session that would tell what becomes of them is closed."""
+        self._asks.clear()
+
     def sent(self, number: int, frame: Frame) -> None:
         """Note that a frame was sent, as number ``number`` of the live stream."""
         place = Place(frame.shot, frame.take, frame.chunk, frame.index)

@@ -78,15 +78,16 @@ class Scheduler:
             return turn.held
 
     def release(self, turn: FilmTurn, frames: int) -> None:
-        """Take a film's turn back, and give it to the next one."""
+        """Take a film's turn back, and give it to the next one; it does not wait for one either."""
         with self._lock:
-            if not turn.held:
-                return
-            turn.held = False
-            self._computing -= 1
-            if frames:
-                self._decoding += 1
-                self._note(frames)
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            if turn.held:
+                turn.held = False
+                self._computing -= 1
+                if frames:
+                    self._decoding += 1
+                    self._note(frames)
             granted = self._grant()
         _wake(granted)
 
@@ -142,11 +143,16 @@ class FilmTurn:
         self, scheduler: Scheduler, due_s: Callable[[], float], frame_rate_hz: float
     ) -> None:
         self._scheduler, self._due_s, self._frame_rate_hz = scheduler, due_s, frame_rate_hz
-        self.held = False
+        self.held, self._undecoded = False, 0
         self.dry_s = self.granted_s = 0.0
         self.arrival = 0
         self.wake: Callable[[], object] = _nothing
         self._asked_s = self._sated_s = float("-inf")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a chunk of the film is being made or decoded."""
+        return self.held or self._undecoded != 0
 
     def hurry(self) -> None:
         """Note that somebody asked the film for something: its next chunk has no slack."""
@@ -161,10 +167,12 @@ class FilmTurn:
         """See ``Turn``."""
         if frames and self.granted_s > self._asked_s:
             self._sated_s = self._scheduler.clock() + frames / self._frame_rate_hz
+        self._undecoded += frames > 0
         self._scheduler.release(self, frames)
 
     def decoded(self) -> None:
         """See ``Turn``."""
+        self._undecoded -= 1
         self._scheduler.decoded()
 
 

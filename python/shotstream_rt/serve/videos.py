@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import Literal
 
 from ..errors import ShotStreamError
+from ..film.turn import Turn
 from ..loading.load_model import Model
 from ..session import Session
 from ..story import Story
@@ -82,11 +84,12 @@ class Video:
             return None
         return self._recording.file()
 
-    def make(self, model: Model, *, seed: int, threads: int | None) -> None:
+    def make(self, model: Model, turn: Turn, *, seed: int, threads: int | None) -> None:
         """Make it, and note how that ended. Returns early where ``drop`` is called.
 
         Args:
             model: makes it.
+            turn: asked before each chunk.
             seed: noise seed where the order has none.
             threads: CPU threads; default: torch's own choice.
         """
@@ -95,7 +98,7 @@ class Video:
         self.status = "in_progress"
         try:
             seed = seed if self._order.seed is None else self._order.seed
-            with model.session(seed=seed, at_end="extend", threads=threads) as session:
+            with model.session(seed=seed, at_end="extend", threads=threads, turn=turn) as session:
                 self._session = session
                 if not self.dropped:
                     self._record(session)
@@ -229,4 +232,8 @@ class Videos:
                 model = await self._films.model()
             except ShotStreamError:
                 return  # the server ends: it has no model
-            await asyncio.to_thread(video.make, model, seed=settings.seed, threads=settings.threads)
+            # Nobody watches it being made, so it takes what the films leave of the device.
+            turn = self._films.scheduler.turn(lambda: inf, frame_rate_hz=model.frame_rate_hz)
+            await asyncio.to_thread(
+                video.make, model, turn, seed=settings.seed, threads=settings.threads
+            )

@@ -83,6 +83,7 @@ function send(type, fields = {}) {
 }
 
 const heard = {
+  queue({ position, length }) { veil("loading", position === 1 ? "Others are playing. You are next." : `Others are playing. You are ${position} of ${length} in line.`); },
   loading({ model, seconds }) { veil("loading", `Loading ${model} · ${seconds.toFixed(0)} s`); },
 
   welcome(message) {
