@@ -18,7 +18,7 @@ RETRYABLE: frozenset[ErrorCode] = frozenset({"not_ready", "too_fast", "full", "u
 
 
 Doing = Literal["waiting", "playing", "paused", "asleep"]
-"""What a film does: ``waiting`` until a shot is asked for; ``asleep`` while nobody watches, or while it
+"""What a film does: ``waiting`` until a shot is asked for; ``asleep`` while nobody watches, or it
 waits in line."""
 
 
