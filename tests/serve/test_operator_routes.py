@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -12,9 +14,12 @@ import pytest
 
 from shotstream_rt.serve.async_client import ServerError
 from shotstream_rt.serve.client import Client
+from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.server import Server
 
 from ..patience import PATIENCE_S, wait_for
+
+Serving = Callable[..., AbstractContextManager[tuple[Server, str]]]
 
 CAT = "Wide shot: a red cat walks right on a beach."
 
@@ -38,6 +43,19 @@ def test_a_look_tells_what_every_film_made_and_how(film: Client, http: httpx.Cli
     assert mine["stages"]["chunk_ms"]["p50"] > 0
     assert mine["frames"] >= 0
     assert CAT not in json.dumps(told)
+
+
+def test_a_film_that_sleeps_is_told_of_and_sleeps_on(serving: Serving) -> None:
+    with serving(Limits(idle_pause_s=1)) as (server, url):
+        headers = {"Authorization": f"Bearer {server.tokens.director}"}
+        with httpx.Client(base_url=server.address, headers=headers, timeout=PATIENCE_S) as http:
+            with Client(url, video=False) as client:
+                client.pause()
+            wait_for(lambda: server.films.find(client.session).asleep)
+            (told,) = http.post("/v1/profile", json={"seconds": 0.1}).json()["sessions"]
+            assert (told["state"], told["stages"]) == ("asleep", {})
+            samples = http.get("/metrics").text.splitlines()
+            assert 'shotstream_sessions{state="asleep"} 1.0' in samples
 
 
 def test_a_look_can_have_a_timeline(film: Client, http: httpx.Client) -> None:

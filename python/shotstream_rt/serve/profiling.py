@@ -76,7 +76,7 @@ class Profiler:
     def _film(self, film: Any, frames_before: int) -> dict[str, Any]:
         """Return what became of a film meanwhile; prompts are left out."""
         stats = film.stats()
-        stages = {k: v for k, v in film.session.stats.items() if k.endswith("_ms")}
+        stages = {k: v for k, v in film.times.items() if k.endswith("_ms")}
         return {
             "id": film.id,
             "frames": stats.frames - frames_before,
