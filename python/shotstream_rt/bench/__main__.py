@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shotstream_rt import env
 from shotstream_rt.checks import check_one_of
+from shotstream_rt.errors import ConfigError
 from shotstream_rt.outputs import check_file_target
 from shotstream_rt.profiles import PROFILES
 from shotstream_rt.terminal import CommandParser, log_handler, run_command, tell, tell_json
@@ -57,6 +58,7 @@ examples
   python -m shotstream_rt.bench compare before.json after.json
   python -m shotstream_rt.bench profile --workload nano-story --summary --memory
   python -m shotstream_rt.bench startup --plot startup.png
+  python -m shotstream_rt.bench serve --sessions 8 --viewers 4 --seconds 300
   python -m shotstream_rt.bench prove bench/results/h200
 
 exit codes
@@ -181,6 +183,8 @@ def _run(arguments: list[str]) -> int:
         return _profile(arguments[1:])
     if arguments[:1] == ["startup"]:
         return _startup(arguments[1:])
+    if arguments[:1] == ["serve"]:
+        return _serve(arguments[1:])
     if arguments[:1] == ["prove"]:
         return _prove(arguments[1:])
     return _measure(arguments)
@@ -229,6 +233,26 @@ def _startup(arguments: list[str]) -> int:
     return 0
 
 
+def _serve(arguments: list[str]) -> int:
+    try:
+        from .serve_options import serve_options, serve_parser, serve_workload
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"bench serve: the package {error.name} is not installed; "
+            "pip install 'shotstream_rt[serve]'"
+        ) from error
+    asked = serve_parser().parse_args(arguments)
+    workload = serve_workload(find_workload("nano-serve"), asked)
+    options = serve_options(workload, asked)
+    out = _checked_out(asked.out)
+    # The fragment of an address is a token, which is in no record.
+    words = [word.partition("#")[0] for word in arguments]
+    with _kernels(asked.kernels):
+        record, _ = run(workload, options, ["serve", *words], out=out)
+    _hand_over(record, out, as_json=asked.json)
+    return _exit_code(record) or int(bool(record.method.get("errors")))
+
+
 def _prove(arguments: list[str]) -> int:
     from .prove import prove, prove_parser
 
@@ -254,9 +278,7 @@ def _measure(arguments: list[str]) -> int:
         from .plots import require_matplotlib
 
         require_matplotlib()
-    if asked.out is not None:
-        out = Path(asked.out)
-        check_file_target(out / "record.json" if out.is_dir() else out)
+    out = _checked_out(asked.out)
     repeats = asked.repeats
     if repeats is None:
         repeats = {"film": 2, "interactive": 1}.get(workload.kind, 5)
@@ -270,19 +292,33 @@ def _measure(arguments: list[str]) -> int:
         quick=asked.quick,
     )  # fmt: skip
     with _kernels(asked.kernels):
-        record, measured = run(workload, options, arguments, out=asked.out)
-    if asked.out is not None:
-        path = write_record(record, asked.out)
-        logging.getLogger("shotstream_rt.bench").info("record: %s", path)
+        record, measured = run(workload, options, arguments, out=out)
     if asked.plots is not None and measured is not None and record.status == "ok":
         from .plots import draw
 
         draw(record, measured, Path(asked.plots))
-    if asked.json:
+    _hand_over(record, out, as_json=asked.json)
+    return _exit_code(record)
+
+
+def _checked_out(out: str | None) -> Path | None:
+    """Return where a record goes, once it is clear that it can be written there."""
+    if out is None:
+        return None
+    path = Path(out)
+    check_file_target(path / "record.json" if path.is_dir() else path)
+    return path
+
+
+def _hand_over(record: BenchRecord, out: Path | None, *, as_json: bool) -> None:
+    """Write and print a record."""
+    if out is not None:
+        path = write_record(record, out)
+        logging.getLogger("shotstream_rt.bench").info("record: %s", path)
+    if as_json:
         tell_json({**record.to_dict(), **record.headline()})
     else:
         tell(*report.record_table(record).splitlines())
-    return _exit_code(record)
 
 
 @contextmanager
@@ -326,6 +362,8 @@ def _workload(cli: argparse.ArgumentParser, asked: argparse.Namespace) -> Worklo
         return _interactive(cli, asked, workload)
     if asked.asks is not None:
         cli.error("--asks goes with --interactive")
+    if workload.kind == "serve":
+        cli.error(f"--workload {workload.id}: a server is measured by: bench serve")
     if workload.kind == "kernels":
         cli.error(f"--workload {workload.id}: kernels are measured by: pytest bench --workload ID")
     if asked.no_vae and workload.kind == "film":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _UNITS = {
     "s": "s", "ms": "ms", "fps": "fps", "mib": "MiB", "db": "dB", "chunks": "chunks",
-    "frames": "frames",
+    "frames": "frames", "ratio": "ratio", "count": "count", "encodes": "encodes",
 }  # fmt: skip
 
 
@@ -34,7 +34,8 @@ class Measurement:
         samples: by metric name, which ends in its unit.
         correctness: distance to the oracle; None while it has not run.
         timer: how time was read.
-        consumer: ``fast`` (takes every frame at once), ``paced`` (at a rate) or ``none``.
+        consumer: ``fast`` (takes every frame at once), ``paced`` (at a rate), ``players`` (of a
+            server) or ``none``.
         baseline: the plain baseline's samples by the same names; None where it was not asked for.
         fidelity: distance of a lossy profile to ``exact``.
         roofline: floors of the stages, if asked for.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_RISING = ("fps", "GB/s", "TFLOP/s", "x", "dB", "%")
+_RISING = ("fps", "GB/s", "TFLOP/s", "x", "ratio", "dB", "%")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,8 @@ class Metric:
     Attributes:
         name: such as ``chunk_ms`` or, for the third chunk of a shot alone, ``chunk_ms.3``.
         unit: ``s``, ``ms``, ``fps``, ``MiB``, ``GB/s``, ``TFLOP/s``, ``dB``, ``chunks`` (a time in
-            those of a chunk), ``frames`` or ``x`` (a ratio).
+            those of a chunk), ``encodes`` (a time in those of encoding a frame), ``frames``,
+            ``count``, ``ratio`` (a part of a whole, 0 to 1) or ``x`` (how many times better).
         n: number of samples.
         min: smallest sample.
         p50: median.

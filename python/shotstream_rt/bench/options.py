@@ -15,7 +15,7 @@ from shotstream_rt.profiles import find_profile
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def add_how(out: argparse.ArgumentParser) -> None:
+def add_how(out: argparse._ActionsContainer) -> None:
     """Declare where and with what a subcommand runs a model; each as in ``BenchOptions``."""
     out.add_argument("--device", default="auto")
     out.add_argument("--backend", default="auto")
@@ -49,6 +49,7 @@ class BenchOptions:
         quick: leave out what takes longest and is not a rate: two chunks are checked of a lossy
             profile too, by an oracle whose products on a GPU are tf32 (unless float32 is
             measured), a film has no ``fidelity``, and no captions are changed.
+        url: of a server that runs already, with its token; None: one is started for the run.
     """
 
     device: str = "auto"
@@ -67,6 +68,7 @@ class BenchOptions:
     baseline: bool = False
     roofline: bool = False
     quick: bool = False
+    url: str | None = None
 
     def __post_init__(self) -> None:
         find_profile(self.profile)
@@ -104,9 +106,9 @@ class BenchOptions:
         return {**asked, **self.optional()}
 
     def optional(self) -> dict[str, Any]:
-        """Return kernels, LoRA, running average and student where they were asked for."""
+        """Return kernels, LoRA, running average, student and a server where they were asked for."""
         asked = {
             "kernels": self.kernels, "lora": self.lora, "ema": self.ema or None,
-            "student": self.student,
+            "student": self.student, "url": self.url is not None or None,
         }  # fmt: skip
         return {name: value for name, value in asked.items() if value is not None}

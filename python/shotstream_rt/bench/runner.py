@@ -30,7 +30,7 @@ def run(
     """Run a workload.
 
     Args:
-        workload: of kind ``student``, ``film`` or ``interactive``.
+        workload: of kind ``student``, ``film``, ``interactive`` or ``serve``.
         options: how.
         command: arguments of the command line, for the record.
         out: file or folder that gets a record with status ``not checked`` before the correctness
@@ -140,6 +140,10 @@ def _measure(
         from .interactive_run import measure_interactive
 
         return measure_interactive(workload, options, save_unchecked)
+    if workload.kind == "serve":
+        from .serve_run import measure_serve
+
+        return measure_serve(workload, options, save_unchecked)
     from .film_run import measure_film
 
     return measure_film(workload, options, save_unchecked)

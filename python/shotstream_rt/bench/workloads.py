@@ -20,13 +20,17 @@ from shotstream_rt.plan.students import STUDENTS
 
 from .hardware import slug
 
-Kind = Literal["student", "film", "interactive", "kernels"]
-KINDS: tuple[Kind, ...] = ("student", "film", "interactive", "kernels")
+Kind = Literal["student", "film", "interactive", "serve", "kernels"]
+KINDS: tuple[Kind, ...] = ("student", "film", "interactive", "serve", "kernels")
 
 _RECIPE_KEYS = {
     "student": {"stream", "text_tokens", "seed", "shots"},
     "film": {"model", "story", "seed", "shots"},
     "interactive": {"model", "story", "seed", "asks", "queue_chunks"},
+    "serve": {
+        "model", "story", "seed", "sessions", "viewers", "seconds", "cut_every_s",
+        "start_buffer_s", "policies",
+    },
     "kernels": {
         "frames", "rows", "columns", "heads", "head_dim", "ffn_dim", "cached_frames",
         "latent_channels",
@@ -45,8 +49,8 @@ class Workload:
         id: file name and name in records.
         version: counted up whenever the recipe changes.
         kind: ``student`` (passes of the student alone, random weights), ``film`` (a session, from
-            prompts to frames), ``interactive`` (a session that is directed while it is shown) or
-            ``kernels`` (shapes for ``bench/``).
+            prompts to frames), ``interactive`` (a session that is directed while it is shown),
+            ``serve`` (a server that is watched) or ``kernels`` (shapes for ``bench/``).
         title: one line for people.
         recipe: what is computed; see ``bench/workloads``.
         tolerance: by metric, the largest accepted ratio to a baseline in the worse direction;

@@ -133,6 +133,13 @@ def codec_name(head: bytes) -> str:
     return f"avc1.{head[at : at + 3].hex().upper()}"
 
 
+def timescale_of(head: bytes) -> int:
+    """Return the ticks per second that a file's head declares."""
+    at = head.index(b"mdhd") + 16  # behind name, version and two dates
+    (timescale,) = struct.unpack_from(">I", head, at)
+    return int(timescale)
+
+
 FRAGMENT_HEAD_BYTES = 108
 """Bytes of a fragment before its sample."""
 
@@ -199,8 +206,7 @@ class FragmentDecoder:
         self._decoder.extradata = head[at + 4 : at - 4 + size]
         self._decoder.thread_count = 1
         self._decoder.flags |= 0x80000  # AV_CODEC_FLAG_LOW_DELAY: a frame out for every frame in
-        scale = head.index(b"mdhd") + 16  # behind name, version and two dates
-        self._ticks = struct.unpack_from(">I", head, scale)[0] // frame_rate_hz
+        self._ticks = timescale_of(head) // frame_rate_hz
 
     def decode(self, data: bytes) -> list[tuple[int, NDArray[np.uint8]]]:
         """Return the pictures that a fragment completes, each with its number on the file's clock.
