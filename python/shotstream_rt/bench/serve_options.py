@@ -67,6 +67,10 @@ def serve_parser() -> argparse.ArgumentParser:
         help="of the server's scheduler; several: by turns (default: the server's own)",
     )  # fmt: skip
     what.add_argument(
+        "--capacity", type=int, metavar="N",
+        help="films that play at one time, the others wait in line (default: the server measures)",
+    )  # fmt: skip
+    what.add_argument(
         "--rounds", type=int, metavar="R",
         help="how often every turn is measured (default 1; if there are several turns, 2)",
     )  # fmt: skip
@@ -106,14 +110,17 @@ def serve_workload(workload: Workload, asked: argparse.Namespace) -> Workload:
         "seconds": _within("--seconds", asked.seconds, 1, 86400),
         "cut_every_s": _within("--cut-every", asked.cut_every, 0, 86400),
         "start_buffer_s": _within("--start-buffer", asked.start_buffer, 0, 60),
+        "capacity": _within("--capacity", asked.capacity, 1, 1000),
         "model": asked.model,
     }
     if asked.viewers is not None:
         changes["viewers"] = [_viewers(word) for word in asked.viewers.split(",")]
     if asked.policy is not None:
         changes["policies"] = asked.policy.split(",")
-        if asked.url is not None:
-            raise ConfigError("--policy goes with a server that is started here, not with --url")
+    if asked.url is not None and (asked.policy or asked.capacity) is not None:
+        raise ConfigError(
+            "--policy and --capacity go with a server that is started here, not with --url"
+        )
     for name in ("viewers", "policies"):
         if len(set(changes.get(name, ()))) != len(changes.get(name, ())):
             raise ConfigError(f"--{'policy' if name == 'policies' else name}: one of them twice")

@@ -170,8 +170,9 @@ class Player:
             case {"type": "welcome", "frame_rate_hz": rate_hz}:
                 self.log.rate_hz = rate_hz
                 if self._texts is not None:
-                    await self.cut()
                     self.log.begun_s = time.monotonic()
+                    await self.cut()
+                    self._asked_s.clear()  # the first one begins the film and cuts nothing
             case {"type": "queue", "position": place}:
                 self.log.places.append(place)
                 self.noticed.set()

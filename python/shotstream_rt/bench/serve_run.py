@@ -133,6 +133,8 @@ def _server(
         words += ["--threads", str(options.threads)]
     if policy is not None:
         words += ["--policy", policy]
+    if recipe["capacity"] is not None:
+        words += ["--capacity", str(recipe["capacity"])]
     with started(words) as server:
         yield server
 

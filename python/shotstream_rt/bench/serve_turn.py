@@ -127,13 +127,21 @@ class _Stage:
         return str(answer.json()["id"])
 
     async def _gather(self, ids: Sequence[str]) -> None:
-        """Let all who direct come, then the others; return when everybody sees something."""
+        """Let all who direct come, then the others; return when everybody sees something.
+
+        The first one comes before the rest, so that its film, which is checked, is not in a queue.
+        """
         plan, address = self._plan, self._server.address
         for number, id in enumerate(ids):
             texts = plan.texts[number % len(plan.texts) :] + plan.texts[: number % len(plan.texts)]
             keep = 0 if self._films else KEPT_FRAMES
             self._films.append([Player(address, id, texts=texts, keep_frames=keep)])
-        await self._notice([film[0] for film in self._films])
+        directors = [film[0] for film in self._films]
+        await self._notice(directors[:1])
+        if not directors[0].log.arrivals_s:
+            why = directors[0].log.errors or ["it waits in the queue of a server without others"]
+            raise ShotStreamError(f"serve: the first film does not play: {why[0]}")
+        await self._notice(directors[1:])
         for film, id in zip(self._films, ids, strict=True):
             film += [Player(address, id) for _ in range(plan.viewers - 1)]
         await self._notice([player for film in self._films for player in film[1:]])

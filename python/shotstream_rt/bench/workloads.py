@@ -29,7 +29,7 @@ _RECIPE_KEYS = {
     "interactive": {"model", "story", "seed", "asks", "queue_chunks"},
     "serve": {
         "model", "story", "seed", "sessions", "viewers", "seconds", "cut_every_s",
-        "start_buffer_s", "policies",
+        "start_buffer_s", "policies", "capacity",
     },
     "kernels": {
         "frames", "rows", "columns", "heads", "head_dim", "ffn_dim", "cached_frames",
