@@ -204,11 +204,12 @@ def test_the_address_carries_the_token() -> None:
     "words,reason",
     [
         (["--sessions", "0"], "--sessions"),
-        (["--viewers", "1,x"], "--viewers"),
+        (["--viewers", "1,x"], "such as 1,8,32"),
+        (["--viewers", "1,0"], "--viewers: got 0"),
         (["--viewers", "4,4"], "twice"),
         (["--seconds", "0"], "--seconds"),
         (["--rounds", "0"], "--rounds"),
-        (["--cut-every", "-1"], "--cut-every"),
+        (["--cut-every", "2,-1"], "--cut-every"),
         (["--url", "http://127.0.0.1:1"], "token=TOKEN"),
         (["--url", "http://h:1/#token=a", "--policy", "slack"], "--policy"),
         (["--profile", "best"], "profile"),
@@ -263,7 +264,7 @@ def test_a_real_server_by_turns_in_a_record_that_compares(
     assert main([*words, "--json", "--out", str(path)]) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert record["status"] == "ok" and record["correctness"]["passed"]
-    assert record["workload"]["id"] == "nano-serve-cut_every_s-3-0-seconds-4-viewers-1-3"
+    assert record["workload"]["id"] == "nano-serve-cut_every_s-3-seconds-4-viewers-1-3"
     metrics = {metric["name"]: metric for metric in record["metrics"]}
     assert metrics["play_ratio.1"]["n"] == 2 and metrics["play_ratio.3"]["n"] == 6
     assert metrics["first_frame_ms.viewer.3"]["n"] == 4

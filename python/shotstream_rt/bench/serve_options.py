@@ -75,8 +75,8 @@ def serve_parser() -> argparse.ArgumentParser:
         help="how often every turn is measured (default 1; if there are several turns, 2)",
     )  # fmt: skip
     what.add_argument(
-        "--cut-every", type=float, metavar="S",
-        help="seconds from cut to cut in each film; 0: none (default 20)",
+        "--cut-every", metavar="S[,S...]",
+        help="seconds from cut to cut, 0 for none (default 20); several: of the films in turn",
     )  # fmt: skip
     what.add_argument(
         "--start-buffer", type=float, metavar="S",
@@ -108,13 +108,14 @@ def serve_workload(workload: Workload, asked: argparse.Namespace) -> Workload:
     changes: dict[str, Any] = {
         "sessions": _within("--sessions", asked.sessions, 1, 1000),
         "seconds": _within("--seconds", asked.seconds, 1, 86400),
-        "cut_every_s": _within("--cut-every", asked.cut_every, 0, 86400),
         "start_buffer_s": _within("--start-buffer", asked.start_buffer, 0, 60),
         "capacity": _within("--capacity", asked.capacity, 1, 1000),
         "model": asked.model,
     }
     if asked.viewers is not None:
-        changes["viewers"] = [_viewers(word) for word in asked.viewers.split(",")]
+        changes["viewers"] = _numbers("--viewers", asked.viewers, 1, 1000)
+    if asked.cut_every is not None:
+        changes["cut_every_s"] = _numbers("--cut-every", asked.cut_every, 0, 86400)
     if asked.policy is not None:
         changes["policies"] = asked.policy.split(",")
     if asked.url is not None and (asked.policy or asked.capacity) is not None:
@@ -148,12 +149,12 @@ def serve_options(workload: Workload, asked: argparse.Namespace) -> BenchOptions
     )  # fmt: skip
 
 
-def _viewers(word: str) -> int:
+def _numbers(name: str, words: str, low: int, high: int) -> list[int]:
     try:
-        count = int(word)
+        numbers = [int(word) for word in words.split(",")]
     except ValueError:
-        raise ConfigError(f"--viewers: got {word!r}, wanted numbers such as 1,8,32") from None
-    return int(_within("--viewers", count, 1, 1000))
+        raise ConfigError(f"{name}: got {words!r}, wanted numbers such as 1,8,32") from None
+    return [int(_within(name, number, low, high)) for number in numbers]
 
 
 def _within(name: str, value: Any, low: float, high: float) -> Any:

@@ -70,7 +70,7 @@ def measure_serve(
             _log.info("round %d of %d, %s", number + 1, options.repeats, kind.mark or "one turn")
             plan = TurnPlan(
                 sessions=recipe["sessions"], viewers=kind.viewers, seconds=recipe["seconds"],
-                cut_every_s=recipe["cut_every_s"], texts=texts, seed=recipe["seed"],
+                cut_every_s=tuple(recipe["cut_every_s"]), texts=texts, seed=recipe["seed"],
             )  # fmt: skip
             with _server(recipe, options, kind.policy) as server:
                 turns[kind].append(play_turn(server, plan))

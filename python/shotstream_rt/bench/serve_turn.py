@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class TurnPlan:
         sessions: films.
         viewers: of each film, one of whom directs.
         seconds: length of the span that is judged.
-        cut_every_s: seconds from cut to cut in each film; 0: a film is one shot.
+        cut_every_s: seconds from cut to cut, of the films in turn; 0: a film is one shot.
         texts: what is asked for, in turn.
         seed: of the first film; every further one counts it up.
     """
@@ -42,7 +43,7 @@ class TurnPlan:
     sessions: int
     viewers: int
     seconds: float
-    cut_every_s: float
+    cut_every_s: tuple[int, ...]
     texts: tuple[str, ...]
     seed: int
 
@@ -165,9 +166,11 @@ class _Stage:
         turn.end_s = turn.begin_s + plan.seconds
         cpu_s, loop_cpu_s = server.cpu_s(), server.loop_cpu_s()
         cutting = [
-            asyncio.create_task(self._cut(film[0], number / plan.sessions))
-            for number, film in enumerate(self._films)
-            if plan.cut_every_s
+            asyncio.create_task(self._cut(film[0], every_s, number / plan.sessions))
+            for number, (film, every_s) in enumerate(
+                zip(self._films, itertools.cycle(plan.cut_every_s), strict=False)
+            )
+            if every_s
         ]
         told_s = 0.0
         try:
@@ -186,9 +189,8 @@ class _Stage:
             turn.cpu_s = (server.cpu_s() or 0.0) - cpu_s
             turn.loop_cpu_s = (server.loop_cpu_s() or 0.0) - loop_cpu_s
 
-    async def _cut(self, director: Player, part: float) -> None:
+    async def _cut(self, director: Player, every_s: int, part: float) -> None:
         """Cut again and again; the films do so one after the other."""
-        every_s = self._plan.cut_every_s
         await asyncio.sleep(every_s * (0.5 + 0.5 * part))
         while True:
             # Who waits in the queue has nothing to cut, and what is checked ends with the first.
