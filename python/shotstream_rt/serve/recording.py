@@ -11,25 +11,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from ..types import Frame
 from .fragments import FRAGMENT_HEAD_BYTES, Head, Sample, fragment_head
 from .from_server import KeptTake
+from .kept_frames import KeptFrame, KeptFrames
 
 _FRAMES_AT_ONCE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A frame of the film: its place, and where its sample lies."""
-
-    index: int
-    shot: int
-    take: int
-    chunk: int
-    offset: int
-    size: int
-    key: bool
 
 
 class SampleStore:
@@ -84,14 +73,14 @@ class Recording:
 
     def __init__(self, head: Head, store: SampleStore) -> None:
         self._head, self._store = head, store
-        self._frames: list[_Kept] = []
+        self._frames = KeptFrames()
         self._gap = False
         self.full = False
 
     def branch(self) -> Recording:
         """Return a recording that has the same past."""
         other = Recording(self._head, self._store)
-        other._frames, other._gap = list(self._frames), True
+        other._frames, other._gap = self._frames.copy(), True
         return other
 
     def __len__(self) -> int:
@@ -104,9 +93,8 @@ class Recording:
         another take of its shot was replaced.
         """
         frames, before = self._frames, len(self._frames)
-        while frames and _is_replaced(frames[-1], frame):
+        while (last := frames.last) is not None and _is_replaced(last, frame):
             frames.pop()
-        last = frames[-1] if frames else None
         same_take = last is not None and (last.shot, last.take) == (frame.shot, frame.take)
         dropped = len(frames) < before
         follows = same_take and not dropped and not self._gap
@@ -128,7 +116,7 @@ class Recording:
             return
         self._gap = False
         self._frames.append(
-            _Kept(
+            KeptFrame(
                 frame.index, frame.shot, frame.take, frame.chunk, offset, len(sample.data),
                 sample.key,
             )
@@ -136,32 +124,29 @@ class Recording:
 
     def takes(self) -> tuple[KeptTake, ...]:
         """Return the takes of the film, in order."""
-        found: list[KeptTake] = []
-        for kept in self._frames:
-            if found and (found[-1].shot, found[-1].take) == (kept.shot, kept.take):
-                last = found[-1]
-                found[-1] = last.model_copy(update={"frames": last.frames + 1})
-            else:
-                found.append(KeptTake(shot=kept.shot, take=kept.take, index=kept.index, frames=1))
-        return tuple(found)
+        return tuple(
+            KeptTake(shot=run.shot, take=run.take, index=run.index, frames=run.frames)
+            for run in self._frames.runs
+        )
 
     def file(self) -> tuple[int, Iterator[bytes]]:
         """Return size in bytes and contents of an MP4 file with the film as it stands now."""
-        frames = list(self._frames)
+        frames = self._frames.copy()
         size = len(self._head.data) + sum(FRAGMENT_HEAD_BYTES + kept.size for kept in frames)
         return size, self._contents(frames)
 
-    def _contents(self, frames: list[_Kept]) -> Iterator[bytes]:
+    def _contents(self, frames: KeptFrames) -> Iterator[bytes]:
         yield self._head.data
-        for begin in range(0, len(frames), _FRAMES_AT_ONCE):
+        numbered = enumerate(frames)
+        while some := list(islice(numbered, _FRAMES_AT_ONCE)):
             parts = []
-            for number, kept in enumerate(frames[begin : begin + _FRAMES_AT_ONCE], begin):
+            for number, kept in some:
                 parts.append(fragment_head(self._head, number, number, kept.size, key=kept.key))
                 parts.append(self._store.read(kept.offset, kept.size))
             yield b"".join(parts)
 
 
-def _is_replaced(kept: _Kept, frame: Frame) -> bool:
+def _is_replaced(kept: KeptFrame, frame: Frame) -> bool:
     if kept.shot != frame.shot:
         return kept.shot > frame.shot
     return kept.take != frame.take or kept.index >= frame.index
