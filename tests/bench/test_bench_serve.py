@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from array import array
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from shotstream_rt.bench import serve_process, serve_run
 from shotstream_rt.bench.__main__ import main
@@ -24,7 +26,7 @@ from shotstream_rt.bench.serve_figures import (
     viewer_costs,
     worst_film_gains,
 )
-from shotstream_rt.bench.serve_player import Address, PlayerLog
+from shotstream_rt.bench.serve_player import Address, Player, PlayerLog
 from shotstream_rt.bench.serve_playout import Playout, play_out
 from shotstream_rt.bench.serve_run import measure_serve
 from shotstream_rt.bench.serve_turn import Turn
@@ -198,6 +200,51 @@ def test_the_address_carries_the_token() -> None:
     for url in ("host:8", "http://host:8/", "http://host:8/?token=abc"):
         with pytest.raises(ConfigError, match="token=TOKEN"):
             Address.of(url)
+
+
+def test_a_player_notes_what_it_is_told_and_shown(served: PlayerLog) -> None:
+    """Against a server that says everything that there is to say."""
+    heard: list[Any] = []
+
+    async def talk(socket: ServerConnection) -> None:
+        async def tell(**message: Any) -> None:
+            await socket.send(json.dumps(message))
+
+        heard.append(json.loads(await socket.recv()))
+        for place in (2, 1):
+            await tell(type="queue", position=place, length=2)
+        await tell(type="welcome", frame_rate_hz=4)
+        heard.append(json.loads(await socket.recv()))
+        for data in (served.head, *served.fragments[:2]):
+            await socket.send(data)
+        heard.append(json.loads(await socket.recv()))
+        for first in heard[1:]:
+            await tell(type="applied", id=first["id"], frame=5)
+        await tell(type="skipped", frames=3)
+        await socket.send(served.fragments[5])
+        await tell(type="ended", message="the server ends")
+
+    async def play() -> PlayerLog:
+        async with serve(talk, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            player = Player(
+                Address(http=f"http://{host}:{port}", token="t"), "film",
+                texts=("a cat", "a dog"), keep_frames=2,
+            )  # fmt: skip
+            running = asyncio.create_task(player.run())
+            while len(player.log.numbers) < 2:
+                await asyncio.sleep(0.01)
+            await player.cut()
+            await running
+            return player.log
+
+    log = asyncio.run(play())
+    assert heard[0] == {"type": "hello", "token": "t", "session": "film"}
+    assert [ask["text"] for ask in heard[1:]] == ["a cat", "a dog"]
+    assert (log.places, log.skipped, list(log.numbers)) == ([2, 1], 3, [0, 1, 5])
+    assert [frame for _, frame in log.cuts] == [5]  # the first one cuts nothing
+    assert (log.head, log.fragments) == (served.head, served.fragments[:2])
+    assert log.errors == ["ended: the server ends"]
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ class Player:
                         self._see(data)
                     else:
                         await self._hear(json.loads(data))
-            if not self._stopping:
+            if not (self._stopping or self.log.errors):
                 self._fail("the server closed the socket")
         except (OSError, ValueError, ConfigError, websockets.WebSocketException) as error:
             if not self._stopping:

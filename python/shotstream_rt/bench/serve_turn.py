@@ -79,9 +79,14 @@ def play_turn(server: ServerProcess, plan: TurnPlan) -> Turn:
         plan: what happens.
 
     Raises:
-        ShotStreamError: the server opens no films, or nobody sees anything.
+        ShotStreamError: the server opens no films or ends, or nobody sees anything.
     """
-    return asyncio.run(_Stage(server, plan).play())
+    try:
+        return asyncio.run(_Stage(server, plan).play())
+    except httpx.HTTPError as error:
+        raise ShotStreamError(
+            f"serve: {server.address.http} cannot be reached ({type(error).__name__}: {error})"
+        ) from error
 
 
 class _Stage:
@@ -115,12 +120,7 @@ class _Stage:
 
     async def _open(self, seed: int) -> str:
         """Open a film and return its id."""
-        try:
-            answer = await self._http.post("/v1/sessions", json={"seed": seed})
-        except httpx.HTTPError as error:
-            raise ShotStreamError(
-                f"serve: {self._server.address.http} cannot be reached ({error})"
-            ) from error
+        answer = await self._http.post("/v1/sessions", json={"seed": seed})
         if answer.status_code != 201:
             raise ShotStreamError(
                 f"serve: opening a film was answered with {answer.status_code}: {answer.text[:300]}"
