@@ -26,7 +26,7 @@ def playlist(at_end: AtEnd = "hold", *texts: str) -> Playlist:
 def advance(made: Playlist) -> str:
     """Play one chunk and return which shot it belongs to."""
     run = made.next_run(ready, now_ns=0)
-    run.advance(1, 1)
+    run.frames, run.next_chunk = run.frames + 1, run.next_chunk + 1
     return f"{run.request.text}{run.shot}.{run.next_chunk - 1}"
 
 

@@ -81,7 +81,8 @@ class ContextSelector:
         self.newest: ShotMemory | None = None
         self._before: ShotMemory | None = None
         self._spare: Tensor | None = None
-        self._expected: frozenset[int] = frozenset()
+        # Numbers of the open shot's frames that the next one will pick.
+        self._expected = self._expected_alone = self._expect()
         self._lock = threading.RLock()
         self._blank = ContextSelection(
             latents=torch.zeros(
@@ -94,36 +95,33 @@ class ContextSelector:
         )
 
     def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
-        """Start collecting the frames of a shot.
+        """Start collecting the frames of a shot, which begins at a frame of the film.
 
         The shot before it is dropped unless ``end_shot`` was called: a retake replaces it.
-
-        Args:
-            shot: its number in the film, from 0.
-            caption: of the shot.
-            first_index: number in the film of its first frame, from 0.
         """
-        spare, self._spare = self._spare, None
         if self._before is not None:
-            spare = self._before.ring if spare is None else spare
             self._let_go(self._before)
         self._before = self.newest
         self._open = self.newest = ShotMemory(
-            shot=shot, caption=caption, ring=spare, first_index=first_index
+            shot=shot, caption=caption, ring=self._spare, first_index=first_index
         )
+        self._spare = None
+        self._expected = self._expect() if self.past else self._expected_alone
+
+    def _expect(self) -> frozenset[int]:
+        """Return which frames the next shot picks of the open one if that has its trained length.
+
+        They are encoded as they come, so that a cut need not wait for it.
+        """
         if self.budget == 0:
-            return
+            return frozenset()
         counts = [*(memory.frame_count for memory in self.past), self.shot_limit]
         picks = pick_context(counts[-self.budget :], self.budget, self._choice)
         last, _ = picks[-1]
-        self._expected = frozenset(frame for index, frame in picks if index == last)
+        return frozenset(frame for index, frame in picks if index == last)
 
     def add_frames(self, frames: Tensor) -> None:
-        """Keep the next frames of the open shot, float ``[P, 3, H, W]`` in [-1, 1].
-
-        Frames that the next shot will pick if this one reaches its trained length are encoded at
-        once, so that a cut need not wait for it.
-        """
+        """Keep the next frames of the open shot, float ``[P, 3, H, W]`` in [-1, 1]."""
         memory = self._open
         assert memory is not None, "add_frames before begin_shot"
         ring = memory.ring
@@ -174,7 +172,6 @@ class ContextSelector:
             return False
         with self._lock:
             if memory is self._before and self.newest is not None:
-                self._spare = self.newest.ring
                 self._let_go(self.newest)
                 self._before = None
             for frame in range(frame_count, memory.frame_count):
@@ -185,6 +182,8 @@ class ContextSelector:
         return True
 
     def _let_go(self, memory: ShotMemory) -> None:
+        """Empty what is kept of a shot; the next one to begin takes over its buffer."""
+        self._spare = memory.ring
         memory.frames, memory.latents, memory.pictures, memory.ring = {}, {}, {}, None
 
     def ended_shot(self) -> ShotMemory | None:
@@ -222,15 +221,11 @@ class ContextSelector:
         context: Sequence[int] | None = None,
         images: Sequence[ReferencePicture] = (),
     ) -> ContextSelection:
-        """Pick and encode the context of the next shot.
+        """Pick and encode the context of the next shot; the oldest frames make room for ``images``.
 
-        Args:
-            caption: of the shot.
-            context: numbers in the film of its frames of past shots, if they were picked before.
-            images: reference pictures; the oldest frames make room for them.
-
-        Raises:
-            ConfigError: ``choose`` returned what is not usable, or a frame is not kept.
+        Where its frames of past shots were picked before, ``context`` has their numbers in the
+        film. Raises ``ConfigError`` where ``choose`` returned what is not usable, or a frame is not
+        kept.
         """
         room = self.budget - len(images)
         picks = self._picks(self.past, caption, context, room) if self.past else []
@@ -390,7 +385,6 @@ class ContextSelector:
         """Forget everything and keep ``past`` instead."""
         self._open = None
         if self.newest is not None:
-            self._spare = self.newest.ring
             self._let_go(self.newest)
         self.newest = self._before = None
         self.past = tuple(

@@ -196,34 +196,28 @@ class Generator:
     def _begin_shot(self, run: ShotRun) -> None:
         """End the shot before, choose this one's context from the past and encode it."""
         workers, timeline, request = self._workers, self._timeline, run.request
-        selector, decided_ns = workers.selector, time.perf_counter_ns()
+        selector, run.times.decided_ns = workers.selector, time.perf_counter_ns()
         captions = self._encoded(run, [run.caption])
         workers.decoder.wait_idle()
         with timeline.lock:
             place = Place(run.shot, request.take, 0, timeline.next_index)
             if run.epoch != timeline.epoch:
                 raise ChunkAbandonedError
-            if timeline.recalls:
-                self._set_memory(run)
-            if not run.replaces:
-                selector.end_shot()
-            elif len(timeline.runs) > 1:
-                selector.drop_shot(timeline.runs[-2].past or ())
+            if len(timeline.runs) > 1 or timeline.recalls:
+                self._leave_shot_before(run)
             run.past = selector.past
             timeline.changed.notify_all()
         waited = not request.now and request.requested_ns < self._boundary_ns
         run.times.due_ns = self._boundary_ns if waited else request.requested_ns
-        run.times.decided_ns = decided_ns
         workers.stats.shot_begins(run.times)
-        seed, take = request.seed, request.take
-        self._noise = self._noise_of(take_seed(seed, take) if take else seed)
+        seed = take_seed(request.seed, request.take) if request.take else request.seed
+        self._noise = self._noise_of(seed)
         with workers.stats.span("context_encode", run.times, 0):
             with annotate("context.encode", run.shot):
                 selection = selector.select(run.caption, request.context, request.images)
                 selector.begin_shot(run.shot, run.caption, run.first_index)
                 run.memory, self._back.loaded = selector.newest, None
-                self._caption, self._back.last_chunk, self._back.reread_at = run.caption, 0, -1
-                self._viewer_waits = True
+                self._caption, self._viewer_waits = run.caption, True
             run.request = replace(request, context=selection.indices)
             run.context_captions = tuple(selection.captions.values())
             if run.context_captions:
@@ -235,27 +229,36 @@ class Generator:
                 strength=None if start is None else start.strength,
                 abandoned=self._unwanted(run),
             )  # fmt: skip
-            self._back.loaded = run
-        receipt = request.receipt
+            self._back.loaded, self._back.last_chunk, self._back.reread_at = run, 0, -1
         with timeline.lock:
-            if receipt is not None:
-                receipt.decide("applied", place)
+            if request.receipt is not None:
+                request.receipt.decide("applied", place)
             if timeline.events.listeners:
-                timeline.events.note(
-                    "shot_began", place=place, caption=run.caption,
-                    request=0 if receipt is None else receipt.id,
-                )  # fmt: skip
+                self._note_shot(run, place)
         if _log.isEnabledFor(logging.INFO):
-            _log.info("shot %d, take %d: %s", run.shot, take, printable(request.text))
+            _log.info("shot %d, take %d: %s", run.shot, request.take, printable(request.text))
         if timeline.events.waiting:
             timeline.events.tell()
 
-    def _set_memory(self, run: ShotRun) -> None:
-        """Tell the selector what callers, and shots made again, want remembered and forgotten."""
+    def _leave_shot_before(self, run: ShotRun) -> None:
+        """Let the selector keep of the past what later shots may see, and callers want."""
         selector, timeline = self._workers.selector, self._timeline
-        selector.pins = frozenset(timeline.pins)
-        selector.forgotten = frozenset(timeline.forgotten)
-        selector.wanted = timeline.wanted_frames().union(run.request.context or ())
+        if timeline.recalls:
+            selector.pins = frozenset(timeline.pins)
+            selector.forgotten = frozenset(timeline.forgotten)
+            selector.wanted = timeline.wanted_frames().union(run.request.context or ())
+        if not run.replaces:
+            selector.end_shot()
+        elif len(timeline.runs) > 1:
+            selector.drop_shot(timeline.runs[-2].past or ())
+
+    def _note_shot(self, run: ShotRun, place: Place) -> None:
+        """Keep for listeners that a shot began."""
+        receipt = run.request.receipt
+        self._timeline.events.note(
+            "shot_began", place=place, caption=run.caption,
+            request=0 if receipt is None else receipt.id,
+        )  # fmt: skip
 
     def _captions(self, run: ShotRun, caption: str) -> list[str]:
         """Return the caption of each past shot in the context, oldest first, then the own one."""
@@ -300,7 +303,7 @@ class Generator:
             run.times.second_chunk_ns = time.perf_counter_ns()
         with timeline.lock:
             timeline.denoising = True
-            epoch, self._back.last_chunk = run.epoch, max(chunk, self._back.last_chunk)
+        self._back.last_chunk = max(chunk, self._back.last_chunk)
         abandoned = self._unwanted(run)
         with annotate("chunk", chunk), workers.stats.span("chunk", run.times, chunk):
             x0 = workers.pipeline.run_chunk(chunk, self._noise, abandoned)
@@ -311,12 +314,13 @@ class Generator:
             if run.request.prompts or run.request.frames is not None or timeline.prompt:
                 end = _end_of_part(run, size, timeline.prompt)
             job = DecodeJob(
-                run=run, chunk=chunk, caption=run.caption, begin=run.skip, end=end, epoch=epoch,
+                run=run, chunk=chunk, caption=run.caption, begin=run.skip, end=end, epoch=run.epoch,
                 index=timeline.next_index, given=run.request.given - run.frames + run.skip,
                 begun_s=begun_s,
             )  # fmt: skip
             timeline.next_index += end - run.skip
-            run.advance(end, size)
+            run.frames += end - run.skip
+            run.next_chunk, run.skip = chunk + end // size, end % size
             timeline.denoising = False
         workers.decoder.submit(x0, job)
         return size

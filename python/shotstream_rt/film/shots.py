@@ -125,12 +125,6 @@ class ShotRun:
     ended: bool = False
     failed: bool = False
 
-    def advance(self, end: int, size: int) -> None:
-        """Count the frames of its next chunk up to ``end``, of ``size`` that the chunk has."""
-        self.frames += end - self.skip
-        self.next_chunk += end == size
-        self.skip = 0 if end == size else end
-
     def change_caption(self, caption: str, reread: int = 0) -> None:
         """Give it another caption from its next frame on, with which chunks are computed anew."""
         self.prompts.append(CaptionChange(self.frames, caption, reread))
