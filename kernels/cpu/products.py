@@ -113,18 +113,7 @@ def fuse_linear(layers: Sequence[nn.Linear], gelu: bool = False) -> PackedLinear
 def dual_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
-    """Like ``kernels.reference.dual_attention.dual_attention``; logits are in the input type.
-
-    Args:
-        q: queries ``[1, Tq, N, D]``.
-        k: keys ``[1, Tk, N, D]``, of the same type.
-        v: values ``[1, Tk, N, D]``, of the same type.
-        scale: factor of the logits, usually ``1 / sqrt(D)``.
-        bias: ``[Tk]``, added to the logits of each key; None for none.
-
-    Returns:
-        ``[1, Tq, N, D]`` in the type of ``q``.
-    """
+    """See ``reference.dual_attention``; logits are in the type of the inputs."""
     # Nano's films in float32 keep their bits, and it has narrow heads.
     narrow_float32 = q.dtype == torch.float32 and q.shape[-1] <= _NARROW
     if not narrow_float32 and has_matrix_unit():

@@ -10,13 +10,6 @@ from torch import Tensor
 
 
 def frame_pack(pixels: Tensor) -> Tensor:
-    """Pack frames.
-
-    Args:
-        pixels: float ``[P, 3, H, W]`` in [-1, 1].
-
-    Returns:
-        uint8 ``[P, H, W, 3]``, contiguous.
-    """
+    """Pack float ``[P, 3, H, W]`` in [-1, 1] to contiguous uint8 ``[P, H, W, 3]``."""
     unit = (pixels.float() * 0.5 + 0.5).clamp(0, 1) * 255
     return unit.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)

@@ -80,7 +80,7 @@ def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionK
     if embeddings.device != student.device:
         embeddings = send(embeddings, student.device)
     for rows, bias in fold_padding(embeddings.to(student.dtype), captions.lengths):
-        text = student.edges.embed_text(rows[None])
+        text = student.edges.text_embedding(rows[None])
         k, v = zip(*(block.caption_kv(text) for block in student.blocks), strict=True)
         if kernels.arena.head_major:
             k, v = (
@@ -91,10 +91,9 @@ def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionK
 
 
 def fold_padding(embeddings: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Cut each caption after its first padding row, which then stands for all of them.
+    """Cut each caption of a ``CaptionSet`` after its first padding row, which stands for all.
 
-    ``embeddings`` is ``[captions, text_len, text_dim]``, with zero rows past each length. Returned
-    are each caption's rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``.
+    Returns each one's rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``.
     """
     folded = []
     for rows, length in zip(embeddings, lengths, strict=True):

@@ -71,14 +71,12 @@ class EagerFilm:
         self._inputs: PassInputs | None = None
         self._noise = self._x = self._x0 = torch.empty(0, device="cpu")
 
-    def begin_shot(self, captions: CaptionSet) -> None:
-        """See ``FilmState``."""
-        self.change_captions(captions)
-
     @torch.inference_mode()
     def change_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
         self._captions = list(caption_kv(self._runner.student, captions))
+
+    begin_shot = change_captions
 
     @torch.inference_mode()
     def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:

@@ -49,6 +49,8 @@ class PassInputs:
         read_tokens: length of the arena's prefix that is read.
         spans: by layer, what each head reads of that prefix; ``None`` where all read all of it, in
             a layer or altogether.
+        as_stored: whether all heads read all of the prefix, and as it is stored: not rotated, and
+            not in 8 bits.
     """
 
     plan: PassPlan
@@ -56,6 +58,7 @@ class PassInputs:
     read_rotation: Tensor | None
     read_tokens: int
     spans: Sequence[HeadSpans | None] | None
+    as_stored: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,11 @@ class TabulatedStudent:
 class PassRunner:
     """One film's caches and rotary tables, and the passes over them.
 
+    ``place`` puts a plan's positions into the tables, ``run`` runs a pass with them, and
+    ``advance`` makes the next step's input of what the pass predicted. Latents, predicted flows and
+    clean estimates ``x0`` are ``[1, F, C, h, w]`` for the plan's frames, noise is
+    ``[S, 1, F, C, h, w]`` for all steps.
+
     Args:
         shared: weights and tables.
         policy: plans the passes; says how large the arenas are.
@@ -157,18 +165,10 @@ class PassRunner:
         self, latents: Tensor, times: TimeTable, inputs: PassInputs, captions: Captions, *,
         keep_flow: bool, abandoned: Callable[[], bool] = never,
     ) -> Tensor | None:  # fmt: skip
-        """Run a pass; it writes its keys and values to the planned slots.
+        """Run a pass, which leaves keys and values in the planned slots; give the predicted flow.
 
-        Args:
-            latents: ``[1, F, C, h, w]``.
-            times: of the levels of its frames.
-            inputs: slots and tables.
-            captions: what cross-attention attends to.
-            keep_flow: else it stops at the last layer's keys and values, and gives ``None``.
-            abandoned: asked in front of each layer; raises ``ChunkAbandonedError``.
-
-        Returns:
-            The predicted flow, like ``latents``.
+        Without ``keep_flow`` it ends at the last layer's keys and values and gives None. In front
+        of each layer ``abandoned`` is asked, and ``ChunkAbandonedError`` raised if it says yes.
         """
         student, plan = self.student, inputs.plan
         context = len(plan.writes) if plan.chunk is None else 0
@@ -183,7 +183,15 @@ class PassRunner:
                 q = block.append(qkv, inputs.rotation, arena, plan)
                 if layer == last and not keep_flow:
                     return None
-                attended = self._attend(q, arena, inputs, layer)
+                with detail("attn"):
+                    if inputs.as_stored:
+                        own = (
+                            arena.k[None, : inputs.read_tokens],
+                            arena.v[None, : inputs.read_tokens],
+                        )
+                        attended = self.kernels.attention(q, *own, self._scale, None)
+                    else:
+                        attended = self._attend(q, arena, inputs, layer)
                 x, q = block.leave_self(x, attended.flatten(2), m)
                 with detail("cross"):
                     attended = captions.attend(layer, q)
@@ -194,14 +202,10 @@ class PassRunner:
     def advance(
         self, levels: Sequence[int], x: Tensor, x0: Tensor, flow: Tensor, noise: Tensor
     ) -> None:
-        """Finish a denoising pass: its clean estimates, and the input of each frame's next step.
+        """Finish a denoising pass, whose frames have these levels.
 
-        Args:
-            levels: of the pass, by frame.
-            x: its input ``[1, F, C, h, w]``; overwritten where another step follows.
-            x0: like ``x``, overwritten.
-            flow: what the pass predicted, like ``x``.
-            noise: of all steps, ``[S, 1, F, C, h, w]``.
+        Its clean estimates are written to ``x0``; its input ``x`` becomes that of the next step,
+        for frames that have one.
         """
         kernels, sigmas, first = self.kernels, self.shared.sigmas, 0
         for level, run in groupby(levels):
@@ -226,16 +230,18 @@ class PassRunner:
 
     def inputs(self, plan: PassPlan) -> PassInputs:
         """Return the inputs of a plan's passes."""
-        frame_tokens, model = self.cache.frame_tokens, self.config.model
-        tokens, table = plan.reads[0][-1][1] * frame_tokens, self._read_rotation
-        rotates = table is not None and plan.read_positions is not None
+        frame_tokens, model, rotated = self.cache.frame_tokens, self.config.model, None
+        tokens = plan.reads[0][-1][1] * frame_tokens
+        if self._read_rotation is not None and plan.read_positions is not None:
+            rotated = self._read_rotation.rows[:tokens]
         dense = plan.groups is None and len(plan.reads[0]) == 1 and plan.reads[0][0][0] == 0
         return PassInputs(
             plan=plan,
             rotation=self._rotation.rows[: len(plan.writes) * frame_tokens],
-            read_rotation=table.rows[:tokens] if table is not None and rotates else None,
+            read_rotation=rotated,
             read_tokens=tokens,
             spans=None if dense else _spans(plan, model.num_layers, model.num_heads, frame_tokens),
+            as_stored=dense and rotated is None and not self.kernels.arena.keys_in_8_bits,
         )
 
     def latents(self, *leading: int) -> Tensor:
@@ -252,15 +258,14 @@ class PassRunner:
             vars(self).pop(name, None)
 
     def _attend(self, q: Tensor, arena: KVArena, inputs: PassInputs, layer: int) -> Tensor:
-        """Attend to what the plan reads of a layer's arena."""
-        with detail("attn"):
-            keys, values = arena.prefix(inputs.read_tokens)
-            if inputs.read_rotation is not None:
-                keys = self.kernels.rotate(keys, inputs.read_rotation)
-            spans = None if inputs.spans is None else inputs.spans[layer]
-            if spans is not None:
-                return self.kernels.history_attention(q, keys, values, self._scale, spans)
-            return self.kernels.attention(q, keys, values, self._scale, None)
+        """Attend to keys that are rotated now or in 8 bits, or to some of them only."""
+        keys, values = arena.prefix(inputs.read_tokens)
+        if inputs.read_rotation is not None:
+            keys = self.kernels.rotate(keys, inputs.read_rotation)
+        spans = None if inputs.spans is None else inputs.spans[layer]
+        if spans is not None:
+            return self.kernels.history_attention(q, keys, values, self._scale, spans)
+        return self.kernels.attention(q, keys, values, self._scale, None)
 
     def _table(self, frames: int, plain_frames: int = 0) -> RotaryTable:
         return RotaryTable(

@@ -171,7 +171,8 @@ class BoundBlock:
         x = block.leave_cross(x, attended, m)           # [B, T, dim]
 
     ``T`` is the frames of ``m`` times their tokens. ``append`` and ``split`` are the two ways from
-    ``qkv`` to queries, keys and values: into an arena, or as tensors.
+    ``qkv`` to queries, keys and values: into an arena, or as tensors. Both rotate by complex64
+    ``[T, D / 2]``.
 
     Attributes:
         kernels: the kernel set to run.
@@ -232,14 +233,7 @@ class BoundBlock:
             return qkv
 
     def append(self, qkv: Tensor, rotation: Tensor, arena: KVArena, plan: PassPlan) -> Tensor:
-        """Store a pass's keys and values in their slots; return its queries ``[1, T, N, D]``.
-
-        Args:
-            qkv: ``[1, T, 3 * dim]``.
-            rotation: complex64 ``[T, D / 2]``.
-            arena: of this layer.
-            plan: says which slots, and whether keys are stored rotated.
-        """
+        """Store a pass's keys and values in their slots; return its queries ``[1, T, N, D]``."""
         with detail("attn"):
             return self.kernels.qkv_append(
                 qkv[0], self.norm_q, self.norm_k, rotation, arena.keys, arena.values, plan.writes,
@@ -247,13 +241,7 @@ class BoundBlock:
             ).unsqueeze(0)  # fmt: skip
 
     def leave_self(self, x: Tensor, attended: Tensor, m: Modulation) -> tuple[Tensor, Tensor]:
-        """Add self-attention's result; return the sum and cross-attention's queries.
-
-        Args:
-            x: ``[B, T, dim]``, as given to ``project``.
-            attended: ``[B, T, dim]``.
-            m: as for ``project``.
-        """
+        """Add self-attention's result; return the sum and cross-attention's queries."""
         kernels, eps = self.kernels, self.eps
         with detail("attn"):
             x, h = kernels.gated_residual_norm(
@@ -264,13 +252,7 @@ class BoundBlock:
             return x, q.unflatten(-1, (self.heads, -1))
 
     def leave_cross(self, x: Tensor, attended: Tensor, m: Modulation) -> Tensor:
-        """Add cross-attention's result ``[B, T, dim]``, then the feed-forward's.
-
-        Args:
-            x: ``[B, T, dim]``, from ``leave_self``.
-            attended: ``[B, T, dim]``.
-            m: as for ``project``.
-        """
+        """Add cross-attention's result, then the feed-forward's."""
         kernels = self.kernels
         with detail("cross"):
             x, h = kernels.gated_residual_norm(
@@ -296,11 +278,7 @@ class BoundBlock:
         return q, k, self._heads(v)
 
     def caption_kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-attention keys and values ``[captions, tokens, N, D]`` of embedded captions.
-
-        Args:
-            text: ``[captions, tokens, dim]``, after the text MLP.
-        """
+        """Keys and values ``[captions, tokens, N, D]`` of captions ``[captions, tokens, dim]``."""
         k, v = self.cross_kv(text).chunk(2, -1)
         k = self.kernels.rms_norm(k, self.cross_norm_k, self.eps)
         return self._heads(k), self._heads(v)
@@ -311,7 +289,7 @@ class BoundBlock:
 
 
 class Head(nn.Module):
-    """Final modulated norm and projection to patches."""
+    """Final modulated norm and projection to patches, channel fastest inside a patch."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -325,14 +303,7 @@ class Head(nn.Module):
         return 1 + scale, offset
 
     def forward(self, x: Tensor, factor: Tensor, offset: Tensor, kernels: KernelSet) -> Tensor:
-        """Return ``[B, T, 4 * out_dim]``, channel fastest inside a patch.
-
-        Args:
-            x: ``[B, T, dim]``.
-            factor: ``[B, F, dim]``, from ``modulate``.
-            offset: like ``factor``.
-            kernels: the kernel set to run.
-        """
+        """Map ``[B, T, dim]`` to ``[B, T, 4 * out_dim]``; factor and offset are ``modulate``'s."""
         out: Tensor = self.head(kernels.head_norm(x, factor, offset, self.eps))
         return out
 

@@ -89,29 +89,26 @@ class Student(nn.Module):
     def embed_patches(self, latents: Tensor, context: int = 0) -> Tensor:
         """Turn latents ``[B, F, C, h, w]`` into tokens ``[B, F * rows * columns, dim]``.
 
-        Tokens are ordered (frame, row, column), column fastest. The convolution does not overlap,
-        so it is one matrix product. That the first ``context`` frames are context matters to a
-        student with a cache indicator only.
+        Row follows row. The convolution does not overlap, so it is one matrix product. That the
+        first ``context`` frames are context matters to a student with a cache indicator only.
         """
         rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
         patches = latents.unflatten(-1, (columns, 2)).unflatten(-3, (rows, 2))
         patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
         conv = self.patch_embedding
         tokens = F.linear(patches.to(conv.weight.dtype), conv.weight.flatten(1), conv.bias)
-        if self.cache_indicator is None:
-            return tokens
+        if self.cache_indicator is not None:
+            return self._indicated(tokens, context * rows * columns)
+        return tokens
+
+    def _indicated(self, tokens: Tensor, context: int) -> Tensor:
+        """Tell tokens of a shot from the first ``context`` ones, which are of its context."""
+        assert self.cache_indicator is not None
         other, own = self.cache_indicator.weight.unbind()
-        edge = context * rows * columns
-        return torch.cat((tokens[:, :edge] + other, tokens[:, edge:] + own), 1)
+        return torch.cat((tokens[:, :context] + other, tokens[:, context:] + own), 1)
 
     def fold_patches(self, patches: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-        """Turn tokens back into latents, ``[B, F, C, h, w]``.
-
-        Args:
-            patches: ``[B, T, 4 * C]``, channel fastest inside a patch.
-            frames: latent frames ``F``.
-            grid: token rows and columns of a frame.
-        """
+        """Turn tokens ``[B, T, 4 * C]``, channel fastest, back into latents ``[B, F, C, h, w]``."""
         x = patches.view(patches.shape[0], frames, *grid, 2, 2, -1)
         return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
