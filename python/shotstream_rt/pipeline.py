@@ -103,36 +103,28 @@ class Pipeline:
         context alone, or with a given start.
 
         Args:
-            shot: shot number; addresses the noise.
+            shot: its number; addresses the noise.
             context: ``[1, context_frames, C, h, w]``; zeros for a film's first shot.
             flags: shot number of each context frame.
-            captions: one caption for all frames, or one per shot among ``flags`` in rising order
-                followed by the running shot's.
-            target_flag: phase number of the running shot.
+            captions: one for all frames, or one per shot in ``flags``, rising, and the new shot's.
+            target_flag: phase number of the new shot.
             given: ``[1, F, C, h, w]``, clean latents of the shot's first chunks.
-            strength: without one, these chunks are as they are given, and the caches hold them as
-                they would hold chunks that were made. With one, above 0 and up to 1, they are made
-                from what is given: it takes the place of the clean estimate, and only this share of
-                the denoising steps, rounded down, but at least one, follows.
+            strength: None keeps these chunks as they are, in the caches too. Otherwise they are
+                made of what is given, as of a clean estimate, by this share of the denoising
+                steps, above 0 and up to 1: rounded down, but at least one.
             chunks: length of the shot, if it is known that it will not be longer.
-            abandoned: asked between the layers of a pass.
+            abandoned: see ``FilmState``.
 
         Raises:
             ConfigError: shapes that do not fit the configuration or each other.
-            ChunkAbandonedError: the caller no longer wants the shot.
+            ChunkAbandonedError: ``abandoned`` said yes.
         """
-        shots = sorted(set(flags))
+        shots, count = sorted(set(flags)), len(captions.lengths)
         wanted = (1, self.config.cache.context_frames, *self.latent_shape[2:])
         if tuple(context.shape) != wanted or len(flags) != wanted[1]:
-            raise ConfigError(
-                f"context: got latents {tuple(context.shape)} with {len(flags)} flag(s), wanted "
-                f"{wanted} and one flag per frame"
-            )
-        if len(captions) not in (1, len(shots) + 1):
-            raise ConfigError(
-                f"captions: got {len(captions)}, wanted 1 or {len(shots) + 1} (one per shot in the "
-                "context and the running shot's)"
-            )
+            raise _unfit_context(context, flags, wanted)
+        if count not in (1, len(shots) + 1):
+            raise _unfit_captions(count, len(shots))
         self.film.abandoned = abandoned
         self._given, self._source = [], []
         if given is not None:
@@ -142,11 +134,11 @@ class Pipeline:
             self._roll, self._end, self._pending = Roll(before=before, chunks=chunks), 0, False
             self._recached = 0
             self._held.clear()
-        self._shot, self._flag, self._captions = shot, target_flag, len(captions)
+        self._shot, self._flag, self._captions = shot, target_flag, count
         self._made.clear()
         self.film.begin_shot(captions)
         if flags:
-            rows = [shots.index(flag) if self._captions > 1 else 0 for flag in flags]
+            rows = [shots.index(flag) if count > 1 else 0 for flag in flags]
             if context.device != self.film.device:
                 context = send(context, self.film.device)
             latents, plan = context.to(self.film.dtype), self.policy.context(flags)
@@ -211,18 +203,10 @@ class Pipeline:
     def run_chunk(
         self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = never
     ) -> Tensor:
-        """Denoise one chunk.
+        """Denoise one chunk, and return its clean latents ``[1, F, C, h, w]`` on the film's device.
 
-        Args:
-            chunk: number within the shot, from 0, given ones counted; chunks run in order.
-            noise: where noise comes from.
-            abandoned: asked before each denoising step, and between the layers of a pass.
-
-        Returns:
-            Clean latents ``[1, F, C, h, w]`` on the film's device, valid until the next call.
-
-        Raises:
-            ChunkAbandonedError: the caller no longer wants the chunk.
+        They are valid until the next call. Chunks run in order from 0, given ones counted. Each
+        step asks ``abandoned`` too, and raises ``ChunkAbandonedError`` if it says yes.
         """
         if chunk < len(self._given):
             return self._given[chunk]
@@ -393,3 +377,17 @@ class Pipeline:
                 if carry and step and chunk:  # the first frame takes that of the frame before it
                     before = noise.draw(self._shot, chunk - 1, step, shape, self.film.device)
                     self._noise[step][:, frames.start] = before[:, -1]
+
+
+def _unfit_context(context: Tensor, flags: Sequence[int], wanted: tuple[int, ...]) -> ConfigError:
+    return ConfigError(
+        f"context: got latents {tuple(context.shape)} with {len(flags)} flag(s), wanted {wanted} "
+        "and one flag per frame"
+    )
+
+
+def _unfit_captions(count: int, shots: int) -> ConfigError:
+    return ConfigError(
+        f"captions: got {count}, wanted 1 or {shots + 1} (one per shot in the context and the "
+        "running shot's)"
+    )

@@ -14,23 +14,20 @@ from ..errors import ConfigError
 
 
 def check_float_precision(device: torch.device) -> None:
-    """Check that float32 products on a CPU are float32; another device is not looked at.
-
-    Raises:
-        ConfigError: the host lets them be rounded.
-    """
+    """Raise ``ConfigError`` if the host lets float32 products on a CPU be rounded."""
     if device.type != "cpu":
         return
     for part in ("matmul", "conv"):
         settings = getattr(torch.backends.mkldnn, part, None)
         if settings is None:  # torch before 2.9
-            name, remedy = "torch.get_float32_matmul_precision()", "high"
-            value = torch.get_float32_matmul_precision()
-        else:
-            name, value = f"torch.backends.mkldnn.{part}.fp32_precision", settings.fp32_precision
-            remedy = "ieee"
-        if value in ("bf16", "medium"):
-            raise ConfigError(
-                f"{name}: got {value!r}, with which this film's float32 numbers are rounded on a "
-                f"CPU; wanted {remedy!r} (settings of a GPU may stay)"
-            )
+            if torch.get_float32_matmul_precision() == "medium":
+                raise _rounded("torch.get_float32_matmul_precision()", "medium", "high")
+        elif settings.fp32_precision == "bf16":
+            raise _rounded(f"torch.backends.mkldnn.{part}.fp32_precision", "bf16", "ieee")
+
+
+def _rounded(name: str, value: str, remedy: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: got {value!r}, with which this film's float32 numbers are rounded on a CPU; "
+        f"wanted {remedy!r} (settings of a GPU may stay)"
+    )

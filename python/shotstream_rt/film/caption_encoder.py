@@ -76,15 +76,10 @@ class CaptionEncoder:
         return tuple(encoder.check(caption))
 
     def want(self, owner: object, captions: Sequence[str], on_ready: Callable[[], None]) -> None:
-        """Replace what ``owner`` wants encoded.
+        """Replace what ``owner`` wants encoded, the most urgent first.
 
-        Args:
-            owner: who asks; one list each.
-            captions: most urgent first. What was wanted before and is not begun is dropped.
-            on_ready: called from the text thread when one of them is encoded, or failed.
-
-        Raises:
-            SessionClosedError: the encoder is closed.
+        What it wanted before and is not begun is dropped. ``on_ready`` is called from the text
+        thread when one of them is encoded, or failed. Raises ``SessionClosedError`` once closed.
         """
         with self.lock:
             if self._encoder is None:
@@ -93,10 +88,14 @@ class CaptionEncoder:
             if self._errors:
                 self._forget_errors()
             if self._thread is None:
-                thread = WorkerThread("shotstream-text", self._main, self._threads)
-                thread.start()
-                self._thread = thread
+                self._start_thread()
             self._changed.notify_all()
+
+    def _start_thread(self) -> None:
+        """Start the text thread; it is not there if it cannot be started."""
+        thread = WorkerThread("shotstream-text", self._main, self._threads)
+        thread.start()
+        self._thread = thread
 
     def forget(self, owner: object) -> None:
         """Drop what ``owner`` wants; the last one's thread has ended when this returns."""
@@ -119,9 +118,8 @@ class CaptionEncoder:
     def encoded(self, captions: Sequence[str]) -> CaptionSet:
         """Return captions that are ready as one set, in that order.
 
-        Raises:
-            Exception: what the text encoder raised for one of them.
-            SessionClosedError: the encoder was closed before it came to them.
+        Raises what the text encoder raised for one of them, or ``SessionClosedError`` if it was
+        closed before.
         """
         with self.lock:
             for caption in captions:

@@ -271,12 +271,17 @@ class FrameQueue:
             self._open = _OpenChunk(entry, len(entry.chunk.pixels))
             self._waiting.popleft()
             return self._open
+        if entry is not None or self.failed is not None:
+            self._raise_failure(entry)
+        return None
+
+    def _raise_failure(self, entry: _Failure | None) -> None:
+        """Raise a failure that the reader has come to, or else the one that lasts."""
         if entry is not None:
             self._waiting.popleft()
         error = self.failed if entry is None else entry.error
         if error is not None:
             _raise(error)
-        return None
 
     def _make_room(self) -> list[Delivery]:
         """Drop the oldest chunks until there is room for one."""

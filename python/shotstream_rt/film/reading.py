@@ -114,7 +114,8 @@ class Reading(_Reading[Item], Iterator[Item]):
         gate, wakers = threading.Lock(), self._frames.wakers
         with annotate("queue.wait"):
             try:
-                _waiting_threads().add(threading.current_thread())
+                if self._follow:
+                    _waiting_threads().add(threading.current_thread())
                 while True:
                     gate.acquire(blocking=False)
                     wakers[gate] = gate.release
@@ -127,7 +128,8 @@ class Reading(_Reading[Item], Iterator[Item]):
                     wakers.pop(gate, None)
             finally:
                 wakers.pop(gate, None)
-                _waiting_threads().discard(threading.current_thread())
+                if self._follow:
+                    _waiting_threads().discard(threading.current_thread())
 
 
 class AsyncReading(_Reading[Item], AsyncIterator[Item]):
@@ -185,7 +187,7 @@ class AsyncReading(_Reading[Item], AsyncIterator[Item]):
 
 @cache
 def _waiting_threads() -> set[threading.Thread]:
-    """Return the set of threads that wait for frames now."""
+    """Return the set of threads that follow a film and wait for frames now."""
     return set()
 
 

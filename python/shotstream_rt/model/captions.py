@@ -32,14 +32,9 @@ class CaptionSet:
     def __post_init__(self) -> None:
         shape = tuple(self.embeddings.shape)
         if len(shape) != 3 or shape[0] != len(self.lengths) or shape[0] == 0:
-            raise ConfigError(
-                f"CaptionSet: got embeddings {shape} with {len(self.lengths)} length(s), wanted "
-                "[captions, text_len, text_dim] with one length per caption and at least one"
-            )
+            raise _unfit_shape(shape, len(self.lengths))
         if not all(0 <= length <= shape[1] for length in self.lengths):
-            raise ConfigError(
-                f"CaptionSet.lengths: got {self.lengths}, wanted 0 to text_len {shape[1]}"
-            )
+            raise _unfit_lengths(self.lengths, shape[1])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -70,6 +65,17 @@ class CaptionSet:
         """Return the set on another device or in another float type."""
         moved = self.embeddings.to(device=device, dtype=dtype)
         return CaptionSet(embeddings=moved, lengths=self.lengths)
+
+
+def _unfit_shape(shape: tuple[int, ...], lengths: int) -> ConfigError:
+    return ConfigError(
+        f"CaptionSet: got embeddings {shape} with {lengths} length(s), wanted "
+        "[captions, text_len, text_dim] with one length per caption and at least one"
+    )
+
+
+def _unfit_lengths(lengths: tuple[int, ...], text_len: int) -> ConfigError:
+    return ConfigError(f"CaptionSet.lengths: got {lengths}, wanted 0 to text_len {text_len}")
 
 
 @runtime_checkable
