@@ -49,12 +49,7 @@ def check_seed(seed: object, name: str = "seed") -> int:
 
 
 def check_text(text: object, name: str = "prompt", *, blank: bool = False) -> str:
-    """Return a usable prompt.
-
-    Args:
-        text: what was given.
-        name: of the argument, for the message.
-        blank: accept a text without a word.
+    """Return a usable text for the argument ``name``; ``blank`` allows one without a word.
 
     Raises:
         ConfigError: not a text, nothing but blanks, more than ``MAX_PROMPT_CHARACTERS``, or not

@@ -312,9 +312,9 @@ class Session:
         superseded. Frames already made are still delivered. After a failure, the film goes on.
 
         Args:
-            text: what the shot shows. Longer texts than the model's limit (512 tokens for the
-                released one) are cut at the end, with a note, as the original does.
-            global_caption: what holds for the whole film. The caption is then assembled as in a
+            text: what the shot shows. What is longer than the model reads (512 tokens for the
+                released one) is cut off at the end, with a note, as the original does.
+            global_caption: what holds for the whole film. The caption is then put together as in a
                 story: global caption, number of the shot when it begins, text.
             seed: noise seed of this shot; default: the session's.
             take: another number gives other noise, so another picture of the same caption.
@@ -323,18 +323,16 @@ class Session:
             flush: interrupt the film where it is being read: frames made and not read are dropped,
                 and are no context of later shots.
             start: frames that the shot begins with, uint8 ``[P, H, W, 3]`` or ``[H, W, 3]`` of the
-                film's size, for students that were made for it. They are encoded before this call
-                returns, count as its first chunks, are delivered as the decoder shows them, and the
-                shot goes on from there. ``start_lengths`` tells how many there may be. Where cuts
-                keep the caches, this one does not.
-            strength: makes the shot's first chunks from ``start`` instead of keeping it, above 0
-                and up to 1: the share of the denoising steps that they go through, rounded down,
-                at least one. Little keeps much of the frames, 1 nothing.
-            images: pictures that the shot sees as context, uint8 ``[H, W, 3]`` RGB of up to 4096
-                pixels on a side, as many as a shot sees at most (six). Of each the middle is
-                scaled to the film's size. They stand right before the shot, as one with its
-                caption would, and the oldest frames that it would see make room. Its retakes see
-                them too; later shots see the shot.
+                film's size, for students made for it; ``start_lengths`` tells how many. They are
+                encoded at once, delivered as the decoder shows them, and count as its first chunks.
+                Where cuts keep the caches, this one does not.
+            strength: makes the first chunks from ``start`` instead of keeping it, above 0 and up to
+                1: the share of the denoising steps that they go through, rounded down, at least
+                one. Little keeps much of the frames, 1 nothing.
+            images: pictures that the shot and its retakes see as context, uint8 ``[H, W, 3]`` RGB
+                of up to 4096 pixels on a side, as many as a shot sees at most (six). The middle of
+                each is scaled to the film's size. They stand right before the shot, as one with its
+                caption would; the oldest frames that it would see make room.
 
         Returns:
             What becomes of the request; as a tuple, notes on the caption: words the model does not
@@ -633,11 +631,10 @@ class Session:
         )
 
     def stream(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Frame]:
-        """Yield frames in order.
+        """Yield frames in order, until everything queued has been delivered.
 
-        Ends when everything queued has been delivered; after another ``cut``, call it again.
-        Frames not read when the loop is left, also by an exception or Ctrl-C, are kept for the next
-        call. The iterator goes on after a ``FrameTimeoutError``.
+        After another ``cut``, call it again. Frames not read when the loop is left, also by an
+        exception or Ctrl-C, are kept for that. The iterator goes on after a ``FrameTimeoutError``.
 
         Args:
             follow: wait for further cuts instead of ending.

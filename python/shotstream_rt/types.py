@@ -197,12 +197,9 @@ class Receipt(tuple[str, ...]):
         place: Place | None = None,
         error: BaseException | None = None,
     ) -> bool:
-        """Set what became of it; called by the session. Returns whether it was still waiting.
+        """Set what became of it, unless that is set; called by the session.
 
-        Args:
-            state: what became of it; only the first time counts.
-            place: where, if it has a place.
-            error: why, if it failed.
+        ``place`` says where it takes effect, ``error`` why it failed. Returns whether it was set.
         """
         if self.state != "waiting":
             return False

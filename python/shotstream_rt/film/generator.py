@@ -207,8 +207,8 @@ class Generator:
                 self._leave_shot_before(run)
             run.past = selector.past
             timeline.changed.notify_all()
-        waited = not request.now and request.requested_ns < self._boundary_ns
-        run.times.due_ns = self._boundary_ns if waited else request.requested_ns
+        waited_ns = 0 if request.now else self._boundary_ns
+        run.times.due_ns = max(request.requested_ns, waited_ns)
         workers.stats.shot_begins(run.times)
         seed = take_seed(request.seed, request.take) if request.take else request.seed
         self._noise = self._noise_of(seed)

@@ -113,13 +113,7 @@ class SessionStats:
 
     @contextmanager
     def span(self, stage: StageName, times: ShotTimes, chunk: int) -> Iterator[None]:
-        """Note how long the enclosed stage of a shot's chunk takes; nothing if it raises.
-
-        Args:
-            stage: its name, such as ``commit``; reported as ``commit_ms``.
-            times: of the shot.
-            chunk: its number in the shot, from 0.
-        """
+        """Note how long the enclosed stage of a shot's chunk takes; nothing if it raises."""
         begun_ns = time.perf_counter_ns()
         with nullcontext() if self.log is None else self.log.span(stage, times, chunk):
             yield

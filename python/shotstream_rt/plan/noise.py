@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._native import philox_normal
 from ..device.transfer import send
 from ..errors import ConfigError
 from ..kernels.reference.noise import noise_address
@@ -63,10 +64,8 @@ class PhiloxNoise:
         if device.type != "cpu":
             address = send(noise_address(self._seed, shot, chunk, HOST), device)
             return _kernel()(address, step, math.prod(shape)).view(tuple(shape))
-        from .. import _native
-
         values = np.empty(tuple(shape), dtype=np.float32)
-        _native.philox_normal(values.reshape(-1), self._seed, shot, chunk, step)
+        philox_normal(values.reshape(-1), self._seed, shot, chunk, step)
         return torch.from_numpy(values)
 
 

@@ -96,10 +96,7 @@ def _random_table(rows: int, scale: float = 1.0) -> Tensor:
 
 
 def caption_ids(prompts: Sequence[str], words: int = len(TOKENS)) -> tuple[Tensor, list[int]]:
-    """Return token ids int64 ``[N, 64]``, padded with 0, and the lengths in canonical tokens.
-
-    Of an encoder that knows fewer ``words`` than there are, the others are left out.
-    """
+    """Return int64 ids ``[N, 64]`` of the first ``words`` tokens, padded with 0, and lengths."""
     ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
     lengths = []
     for row, prompt in enumerate(prompts):

@@ -195,19 +195,14 @@ def _of_the_cast(tokens: list[str]) -> list[str]:
 
 
 def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[str]]:
-    """Reduce free text to canonical tokens.
+    """Reduce free text to canonical tokens, of those that a model knows: the first ``words``.
 
     ``shotN:`` prefixes become a sentence break, phrases are replaced longest first, articles and
     fillers are dropped, repeated and outer sentence breaks are removed. A story describes its
     characters before a shot refers back to some of them: the others are left out.
 
-    Args:
-        prompt: any text.
-        words: leading tokens of the vocabulary that the model knows; it may be older than this.
-
-    Returns:
-        The canonical tokens, and what the model does not know (dropped), as spelt but in lower
-        case, in order.
+    Returns the canonical tokens, and what the model does not know (dropped), as spelt but in lower
+    case, in order.
     """
     text = _SHOT_PREFIX.sub(" . ", prompt.lower())
     text = re.sub(r"[;!?]", ".", text).replace(".", " . ")
