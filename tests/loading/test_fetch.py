@@ -21,7 +21,7 @@ from shotstream_rt.cli import main
 from shotstream_rt.cli.info import collect
 from shotstream_rt.loading import hub as hub_module
 from shotstream_rt.loading.fetch import BASE, BASE_REPOSITORY, fetch, fetched_bases
-from shotstream_rt.loading.hub import listing
+from shotstream_rt.loading.hub_listing import listing
 
 from ..patience import PATIENCE_S, wait_for
 from .hub_server import Hub

@@ -11,7 +11,8 @@ from shotstream_rt.plan.students import STUDENTS
 from shotstream_rt.printable import listed, shown
 
 from . import comfyui_base, wan_base
-from .hub import Listing, check_repository, fetch_files, known_listing, listing
+from .hub import fetch_files
+from .hub_listing import Listing, check_repository, known_listing, listing
 from .project_layout import MANIFEST_FILE
 from .student_files import ENDINGS, RELEASED_FILES, ReleasedFile, candidate_names, released_as
 
@@ -70,7 +71,8 @@ def fetch(
 
     Raises:
         ConfigError: no such name, or ``huggingface_hub`` is not installed.
-        FetchError: see ``hub``; also a repository without a file that may be a student.
+        FetchError: see ``hub_listing`` and ``hub``; also a repository without a file that may be a
+            student.
     """
     if name == BASE:
         base = _base(renew)
