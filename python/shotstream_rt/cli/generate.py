@@ -5,25 +5,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from shotstream_rt.backends import registry
-from shotstream_rt.checks import check_one_of, check_range, check_seed, check_text
+from shotstream_rt.checks import check_one_of, check_range, check_seed
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.film.replay import read_directions, shot_texts
 from shotstream_rt.media.video import FRAME_NAMES
-from shotstream_rt.outputs import check_ending, check_file_target, check_folder_target
+from shotstream_rt.outputs import check_file_target, check_folder_target
 from shotstream_rt.printable import shown
 from shotstream_rt.profiles import PROFILES, find_profile
 from shotstream_rt.session import Session
-from shotstream_rt.story import Story, load_stories
 from shotstream_rt.terminal import say, tell_json
 
 from . import given_start
@@ -31,6 +27,8 @@ from .film_outputs import FilmOutputs
 from .given_start import StartFile
 from .load_progress import LoadLine
 from .progress import Progress
+from .shot_clocks import ShotClocks
+from .wanted_films import WantedFilm, wanted_films
 
 _EXAMPLES = """\
 STORY is a JSON file {"global_caption": ..., "shot1": ..., "shot2": ...}, a CSV table with the
@@ -77,36 +75,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="no progress")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Film:
-    """One film to make and where it goes."""
-
-    name: str
-    story: Story | None
-    prompts: tuple[str, ...]
-    out: Path | None
-    frames_dir: Path | None
-    sheet: Path | None
-    directions: Mapping[str, Any] | None = None
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """What the text encoder reads, shot by shot."""
-        return self.story.captions if self.story else self.prompts
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """What a person wants to read, shot by shot."""
-        return tuple(self.story.shots) if self.story else self.prompts
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Make the films; see ``configure``."""
     seed = _seed(arguments.seed)
     if arguments.threads is not None:
         check_range("--threads", arguments.threads, 1, 1024)
     _check_kernels(arguments.kernels)
-    films = _films(arguments)
+    films = wanted_films(arguments)
     made = films[0].directions
     if made is not None:
         seed = _take_options(arguments, made)
@@ -168,7 +143,7 @@ _RESOLVED = (
 
 
 def _make(
-    session: Session, film: _Film, start: Mapping[str, Any], *, quiet: bool
+    session: Session, film: WantedFilm, start: Mapping[str, Any], *, quiet: bool
 ) -> dict[str, Any]:
     """Stream one film into its outputs and report; ``start`` is what its first cut also gets."""
     height, width = session.size
@@ -186,7 +161,7 @@ def _make(
     for note in notes:
         progress.note(f"note: {note}")
     digest = hashlib.sha256()
-    shots = _ShotClocks(session)
+    shots = ShotClocks(session)
     count = 0
     title = film.name.replace("_", " ")
     with FilmOutputs(
@@ -201,10 +176,9 @@ def _make(
             progress.frame(frame.shot, frame.chunk)
             count += 1
         progress.end()
-    report = _report(shots.all(), count)
     return {
         "name": film.name,
-        **report,
+        **shots.report(count),
         "frame_rate_hz": session.frame_rate_hz,
         "sha256": digest.hexdigest(),
         "notes": notes,
@@ -214,40 +188,7 @@ def _make(
     }
 
 
-class _ShotClocks:
-    """The clocks of every shot of one film.
-
-    The session keeps those of its latest shots only, so they are read as the film goes on.
-
-    Args:
-        session: its shots from now on are those of the film.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._begun_s = time.perf_counter()
-        self._seen: int | None = None
-        self._shots: dict[tuple[int, int], dict[str, Any]] = {}
-
-    def look(self, shot: int) -> None:
-        """Note which shot the next frame belongs to; where one begins, read the clocks."""
-        if shot != self._seen:
-            self._seen = shot
-            self._read()
-
-    def all(self) -> list[dict[str, Any]]:
-        """Return the clocks of every shot, in order."""
-        self._read()
-        return [self._shots[key] for key in sorted(self._shots)]
-
-    def _read(self) -> None:
-        for shot in self._session.stats["shots"]:
-            # An earlier film's shots have the same numbers. Times are rounded to microseconds.
-            if shot["begin_s"] >= self._begun_s - 1e-6:
-                self._shots[shot["shot"], shot["take"]] = shot
-
-
-def _ask(session: Session, film: _Film, start: Mapping[str, Any]) -> None:
+def _ask(session: Session, film: WantedFilm, start: Mapping[str, Any]) -> None:
     if film.directions is not None:
         session.replay(film.directions)
         return
@@ -257,69 +198,6 @@ def _ask(session: Session, film: _Film, start: Mapping[str, Any]) -> None:
     whole = film.story.global_caption if film.story else None
     for shot, text in enumerate(film.texts):
         session.cut(text, global_caption=whole, **({} if shot else start))
-
-
-def _report(shots: Sequence[dict[str, Any]], frames: int) -> dict[str, Any]:
-    """Sum up the clocks of a film's shots."""
-    seconds = shots[-1]["end_s"] - shots[0]["begin_s"]
-    return {
-        "frames": frames,
-        "fps": round(frames / seconds, 2) if seconds > 0 else None,
-        "first_frame_ms": shots[0]["first_frame_ms"],
-        "first_frame_before_second_chunk": all(
-            shot["first_frame_before_second_chunk"] for shot in shots
-        ),
-        "shots": list(shots),
-    }
-
-
-def _films(arguments: argparse.Namespace) -> list[_Film]:
-    """Read what to make, before any model is loaded."""
-    out, frames_dir, sheet = (
-        None if value is None else check_ending(value, ending)
-        for value, ending in (
-            (arguments.out, ".mp4"), (arguments.frames_dir, None), (arguments.sheet, ".png"),
-        )
-    )  # fmt: skip
-    if out is None and frames_dir is None and sheet is None:
-        out = Path("story.mp4")
-    if arguments.prompt:
-        if arguments.story:
-            raise ConfigError("got a STORY and --prompt, wanted one of them")
-        prompts = tuple(check_text(text, "--prompt") for text in arguments.prompt)
-        said = Story(shots=prompts, name="--prompt")
-        chosen = said.first(len(prompts) if arguments.shots is None else arguments.shots).shots
-        return [
-            _Film(
-                name="prompts", story=None, prompts=tuple(chosen), out=out, frames_dir=frames_dir,
-                sheet=sheet,
-            )
-        ]  # fmt: skip
-    directions = read_directions(arguments.story) if arguments.story else None
-    if directions is not None:
-        if arguments.shots is not None:
-            raise ConfigError("got --shots with a film.json, which is played as it is")
-        return [
-            _Film(
-                name=Path(arguments.story).stem, story=None, prompts=shot_texts(directions),
-                out=out, frames_dir=frames_dir, sheet=sheet, directions=directions,
-            )
-        ]  # fmt: skip
-    stories = load_stories(arguments.story) if arguments.story else [Story.bundled()]
-    if arguments.shots is not None:
-        stories = [story.first(arguments.shots) for story in stories]
-    single = len(stories) == 1
-    return [
-        _Film(
-            name=story.name if not arguments.story else Path(story.name).stem,
-            story=story,
-            prompts=(),
-            out=out if single else _numbered(out, index, story),
-            frames_dir=frames_dir if single or not frames_dir else frames_dir / f"{index:03d}",
-            sheet=sheet if single else _numbered(sheet, index, story),
-        )
-        for index, story in enumerate(stories)
-    ]
 
 
 def _take_options(arguments: argparse.Namespace, made: Mapping[str, Any]) -> int:
@@ -358,7 +236,7 @@ def _check_kernels(name: str | None) -> None:
 
 
 def _check_outputs(
-    films: Sequence[_Film],
+    films: Sequence[WantedFilm],
     story_file: str | None,
     start_file: StartFile | None,
     *,
@@ -406,14 +284,6 @@ def _check_outputs(
                 raise ConfigError(
                     f"{other} and {name}: one lies in the other, wanted a folder for frames alone"
                 )
-
-
-def _numbered(path: Path | None, index: int, story: Story) -> Path | None:
-    """Return the name of one of several films: number and first words of its last shot."""
-    if path is None:
-        return None
-    words = re.sub(r"[^A-Za-z0-9 _-]+", "", story.shots[-1])[:50].strip().replace(" ", "_")
-    return path.with_name(f"{path.stem}_{index:03d}_{words}{path.suffix}")
 
 
 def _seed(text: str) -> int:
