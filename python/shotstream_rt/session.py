@@ -42,6 +42,7 @@ from .film.reference import ReferencePicture
 from .film.replay import VERSION as FILM_VERSION
 from .film.replay import film_of, sealed
 from .film.shots import AT_END, AtEnd, ShotRequest
+from .film.snapshot_model import SnapshotModel
 from .film.start import Start, check_strength, encode_start, start_lengths
 from .film.status import directions, film_state, session_state
 from .film.turn import Turn
@@ -150,7 +151,7 @@ class Session:
         self._info, self._size = dict(model.info), model.size
         self._frame_rate_hz = model.frame_rate_hz
         self._config = model.config
-        self._snapshot_model = snapshots.SnapshotModel.of(model)
+        self._snapshot_model = SnapshotModel.of(model)
         with shortage_told("opening the session"), own_torch_settings():
             self._film = Film(
                 model,
@@ -682,7 +683,7 @@ class Session:
         Raises:
             SessionClosedError: the session is closed.
         """
-        return self._film.director.memory(self._film.workers.selector)
+        return self._film.memory.frames()
 
     def pin(self, frame_index: int) -> None:
         """Let every later shot see a frame, in place of the oldest that it would see.
@@ -695,8 +696,7 @@ class Session:
             ConfigError: the frame is not kept, or as many are pinned as a shot sees.
             SessionClosedError: the session is closed.
         """
-        selector = self._film.workers.selector
-        self._film.director.pin(check_range("pin", frame_index, 0, 2**53), selector)
+        self._film.memory.pin(check_range("pin", frame_index, 0, 2**53))
 
     def unpin(self, frame_index: int) -> None:
         """Take ``pin`` back.
@@ -706,7 +706,7 @@ class Session:
             SessionClosedError: the session is closed.
         """
         self._film.frames.check()
-        self._film.director.unpin(check_range("unpin", frame_index, 0, 2**53))
+        self._film.memory.unpin(check_range("unpin", frame_index, 0, 2**53))
 
     def forget(self, shot: int) -> None:
         """Let no later shot see anything of a shot.
@@ -715,8 +715,7 @@ class Session:
             ConfigError: nothing is kept of it.
             SessionClosedError: the session is closed.
         """
-        selector = self._film.workers.selector
-        self._film.director.forget(check_range("forget", shot, 0, 2**31 - 1), selector)
+        self._film.memory.forget(check_range("forget", shot, 0, 2**31 - 1))
 
     # Saving, and looking at, where the film is.
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load, save
 
 from shotstream_rt.film import snapshot as snapshots
+from shotstream_rt.film.snapshot_model import SnapshotModel
 from shotstream_rt.loading.load_model import Model
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.bool)
@@ -36,7 +37,7 @@ def good(model):
 
 @pytest.fixture(scope="module")
 def wanted(model):
-    return snapshots.SnapshotModel.of(model)
+    return SnapshotModel.of(model)
 
 
 def with_checksum(payload):

@@ -12,8 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..printable import listed
-from ..types import MemoryFrame, Place, Receipt
-from .context import ContextSelector
+from ..types import Place, Receipt
 from .places import next_place, shot_place
 from .reference import ReferencePicture, reference_pictures
 from .shots import FilmState, ShotRequest, ShotRun
@@ -188,77 +187,6 @@ class Director:
                 "undo_applied", place=place, caption=run.caption, request=receipt.id
             )
         timeline.events.tell()
-
-    def memory(self, selector: ContextSelector) -> tuple[MemoryFrame, ...]:
-        """Return the frames that the next shot would see if it began now."""
-        with self._timeline.lock:
-            self._show(selector)
-            return selector.remembered()
-
-    def pin(self, index: int, selector: ContextSelector) -> None:
-        """Let every later shot see a frame.
-
-        Args:
-            index: its number in the film.
-            selector: keeps the frames.
-
-        Raises:
-            ConfigError: it is not kept, or as many are pinned as a shot sees.
-        """
-        timeline = self._timeline
-        with timeline.lock:
-            kept = selector.kept_frames()
-            if index not in kept:
-                raise ConfigError(
-                    f"pin: got frame {index}, which is not kept; wanted one of the shot being made "
-                    f"or of {listed(sorted(kept))}"
-                )
-            if len(timeline.pins | {index}) > selector.budget:
-                raise ConfigError(
-                    f"pin: {listed(sorted(timeline.pins))} are pinned, and a shot sees "
-                    f"{selector.budget} frames; unpin one"
-                )
-            timeline.pins.add(index)
-            self._show(selector)
-
-    def unpin(self, index: int) -> None:
-        """Take ``pin`` back.
-
-        Raises:
-            ConfigError: the frame is not pinned.
-        """
-        with self._timeline.lock:
-            if index not in self._timeline.pins:
-                pinned = listed(sorted(self._timeline.pins)) or "none"
-                raise ConfigError(f"unpin: got frame {index}, wanted a pinned one ({pinned})")
-            self._timeline.pins.remove(index)
-
-    def forget(self, shot: int, selector: ContextSelector) -> None:
-        """Let no later shot see anything of a shot.
-
-        Args:
-            shot: its number.
-            selector: keeps the frames.
-
-        Raises:
-            ConfigError: nothing is kept of it.
-        """
-        timeline = self._timeline
-        with timeline.lock:
-            kept = selector.kept_frames()
-            if shot not in kept.values():
-                known = listed(sorted({*kept.values()})) or "none"
-                raise ConfigError(f"forget: got shot {shot}, wanted one that is kept ({known})")
-            timeline.forgotten.add(shot)
-            timeline.pins -= {frame for frame, of in kept.items() if of == shot}
-            self._show(selector)
-
-    def _show(self, selector: ContextSelector) -> None:
-        """Tell the selector what is pinned and forgotten."""
-        self._timeline.recalls = True
-        selector.pins = frozenset(self._timeline.pins)
-        selector.forgotten = frozenset(self._timeline.forgotten)
-        selector.wanted = self._timeline.wanted_frames()
 
     def cancel(self, receipt_id: int) -> bool:
         """Take back a request that is not begun; False if there is none with this receipt."""

@@ -29,6 +29,7 @@ from ..types import Receipt
 from .capture import Capture
 from .chunk_log import ChunkLog
 from .director import Director
+from .film_memory import FilmMemory
 from .frame_queue import FrameQueue, QueuePolicy
 from .generator import Generator
 from .marks import mark_event
@@ -165,6 +166,11 @@ class Film:
         if workers is None:
             raise SessionClosedError("the session is closed; open another one")
         return workers
+
+    @property
+    def memory(self) -> FilmMemory:
+        """What later shots see of the past; raises as ``workers``."""
+        return FilmMemory(self.timeline, self.workers.selector)
 
     def asked(self, receipt: Receipt) -> None:
         """Mark for profilers that something was asked for, and where the reader is."""

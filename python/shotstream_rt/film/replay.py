@@ -18,8 +18,9 @@ from ..errors import ConfigError, ManifestError
 from ..inputs import read_text
 from ..printable import listed, printable, shown
 from .reference import by_digest, check_room, picture_of
+from .request_data import read_request, request_data
 from .shots import CaptionChange, FilmState, ShotRequest
-from .snapshot import SnapshotModel, read_request, request_data
+from .snapshot_model import SnapshotModel
 from .start import read_start
 
 VERSION = 2

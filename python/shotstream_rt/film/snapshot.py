@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ..checks import check_range, check_seed, check_text
-from ..config import StreamConfig
+from ..checks import check_range, check_text
 from ..errors import ConfigError, ManifestError
-from ..plan.planner import planner_of
 from ..printable import listed, printable, shown
 from .picks import frames_wanted
-from .reference import ReferencePicture, by_digest, check_room, checked
+from .reference import ReferencePicture, check_room, checked
+from .request_data import read_request, request_data
 from .shot_memory import ShotMemory
-from .shots import CaptionChange, FilmState, ShotRequest
+from .shots import FilmState, ShotRequest
+from .snapshot_model import SnapshotModel
 from .start import Start, read_start
-
-if TYPE_CHECKING:
-    from ..loading.load_model import Model
 
 MARK = b"SHOTSTREAM-SNAP\n"
 SCHEMA_VERSION = 4
@@ -40,61 +36,10 @@ _HASH_BYTES = hashlib.sha256().digest_size
 _START = len(MARK) + 4 + _HASH_BYTES
 _MAX_BYTES = 1 << 30
 _MAX_SHOT = 2**31 - 1
-_MAX_CHUNKS = 1 << 20
 _MAX_REQUESTS = 1 << 20
 
 _PICTURE = "picture."
 """In front of a reference picture's digest, names it in the container."""
-
-_FLAGS = ("now", "retake", "looped")
-_REQUEST_FIELDS = frozenset(
-    ("text", "prefix", "global_caption", "seed", "take", *_FLAGS, "prompts", "given", "frames",
-     "context", "images", "chunks")
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotModel:
-    """What a snapshot has to fit.
-
-    Attributes:
-        config: the model's.
-        profile: name of its profile.
-        weights_digest: of its weights; None if the model does not tell.
-        latent_shape: ``(C, h, w)`` of a context frame.
-        picture_size: height and width of a frame in pixels.
-        shot_limit: frames of a shot of trained length.
-        temporal_stride: frames of every latent frame but a shot's first.
-    """
-
-    config: StreamConfig
-    profile: str
-    weights_digest: str | None
-    latent_shape: tuple[int, int, int]
-    picture_size: tuple[int, int]
-    shot_limit: int
-    temporal_stride: int
-
-    @classmethod
-    def of(cls, model: Model) -> SnapshotModel:
-        """Return what snapshots of a model's films have to fit."""
-        codec, config, latent = model.codec, model.config, model.config.model
-        digest = model.info.get("weights_digest")
-        return cls(
-            config=config,
-            profile=model.profile,
-            weights_digest=None if digest is None else str(digest),
-            latent_shape=(codec.latent_channels, latent.latent_height, latent.latent_width),
-            picture_size=codec.pixel_size(latent.latent_height, latent.latent_width),
-            shot_limit=1 + codec.temporal_stride * (config.shot.shot_frames - 1),
-            temporal_stride=codec.temporal_stride,
-        )
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the settings that decide the numbers; weights are compared on their own."""
-        text = json.dumps(self.config.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def pack(state: FilmState, past: Sequence[ShotMemory], model: SnapshotModel) -> bytes:
@@ -348,62 +293,3 @@ def _delivered(
     if request.given == 0 or request.frames != request.given:
         raise ConfigError("history: got a shot that is not delivered whole")
     return number, request
-
-
-def request_data(request: ShotRequest) -> dict[str, Any]:
-    """Return a shot as plain JSON values."""
-    data = {name: getattr(request, name) for name in sorted(_REQUEST_FIELDS)}
-    return {**data, "images": [image.digest for image in request.images]}
-
-
-def read_request(
-    entry: Mapping[str, Any], model: SnapshotModel, pictures: Mapping[str, ReferencePicture]
-) -> ShotRequest:
-    """Return one shot to make, after looking at each of its values.
-
-    Args:
-        entry: what ``request_data`` returned.
-        model: what is to make it.
-        pictures: reference pictures by digest.
-
-    Raises:
-        ConfigError: a value is missing, unknown or not usable.
-    """
-    if set(entry) != _REQUEST_FIELDS:
-        odd = listed(sorted(set(entry) ^ _REQUEST_FIELDS))
-        raise ConfigError(f"a shot's fields: missing or unknown: {odd}")
-    longest = planner_of(model.config).longest_shot_chunks or _MAX_CHUNKS
-    most_frames = longest * model.shot_limit
-    values = dict(entry)
-    values["text"] = check_text(entry["text"], "text")
-    for name in ("prefix", "global_caption"):
-        optional = name == "global_caption" and entry[name] is None
-        if not optional and not isinstance(entry[name], str):
-            raise ConfigError(f"{name}: got {type(entry[name]).__name__}, wanted a text")
-    for name in _FLAGS:
-        if not isinstance(entry[name], bool):
-            raise ConfigError(f"{name}: got {shown(entry[name])}, wanted true or false")
-    check_seed(entry["seed"])
-    check_range("take", entry["take"], 0, 2**31 - 1)
-    if entry["chunks"] is not None:
-        check_range("chunks", entry["chunks"], 1, longest)
-    if entry["frames"] is not None:
-        check_range("frames", entry["frames"], max(1, entry["given"]), most_frames)
-    check_range("given", entry["given"], 0, most_frames)
-    values["prompts"] = tuple(
-        CaptionChange(
-            check_range("prompt's frame", frame, 0, most_frames),
-            check_text(text),
-            check_range("reread", reread, 0, longest),
-        )
-        for frame, text, reread in entry["prompts"]
-    )
-    if entry["context"] is not None:
-        values["context"] = tuple(
-            check_range("context", frame, 0, 2**53) for frame in entry["context"]
-        )
-    values["images"] = by_digest(entry["images"], pictures)
-    if len(values["images"]) > model.config.cache.context_frames:
-        raise ConfigError(f"images: got {len(values['images'])}, more than a shot sees")
-    values["requested_ns"] = time.perf_counter_ns()  # the clock of another process does not compare
-    return ShotRequest(**values)
