@@ -347,7 +347,8 @@ class Session:
         film.frames.check()
         caption = check_text(text)
         if now is not False or flush is not False:
-            now = check_flag("now", now) or check_flag("flush", flush)
+            now, flush = check_flag("now", now), check_flag("flush", flush)
+            now = now or flush
         if global_caption is not None:
             check_text(global_caption, "global_caption", blank=True)
             caption = story_prefix(global_caption, film.director.upcoming_shot(now=now)) + text

@@ -322,7 +322,16 @@ def test_numpy_integers_are_integers(open_session: Opener) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"now": "no"}, {"now": 1}, {"now": None}, {"chunks": 0}, {"chunks": 1.5}, {"chunks": True}],
+    [
+        {"now": "no"},
+        {"now": 1},
+        {"now": None},
+        {"flush": "no"},
+        {"flush": "no", "now": True},
+        {"chunks": 0},
+        {"chunks": 1.5},
+        {"chunks": True},
+    ],
 )
 def test_unusable_arguments_of_cut(open_session: Opener, arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(arguments))):
