@@ -170,7 +170,7 @@ class PassRunner:
         Without ``keep_flow`` it ends at the last layer's keys and values and gives None. In front
         of each layer ``abandoned`` is asked, and ``ChunkAbandonedError`` raised if it says yes.
         """
-        student, plan = self.student, inputs.plan
+        student, plan, tokens = self.student, inputs.plan, inputs.read_tokens
         context = len(plan.writes) if plan.chunk is None else 0
         x = student.edges.embed_patches(latents.to(student.dtype), context)
         last = len(student.blocks) - 1
@@ -185,11 +185,8 @@ class PassRunner:
                     return None
                 with detail("attn"):
                     if inputs.as_stored:
-                        own = (
-                            arena.k[None, : inputs.read_tokens],
-                            arena.v[None, : inputs.read_tokens],
-                        )
-                        attended = self.kernels.attention(q, *own, self._scale, None)
+                        k, v = arena.k[None, :tokens], arena.v[None, :tokens]
+                        attended = self.kernels.attention(q, k, v, self._scale, None)
                     else:
                         attended = self._attend(q, arena, inputs, layer)
                 x, q = block.leave_self(x, attended.flatten(2), m)

@@ -95,7 +95,7 @@ class ContextSelector:
         )
 
     def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
-        """Start collecting the frames of a shot, which begins at a frame of the film.
+        """Start collecting the frames of a shot; the first has number ``first_index`` in the film.
 
         The shot before it is dropped unless ``end_shot`` was called: a retake replaces it.
         """

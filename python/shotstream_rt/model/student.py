@@ -89,8 +89,9 @@ class Student(nn.Module):
     def embed_patches(self, latents: Tensor, context: int = 0) -> Tensor:
         """Turn latents ``[B, F, C, h, w]`` into tokens ``[B, F * rows * columns, dim]``.
 
-        Row follows row. The convolution does not overlap, so it is one matrix product. That the
-        first ``context`` frames are context matters to a student with a cache indicator only.
+        Their order is by frame, row and column. The convolution does not overlap, so it is one
+        matrix product. That the first ``context`` frames are context matters to a student with a
+        cache indicator only.
         """
         rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
         patches = latents.unflatten(-1, (columns, 2)).unflatten(-3, (rows, 2))
