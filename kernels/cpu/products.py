@@ -118,6 +118,11 @@ def dual_attention(
     narrow_float32 = q.dtype == torch.float32 and q.shape[-1] <= _NARROW
     if not narrow_float32 and has_matrix_unit():
         return fused_attention.dual_attention(q, k, v, scale, bias)
+    return _attend_by_head(q, k, v, scale, bias)
+
+
+def _attend_by_head(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """Attend with two products per head and block of queries."""
     product = _onednn_product if can_pack(q.dtype) else F.linear
     _, queries, heads, width = q.shape
     keys = k.shape[1]

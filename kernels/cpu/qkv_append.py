@@ -28,13 +28,7 @@ _NARROW = 64
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Like ``kernels.reference.qk_norm.rms_norm``.
-
-    Args:
-        x: ``[..., dim]``.
-        weight: ``[dim]``, the type of ``x``.
-        eps: added to the mean square.
-    """
+    """See ``reference.qk_norm``; ``x`` and ``weight`` are of one type."""
     width = x.shape[-1]
     fits = x.dtype == torch.bfloat16 and width % _LANES == 0 and x.is_contiguous()
     if not fits or x.numel() > _MOST_NUMBERS:
