@@ -123,6 +123,7 @@ class Films:
         if settings.capacity is None:
             measure(model, self.scheduler.throughput, self.scheduler.places, settings.threads)
         self._frame_rate_hz = model.frame_rate_hz
+        _log.info("%d films play at one time, and the others wait in line", self.capacity())
         return model
 
     def capacity(self) -> int:
