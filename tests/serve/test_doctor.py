@@ -35,6 +35,15 @@ def test_a_healthy_server_passes_and_nothing_is_left_behind(
     assert http.get("/v1/videos").json()["data"] == []
 
 
+def test_a_server_that_plays_one_film_is_healthy_too(
+    serving: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(capacity=1) as (_, url):
+        assert main(["doctor", url, "--timeout", str(PATIENCE_S)]) == 0
+    steps = {step["name"]: step for step in json.loads(capsys.readouterr().out)["steps"]}
+    assert "waits in line" in steps["branch"]["left_out"]
+
+
 @pytest.mark.parametrize(
     "which,step,code", [("viewer", "open", "forbidden"), ("nobody", "open", "unauthorized")]
 )

@@ -196,14 +196,21 @@ class Doctor:
                 return {"left_out": str(error)}
             raise
         self._opened.append(other)
+        figures: Figures = {"session": other}
+        if (await self._ask("GET", f"/v1/sessions/{other}")).json()["state"] == "asleep":
+            figures["left_out"] = "the branch waits in line: no more films can play at one time"
+        else:
+            await self._look_at_branch(other)
+        await self._ask("DELETE", f"/v1/sessions/{other}", 204)
+        self._opened.remove(other)
+        return figures
+
+    async def _look_at_branch(self, other: str) -> None:
         async with await AsyncClient.join(
             self._address, token=self._token, session=other, video=False
         ) as branch:
             if not branch.welcome.begun:
                 _wrong("the branch has no past")
-        await self._ask("DELETE", f"/v1/sessions/{other}", 204)
-        self._opened.remove(other)
-        return {"session": other}
 
     async def _tokens(self) -> Figures:
         place = f"/v1/sessions/{self._opened[0]}"
