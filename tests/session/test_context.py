@@ -203,3 +203,39 @@ def test_a_selector_follows_its_choice(choice: ContextChoice, last: int) -> None
         chosen.end_shot()
     assert picked(chosen)[-1] == last
     assert len(picked(chosen)) == 6
+
+
+@pytest.mark.parametrize("made", [90, 130, 300])
+def test_a_shot_that_was_extended_goes_back_by_the_spare_frames(made: int) -> None:
+    def extended() -> ContextSelector:
+        chosen = ContextSelector(
+            NumberCodec(),  # type: ignore[arg-type]
+            budget=6, latent_shape=LATENT, shot_limit=81, spare_frames=24,
+        )  # fmt: skip
+        chosen.begin_shot(0, "a")
+        return chosen
+
+    def add(chosen: ContextSelector, first: int, end: int) -> None:
+        for frame in range(first, end):
+            chosen.add_frames(torch.full((1, 3, 8, 8), float(frame)))
+
+    chosen, undisturbed = extended(), extended()
+    add(chosen, 0, made)
+    memory = chosen.newest
+    assert memory is not None
+    assert len(memory.kept) == min(made, 81 + 24)
+    left = made - 24
+    assert chosen.reopen(memory, (), made - 10), "ten frames back"
+    assert chosen.reopen(memory, (), left), "all spare frames back"
+    assert chosen.reopen(memory, (), left - 1) == (left <= 81), "one more is not kept"
+    if left > 81:
+        add(undisturbed, 0, left)
+        remembered = [[frame.index for frame in one.remembered()] for one in (chosen, undisturbed)]
+        assert remembered[0] == remembered[1]
+        assert min(chosen.kept_frames()) == left - 81
+    add(chosen, chosen.newest.frame_count, made + 5)  # type: ignore[union-attr]
+    undisturbed = extended()
+    add(undisturbed, 0, made + 5)
+    for one in (chosen, undisturbed):
+        one.end_shot()
+    assert picked(chosen) == picked(undisturbed)

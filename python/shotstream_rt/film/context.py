@@ -41,6 +41,8 @@ class ContextSelector:
         latent_shape: ``(C, h, w)`` of a latent frame.
         shot_limit: frames of a shot of trained length. Of a shot that was extended beyond it, only
             the last ``shot_limit`` frames may become context.
+        spare_frames: frames before those of which a shot that was extended keeps pixels too, so
+            that it can go back by as many.
         device: where latents live.
         choice: which frames of past shots are context (``CacheConfig.context_choice``).
 
@@ -62,13 +64,14 @@ class ContextSelector:
         budget: int,
         latent_shape: tuple[int, int, int],
         shot_limit: int,
+        spare_frames: int = 0,
         device: torch.device | str = "cpu",
         choice: ContextChoice = "dynamic",
     ) -> None:
         self._codec = codec
         self._choice: ContextChoice = choice
         self.budget = budget
-        self.shot_limit = shot_limit
+        self.shot_limit, self._spare_frames = shot_limit, spare_frames
         self._device = torch.device(device)
         self.pins: frozenset[int] = frozenset()
         self.forgotten: frozenset[int] = frozenset()
@@ -132,11 +135,17 @@ class ContextSelector:
             number = memory.frame_count
             with self._lock:
                 if number >= self.shot_limit:  # the shot was extended
-                    memory.forget(number - self.shot_limit)
+                    self._make_room(memory, number - self.shot_limit)
                 memory.frames[number] = ring[number % self.shot_limit].copy_(frame)
                 memory.frame_count += 1
                 if number in self._expected:
                     memory.latent(number, self._codec)
+
+    def _make_room(self, memory: ShotMemory, frame: int) -> None:
+        """Move a frame out of the ring, and drop one that the shot cannot go back to any more."""
+        memory.forget(frame - self._spare_frames)
+        if frame in memory.frames and self._spare_frames > 0:
+            memory.frames[frame] = memory.frames[frame].clone()
 
     def change_caption(self, caption: str) -> None:
         """Set the caption of the open shot."""
@@ -168,7 +177,8 @@ class ContextSelector:
         # Fewer are kept if a chunk was dropped before it was decoded.
         if memory not in (self.newest, self._before) or memory.frame_count < frame_count:
             return False
-        if memory.frame_count > self.shot_limit:
+        first = max(0, frame_count - self.shot_limit)
+        if frame_count > 0 and min(memory.kept, default=frame_count) > first:
             return False
         with self._lock:
             if memory is self._before and self.newest is not None:
@@ -204,7 +214,7 @@ class ContextSelector:
                 caption=memory.caption,
                 frame_count=count,
                 first_index=start,
-                pictures={f - first: seen for f, seen in memory.pictures.items()},
+                pictures={f - first: seen for f, seen in memory.pictures.items() if f >= first},
                 frames={
                     f: memory.frames[f + first].clone()
                     for f in wanted
@@ -288,7 +298,12 @@ class ContextSelector:
         """Return the frames that are kept, by number in the film, with the number of their shot."""
         with self._lock:
             memories = [*self.past, *(() if self._open is None else (self._open,))]
-            return {m.first_index + frame: m.shot for m in memories for frame in m.kept}
+            return {
+                m.first_index + frame: m.shot
+                for m in memories
+                for frame in m.kept
+                if frame >= m.frame_count - self.shot_limit
+            }
 
     def trimmed(self, past: Sequence[ShotMemory]) -> tuple[ShotMemory, ...]:
         """Return the last ``budget`` shots, and of older ones those with a frame that is wanted."""

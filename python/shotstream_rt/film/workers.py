@@ -79,11 +79,13 @@ class Workers:
             if not keep_on_device:
                 frames = codec.temporal_stride * config.shot.chunk_frames
                 ring = HostRing(streams, (frames, *size, 3), slots=HOST_BUFFERS)
+        kept_states = queue_chunks + _STATES_MORE
         selector = ContextSelector(
             codec,
             budget=config.cache.context_frames,
             latent_shape=(codec.latent_channels, latent.latent_height, latent.latent_width),
             shot_limit=1 + codec.temporal_stride * (config.shot.shot_frames - 1),
+            spare_frames=kept_states * codec.temporal_stride * config.shot.chunk_frames,
             device=device,
             choice=config.cache.context_choice,
         )
@@ -102,7 +104,7 @@ class Workers:
                 pack=pack,
                 log=stats.log,
                 kept_chunks=config.shot.chunks,
-                kept_states=queue_chunks + _STATES_MORE,
+                kept_states=kept_states,
             ),
             stats=stats,
             device=device,
