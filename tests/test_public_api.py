@@ -38,8 +38,8 @@ def test_session_methods() -> None:
         "achunks", "aclose", "aopen", "astream", "branch", "cancel", "check", "chunks", "clear",
         "close", "closed", "context_frames", "cut", "directions", "failed", "forget",
         "frame_rate_hz", "memory", "on_event", "open", "pause", "pin", "prompt", "replay",
-        "restore", "resume", "retake", "shot_frames", "size", "snapshot", "start_lengths", "state",
-        "stats", "story", "stream", "undo", "unpin",
+        "restore", "resume", "retake", "shot_frames", "size", "snapshot", "standing",
+        "start_lengths", "state", "stats", "story", "stream", "undo", "unpin",
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,7 @@ from .film.reading import AsyncReading, Reading
 from .film.reference import ReferencePicture
 from .film.replay import VERSION as FILM_VERSION
 from .film.replay import film_of, sealed
-from .film.shots import AT_END, AtEnd, ShotRequest
+from .film.shots import AT_END, AtEnd, FilmState, ShotRequest
 from .film.snapshot_model import SnapshotModel
 from .film.start import Start, check_strength, encode_start, start_lengths
 from .film.status import directions, film_state, session_state
@@ -64,6 +64,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .loading.load_model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the reader of a film is.
+
+    Attributes:
+        index: number in the film of the next frame.
+        reads: frames that were read of the session so far, also those that were undone since.
+        snapshot: goes on with that frame; see ``Session.snapshot``.
+    """
+
+    index: int
+    reads: int
+    snapshot: bytes
 
 
 class Session:
@@ -736,11 +751,25 @@ class Session:
         Raises:
             SessionClosedError: the session is closed.
         """
-        selector = self._film.workers.selector
         check_flag("within_chunk", within_chunk)
-        state = film_state(self._film.timeline, selector, within_chunk=within_chunk)
+        selector = self._film.workers.selector
+        return self._packed(film_state(self._film.timeline, selector, within_chunk=within_chunk))
+
+    def standing(self) -> Standing:
+        """Return a snapshot of where the reader is to the frame, and which frame that is.
+
+        For whoever keeps what was read beside the snapshot, so that both fit each other.
+
+        Raises:
+            SessionClosedError: the session is closed.
+        """
+        selector = self._film.workers.selector
+        state = film_state(self._film.timeline, selector, within_chunk=True)
+        return Standing(state.next_index, state.reads, self._packed(state))
+
+    def _packed(self, state: FilmState) -> bytes:
         with own_torch_settings(), torch.inference_mode():
-            past = tuple(selector.encoded(state.past))
+            past = tuple(self._film.workers.selector.encoded(state.past))
             return snapshots.pack(state, past, self._snapshot_model)
 
     def restore(self, data: bytes | bytearray | memoryview) -> None:

@@ -18,7 +18,8 @@ from shotstream_rt.serve.fragments import (
     fragment,
     read_fragment,
 )
-from shotstream_rt.serve.recording import Recording, SampleStore
+from shotstream_rt.serve.recording import Recording
+from shotstream_rt.serve.samples import TemporarySamples
 from shotstream_rt.types import Frame
 
 RATE_HZ = 16
@@ -89,8 +90,8 @@ class Film:
 
     def __init__(self, recording: Recording | None = None, **limits: Any) -> None:
         self.coder = encoder()
-        store = SampleStore(limits.get("limit_bytes", 2**24))
-        self.recording = recording or Recording(self.coder.head, store)
+        samples = TemporarySamples(limits.get("limit_bytes", 2**24))
+        self.recording = recording or Recording(samples)
         self.decoder = FragmentDecoder(self.coder.head.data, RATE_HZ)
         self.pictures = iter(pictures(500))
         self.number = 0
@@ -104,14 +105,14 @@ class Film:
             frame = Frame(pixels, index, shot, index // 12, index / RATE_HZ, take)
             change = self.recording.place(frame)
             sample = self.coder.encode(pixels, key=not change.follows)
-            self.recording.add(frame, sample)
+            self.recording.add(frame, sample, self.number)
             data = fragment(self.coder.head, self.number, self.number, sample)
             looks.append(self.decoder.decode(data)[0][1].tobytes())
             self.number += 1
         return looks
 
     def file(self) -> list[tuple[int, bytes]]:
-        size, contents = self.recording.file()
+        size, contents = self.recording.file(self.coder.head)
         data = b"".join(contents)
         assert len(data) == size
         return decoded(data)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.serve.store import FolderStore, HeldError, StoreError
+from shotstream_rt.serve.problems import HeldError, StoreError
+from shotstream_rt.serve.store import FolderStore
 
 from ..patience import PATIENCE_S
 

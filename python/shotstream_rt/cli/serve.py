@@ -18,6 +18,7 @@ _EXAMPLES = """\
 Examples:
   python -m shotstream_rt serve --open
   python -m shotstream_rt serve --model /checkpoints/shotstream --device cuda --sessions 1
+  python -m shotstream_rt serve --store films
   python -m shotstream_rt serve --host 0.0.0.0 --port 8716 --token-file token.txt
 
 The address that is printed carries the token that lets its owner direct; the page makes a second
@@ -36,6 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--token-file", metavar="FILE", help="the director's token (default: a new one each time)")
     add("--allow-origin", action="append", default=[], metavar="URL",
         help="origin of pages that may connect besides this server's own; repeatable")  # fmt: skip
+    add("--store", metavar="FOLDER", help="keep films in a folder, from which this or another "
+        "server goes on with them (default: they end with the server)")  # fmt: skip
     add("--sessions", type=int, default=16, metavar="N",
         help="films at one time: playing, waiting in line, asleep (default: 16)")  # fmt: skip
     add("--capacity", type=int, metavar="N", help="films that play at one time; others wait in "
@@ -77,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     find_profile(arguments.profile)
     seed = check_seed(arguments.seed, "--seed")
     try:
-        films, limits, logs, server, tokens = (
+        films, limits, logs, server, store, tokens = (
             importlib.import_module(f"shotstream_rt.serve.{name}")
-            for name in ("films", "limits", "logs", "server", "tokens")
+            for name in ("films", "limits", "logs", "server", "store", "tokens")
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -110,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
             idle_sleep_s=arguments.idle_sleep,
         ),
         origins=tuple(arguments.allow_origin),
+        store=None if arguments.store is None else store.FolderStore(arguments.store),
     )
     url = serving.listen(arguments.host, arguments.port)
     if arguments.log == "json":

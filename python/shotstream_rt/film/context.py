@@ -390,11 +390,16 @@ class ContextSelector:
 
     def encoded(self, past: Sequence[ShotMemory]) -> list[ShotMemory]:
         """Return copies of ``past`` in which every frame is a latent, for a snapshot."""
-        with self._lock:
-            for memory in past:
-                for frame in tuple(memory.frames):
-                    memory.latent(frame, self._codec)
-            return [dataclasses.replace(m, frames={}, latents=dict(m.latents)) for m in past]
+        while True:
+            # One at a time: the frames that are being made wait for no more than that.
+            with self._lock:
+                left = next(((m, frame) for m in past for frame in m.frames), None)
+                if left is None:
+                    return [
+                        dataclasses.replace(m, frames={}, latents=dict(m.latents)) for m in past
+                    ]
+                memory, frame = left
+                memory.latent(frame, self._codec)
 
     def load_past(self, past: Sequence[ShotMemory]) -> None:
         """Forget everything and keep ``past`` instead."""

@@ -97,7 +97,7 @@ class FrameQueue:
         self.lock = threading.RLock()
         self._waiting: deque[Delivery | _Failure] = deque()
         self._open: _OpenChunk | None = None
-        self._read_index = self._gone_index = 0
+        self._read_index = self._gone_index = self._reads = 0
         self._numbers = itertools.count()
         self._offered: Offer | None = None
         self._revoked = -1
@@ -204,6 +204,12 @@ class FrameQueue:
             self._tidy()
             return self._read_index
 
+    def place(self) -> tuple[int, int]:
+        """Return ``read_index`` and how many frames were read so far, which never goes back."""
+        with self.lock:
+            self._tidy()
+            return self._read_index, self._reads
+
     def gone_index(self) -> int:
         """Return the number of the frame behind the last chunk that left the queue.
 
@@ -256,7 +262,9 @@ class FrameQueue:
         if offered is None or offered.ticket in self.tickets:
             return
         if front is not None and offered.ticket != self._revoked:
-            chunk, front.read = front.delivery.chunk, offered.end
+            chunk = front.delivery.chunk
+            self._reads += offered.end - front.read
+            front.read = offered.end
             self._read_index = chunk.index + front.read
             # A chunk that was dropped meanwhile has overtaken this one.
             self._gone_index = max(self._gone_index, chunk.index + front.size)

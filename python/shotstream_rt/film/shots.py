@@ -240,6 +240,8 @@ class FilmState:
         past: the past shots that the first of them may take context from.
         next_shot: number of the first of ``requests``.
         next_index: number of the next frame.
+        reads: frames that were read of the session up to here; tells places apart that have the
+            same number because the film went back. Not part of a snapshot.
         pins: numbers in the film of frames that every later shot sees.
         forgotten: numbers of shots that no later shot sees.
     """
@@ -249,6 +251,7 @@ class FilmState:
     past: tuple[ShotMemory, ...]
     next_shot: int
     next_index: int
+    reads: int = 0
     pins: tuple[int, ...] = ()
     forgotten: tuple[int, ...] = ()
 

@@ -91,6 +91,14 @@ def pack(state: FilmState, past: Sequence[ShotMemory], model: SnapshotModel) -> 
     return MARK + version + _checksum(version, payload) + payload
 
 
+def tensors_at(data: bytes) -> int:
+    """Return where the tensors of a snapshot begin.
+
+    Before them stands what changes with every frame; they change when a shot begins.
+    """
+    return _START + 8 + int.from_bytes(data[_START : _START + 8], "little")
+
+
 def unpack(data: bytes | bytearray | memoryview, model: SnapshotModel) -> FilmState:
     """Return the state held by ``data``.
 

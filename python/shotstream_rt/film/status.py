@@ -64,14 +64,30 @@ def session_state(timeline: Timeline, frame_rate_hz: int) -> SessionState:
 def directions(timeline: Timeline) -> dict[str, Any]:
     """Return what made the frames that were read, and what was taken back, as JSON values."""
     with timeline.lock, timeline.frames.standstill() as index:
-        asked = directions_of(timeline.runs)
-        seen = [run for run in timeline.runs if run.first_index < index]
+        runs = _read_runs(timeline)
+        asked = directions_of(runs)
+        seen = [run for run in runs if run.first_index < index]
         told = {
             "frames": index,
             "directions": [direction for direction in asked if direction["frame"] < index],
             "undone": [dict(entry) for entry in timeline.undone],
         }
     return {**told, "pictures": pictures_of(seen)}  # deflated without the lock
+
+
+def _read_runs(timeline: Timeline) -> list[ShotRun]:
+    """Return the shots begun; those that are being made again, as they were read before."""
+    runs, index = list(timeline.runs), timeline.next_index
+    if runs and runs[-1].frames < runs[-1].request.given:
+        run = runs[-1]
+        runs[-1] = ShotRun.made(run.request, run.shot, run.first_index, timeline.chunk_frames)
+        index = run.first_index + run.request.given
+    for shot, request in timeline.playlist.upcoming():
+        if not request.given:
+            break
+        runs.append(ShotRun.made(request, shot, index, timeline.chunk_frames))
+        index += request.given
+    return runs
 
 
 def film_state(
@@ -103,7 +119,9 @@ def _film_state(
     if timeline.wound_back:
         return None
     frames, playlist, runs = timeline.frames, timeline.playlist, timeline.runs
-    index = frames.read_index() if within_chunk else frames.gone_index()
+    index, reads = frames.place()
+    if not within_chunk:
+        index = frames.gone_index()
     first = 0
     while first < len(runs) and _is_delivered(timeline, runs[first], index):
         first += 1
@@ -142,6 +160,7 @@ def _film_state(
         past=past,
         next_shot=next_shot,
         next_index=index,
+        reads=reads,
         pins=tuple(sorted(timeline.pins)),
         forgotten=tuple(sorted(timeline.forgotten)),
     )

@@ -22,10 +22,14 @@ from .public_names import model_name
 from .tokens import Access, Tokens
 from .viewer import Viewer
 
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TRY_LATER, FAILED = 4401, 4403, 4404, 4429, 1011
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TRY_LATER, UNAVAILABLE, FAILED = (
+    4401, 4403, 4404, 4429, 4503, 1011,
+)  # fmt: skip
 """Codes that a socket is closed with; those of HTTP plus 4000, and the protocol's own."""
 
-_CLOSE_CODES: dict[ErrorCode, int] = {"not_found": NOT_FOUND, "full": TRY_LATER}
+_CLOSE_CODES: dict[ErrorCode, int] = {
+    "not_found": NOT_FOUND, "full": TRY_LATER, "unavailable": UNAVAILABLE,
+}  # fmt: skip
 
 _log = logging.getLogger("shotstream_rt.serve")
 
@@ -145,7 +149,7 @@ class Conversation:
         """Show the film and take asks, until one side ends it."""
         viewer = Viewer(self._limits, self._metrics, video=hello.video)
         viewer.tell(self._welcome(film, access))
-        film.join(viewer)
+        film.join(viewer, hello.after)
         film.tell_outcomes(viewer)
         _log.info("viewer joined", extra={"role": access.role, "viewers": len(film.viewers)})
         tasks = {
@@ -183,7 +187,7 @@ class Conversation:
             codec=film.encoder.head.codec,
             suggestions=self._films.suggestions,
             begun=film.begun,
-            frame=film.stats().frames,
+            frame=film.frames,
             images=min(self._limits.images, film.session.context_frames),
         )
 

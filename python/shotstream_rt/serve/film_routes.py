@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -22,7 +23,7 @@ from .access import (
 )
 from .answers import Documented, documented
 from .films import Films
-from .from_server import Stats
+from .from_server import ErrorCode, Stats
 from .live_film import LiveFilm
 from .message import WHOLE, Seed
 from .problems import FullError
@@ -31,6 +32,9 @@ from .tokens import Access, Role, Tokens
 from .viewer import Viewer
 
 _LONGEST_S = 366 * 24 * 3600
+
+OPENING: tuple[ErrorCode, ...] = ("full", "failed", "unavailable")
+"""What may be answered where a film is opened again from the store."""
 
 router = APIRouter(prefix="/v1/sessions", tags=["films"])
 
@@ -66,15 +70,27 @@ class FilmAnswer(Stats):
 
 
 class FilmDetails(FilmAnswer):
-    """A film with what was chosen when it was opened and what its session measured."""
+    """A film with what was chosen when it was opened and what its session measured.
+
+    Attributes:
+        stats: of the session.
+        saving: what saving it has cost; null without a store.
+    """
 
     stats: dict[str, Any]
+    saving: dict[str, float] | None
 
 
 class FilmList(BaseModel):
-    """The films that the token is for, the oldest first."""
+    """The films that the token is for.
+
+    Attributes:
+        sessions: those that are open, the oldest first.
+        stored: ids of those in the store that this process has not opened.
+    """
 
     sessions: list[FilmAnswer]
+    stored: list[str]
 
 
 class NewToken(BaseModel):
@@ -112,8 +128,11 @@ class TokenAnswer(BaseModel):
 @router.get("", dependencies=ANY, responses=documented("unauthorized"))
 async def list_films(request: Request, access: Asking) -> FilmList:
     """Return the films that the token is for."""
-    films = _films(request).all()
-    return FilmList(sessions=[_described(film) for film in films if access.is_for(film.id)])
+    films = _films(request)
+    return FilmList(
+        sessions=[_described(film) for film in films.all() if access.is_for(film.id)],
+        stored=[id for id in await films.stored() if access.is_for(id)],
+    )
 
 
 @router.post(
@@ -133,38 +152,40 @@ async def open_film(request: Request, access: Asking, new: NewFilm | None = None
 @router.get(
     "/{id}",
     dependencies=FILM_VIEWER,
-    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
 )
 async def film(request: Request, id: FilmId) -> FilmDetails:
     """Return how a film is doing."""
-    found = _films(request).find(id)
+    found = await _films(request).reach(id)
     told = _described(found).model_dump()
-    return FilmDetails(**told, stats=public_stats(found.times))
+    saving = None if found.saving is None else asdict(found.saving)
+    return FilmDetails(**told, stats=public_stats(found.times), saving=saving)
 
 
 @router.delete(
     "/{id}",
     status_code=204,
     dependencies=FILM_DIRECTOR,
-    responses=documented("malformed", "unauthorized", "forbidden", "not_found"),
+    responses=documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
 )
 async def close_film(request: Request, id: FilmId) -> None:
-    """Close a film."""
-    films = _films(request)
-    await films.close_film(films.find(id), "it was closed")
+    """Close a film, and delete it from the store."""
+    await _films(request).delete(id)
 
 
 @router.post(
     "/{id}/tokens",
     status_code=201,
     dependencies=FILM_DIRECTOR,
-    responses=documented("malformed", "too_large", "unauthorized", "forbidden", "not_found"),
+    responses=documented(
+        "malformed", "too_large", "unauthorized", "forbidden", "not_found", *OPENING
+    ),
 )
 async def make_token(
     request: Request, id: FilmId, access: Asking, new: NewToken | None = None
 ) -> TokenAnswer:
     """Make a token of one film; it does not outlive the token that asked for it."""
-    found, new = _films(request).find(id), new or NewToken()
+    found, new = await _films(request).reach(id), new or NewToken()
     tokens: Tokens = request.app.state.tokens
     end = expiry(access, new.seconds)
     token = tokens.mint(new.role, found.id, expires_at=end)
@@ -176,7 +197,7 @@ async def make_token(
     "/{id}/live.mp4",
     response_class=Response,
     dependencies=FILM_VIEWER,
-    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", "full"),
+    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
 )
 async def live(request: Request, id: FilmId, access: Asking) -> Response:
     """Return the picture from now on, without end."""
@@ -191,11 +212,11 @@ async def live(request: Request, id: FilmId, access: Asking) -> Response:
     "/{id}/film.mp4",
     response_class=Response,
     dependencies=FILM_VIEWER,
-    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found"),
+    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
 )
 async def film_file(request: Request, id: FilmId) -> Response:
     """Return the film as it stands."""
-    size, contents = _films(request).find(id).file()
+    size, contents = (await _films(request).reach(id)).file()
     headers = {"Content-Length": str(size), **_named(f"film-{id}.mp4")}
     return Mp4(contents, headers=headers)
 
@@ -203,11 +224,13 @@ async def film_file(request: Request, id: FilmId) -> Response:
 @router.get(
     "/{id}/film.json",
     dependencies=FILM_VIEWER,
-    responses=documented("malformed", "unauthorized", "forbidden", "not_found", "not_ready"),
+    responses=documented(
+        "malformed", "unauthorized", "forbidden", "not_found", "not_ready", *OPENING
+    ),
 )
 async def directions(request: Request, response: Response, id: FilmId) -> dict[str, Any]:
     """Return the film's directions, which make the same film again."""
-    found = _films(request).find(id)
+    found = await _films(request).reach(id)
     response.headers.update(_named(f"film-{id}.json"))
     return public_directions(found.directions())
 

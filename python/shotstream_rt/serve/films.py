@@ -6,28 +6,35 @@ import asyncio
 import logging
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ShotStreamError
 from ..film.shots import AtEnd
 from ..loading.load_model import Model
-from ..session import Session
+from ..loading.progress import Cancellation, LoadingCancelled
+from ..session import Session, Standing
 from ..story import Story
 from . import spans
-from .from_server import Loading
+from .from_server import EndReason, Loading
 from .limits import Limits
 from .line import Line
 from .live_film import LiveFilm
 from .logs import about
 from .metrics import Metrics
-from .problems import FullError, NoModelError, NotFoundError
+from .problems import EndingError, FullError, NoModelError, NotFoundError, StoreError
 from .public_names import model_name
 from .quotas import Account, Quotas
+from .saved_film import SavedFilm
 from .scheduler import Policy, Scheduler, places
+from .store import FILM_ID, Store
 from .throughput import measure
 
 _log = logging.getLogger("shotstream_rt.serve")
+
+_FINISH_S = 4
+"""How long a film may take to finish its chunk when the server ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,7 @@ class Films:
         settings: how films are made.
         limits: of the server.
         metrics: are told what happens; default: new ones, which nobody reads.
+        store: where films are kept, and found again; default: they end with the process.
 
     Attributes:
         scheduler: gives the films turns at the device.
@@ -82,12 +90,21 @@ class Films:
     """
 
     def __init__(
-        self, settings: FilmSettings, limits: Limits, metrics: Metrics | None = None
+        self,
+        settings: FilmSettings,
+        limits: Limits,
+        metrics: Metrics | None = None,
+        store: Store | None = None,
     ) -> None:
         self.settings, self.limits = settings, limits
         self.metrics = metrics or Metrics()
         self.ending = False
+        self._store = store
         self._films: dict[str, LiveFilm] = {}
+        self._creating = 0
+        self._reopening: dict[str, asyncio.Task[LiveFilm]] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._loading = Cancellation()
         self._opened = 0
         self._begun_s = time.monotonic()
         self._model: asyncio.Task[Model] | None = None
@@ -118,7 +135,12 @@ class Films:
 
     def _open_model(self) -> Model:
         settings = self.settings
-        model = Model.open(settings.model, threads=settings.threads, **settings.options)
+        model = Model.open(
+            settings.model,
+            threads=settings.threads,
+            progress=self._loading.tell,
+            **settings.options,
+        )
         self.scheduler.places = places(model.device, settings.threads)
         if settings.capacity is None:
             measure(model, self.scheduler.throughput, self.scheduler.places, settings.threads)
@@ -162,6 +184,8 @@ class Films:
 
         Raises:
             FullError: there are as many films as may be, or as this token may have.
+            EndingError: the server ends.
+            StoreError: it cannot be saved.
             NoModelError: the model cannot be loaded.
         """
         self._opened += 1
@@ -173,33 +197,47 @@ class Films:
 
         Raises:
             FullError: there are as many films as may be, or as the token may have.
+            EndingError: the server ends.
+            StoreError: it cannot be saved.
         """
-        snapshot = await asyncio.to_thread(film.session.snapshot, within_chunk=True)
-        return await self._add(film.seed, film.account, film, snapshot)
+        standing = await asyncio.to_thread(film.session.standing)
+        return await self._add(film.seed, film.account, film, standing)
 
     async def _add(
         self,
         seed: int,
         account: Account,
         parent: LiveFilm | None = None,
-        snapshot: bytes | None = None,
+        standing: Standing | None = None,
     ) -> LiveFilm:
-        model = await self.model()
-        if len(self._films) >= self.limits.sessions:
-            raise FullError(
-                f"films: {self.limits.sessions} are open, which is as many as may be; close one"
-            )
+        model, saved = await self.model(), None
+        self._check_room()
         account.check_films()
-        film = LiveFilm(
-            secrets.token_hex(4), model, self.limits, self.metrics, self.scheduler, seed=seed,
-            account=account, parent=parent,
-        )  # fmt: skip
-        film.snapshot = snapshot
-        self._films[film.id] = film
+        id = secrets.token_hex(8)
+        self._creating += 1
         account.films += 1
-        self.metrics.opened()
-        with about(session=film.id):
-            _log.info("film opened")
+        try:
+            if self._store is not None:
+                directions = None if parent is None else parent.directions()
+                saved = await asyncio.to_thread(
+                    SavedFilm.create, self._store, id, seed, self.limits.recording_bytes,
+                    owner=account.name, past=None if parent is None else parent.recording,
+                    takes=() if parent is None else parent.takes, standing=standing,
+                    film=directions,
+                )  # fmt: skip
+            film = LiveFilm(
+                id, model, self.limits, self.metrics, self.scheduler, seed=seed,
+                account=account, parent=parent, saved=saved,
+            )  # fmt: skip
+        except BaseException:
+            account.films -= 1
+            if saved is not None:
+                saved.end(delete=True)
+            raise
+        finally:
+            self._creating -= 1
+        film.snapshot = None if standing is None else standing.snapshot
+        self._begin(film)
         if self.line.has_room:
             try:
                 await self.admit(film)
@@ -207,6 +245,101 @@ class Films:
                 await self.close_film(film, "it could not be opened")
                 raise
         return film
+
+    def _check_room(self) -> None:
+        """Check that there may be another film.
+
+        Raises:
+            EndingError: the server ends.
+            FullError: there are as many as may be.
+        """
+        if self.ending:
+            raise EndingError("server: it ends; ask for the film again when it is back")
+        if len(self._films) + self._creating >= self.limits.sessions:
+            raise FullError(
+                f"films: {self.limits.sessions} are open, which is as many as may be; close one"
+            )
+
+    def _begin(self, film: LiveFilm) -> None:
+        """Have a film, asleep, from now on; its account counts it already."""
+        self._films[film.id] = film
+        self.metrics.opened()
+        with about(session=film.id):
+            _log.info("film opened")
+
+    async def reach(self, id: str) -> LiveFilm:
+        """Return a film. One that is in the store and was not open sleeps until somebody watches.
+
+        Raises:
+            NotFoundError: there is no such film.
+            HeldError: another process runs it.
+            StoreError: what the store has of it is damaged.
+            FullError: there are as many films as may be.
+            EndingError: the server ends.
+        """
+        if id in self._closing:
+            await asyncio.wait({self._closing[id]})
+        if id in self._films or self._store is None or not FILM_ID.fullmatch(id):
+            return self.find(id)
+        if id not in self._reopening:
+            task = self._reopening[id] = asyncio.create_task(self._reopen(id, self._store))
+            task.add_done_callback(_look_at)
+            task.add_done_callback(lambda _: self._reopening.pop(id))
+        return await asyncio.shield(self._reopening[id])
+
+    async def _reopen(self, id: str, store: Store) -> LiveFilm:
+        if await asyncio.to_thread(store.get, id, "state") is None:
+            return self.find(id)  # which tells that there is none
+        model = await self.model()
+        self._check_room()
+        self._creating += 1
+        saved = None
+        try:
+            limit = self.limits.recording_bytes
+            saved = await asyncio.to_thread(SavedFilm.reopen, store, id, limit)
+            if saved is None:
+                return self.find(id)
+            account = self.quotas.account(saved.state.owner)
+            film = LiveFilm(
+                id, model, self.limits, self.metrics, self.scheduler, seed=saved.state.seed,
+                account=account, saved=saved,
+            )  # fmt: skip
+        except BaseException:
+            if saved is not None:
+                saved.end(delete=False)
+            raise
+        finally:
+            self._creating -= 1
+        film.snapshot = saved.snapshot or None
+        account.films += 1
+        self._begin(film)
+        return film
+
+    async def delete(self, id: str) -> None:
+        """Close a film, and delete it from the store.
+
+        Raises:
+            NotFoundError: there is no such film.
+            HeldError: another process runs it.
+            StoreError: it cannot be deleted.
+        """
+        store = self._store
+        if id in self._films or store is None or not FILM_ID.fullmatch(id):
+            return await self.close_film(self.find(id), "it was closed")
+        if await asyncio.to_thread(store.get, id, "state") is None:
+            self.find(id)
+        lease = await asyncio.to_thread(store.claim, id)
+        try:
+            await asyncio.to_thread(store.delete, id)
+        finally:
+            lease.release()
+
+    async def stored(self) -> tuple[str, ...]:
+        """Return the ids of films in the store that are not open here."""
+        if self._store is None:
+            return ()
+        found = await asyncio.to_thread(self._store.films)
+        return tuple(id for id in found if id not in self._films)
 
     async def admit(self, film: LiveFilm) -> None:
         """Return when a film plays: at once, or when it has come to its turn in the line.
@@ -258,8 +391,12 @@ class Films:
                 threads=self.settings.threads,
                 turn=film.turn,
             )
-            if film.snapshot is not None:
-                session.restore(film.snapshot)
+            try:
+                if film.snapshot is not None:
+                    session.restore(film.snapshot)
+            except ShotStreamError as error:
+                session.close()
+                raise StoreError(f"film {film.id}: {error}") from error
             return session
 
         begun_s = time.monotonic()
@@ -303,7 +440,7 @@ class Films:
             NoModelError: the model cannot be loaded.
         """
         if id is not None:
-            return self.find(id)
+            return await self.reach(id)
         await self.model()
         if not self._films:
             await self.open(owner=owner)
@@ -316,7 +453,7 @@ class Films:
             NotFoundError: there is no such film.
             FullError: it would have to wait in line.
         """
-        film = self.find(id)
+        film = await self.reach(id)
         if film.asleep and not self.line.has_room:
             raise FullError(f"session: the film {id} waits in line, because others play")
         await self.admit(film)
@@ -344,16 +481,21 @@ class Films:
             "Medium shot: a green bunny jumps in a city.",
         )
 
-    async def close_film(self, film: LiveFilm, reason: str) -> None:
-        """Close a film and let its viewers go."""
+    async def close_film(self, film: LiveFilm, message: str, reason: EndReason = "closed") -> None:
+        """Close a film and let its viewers go; see ``LiveFilm.close``."""
         if self._films.pop(film.id, None) is None:
             return
+        closing = self._closing[film.id] = asyncio.create_task(self._close(film, message, reason))
+        closing.add_done_callback(lambda _: self._closing.pop(film.id))
+        await asyncio.shield(closing)
+
+    async def _close(self, film: LiveFilm, message: str, reason: EndReason) -> None:
         film.account.films -= 1
-        self.line.turn_away(film.id, NotFoundError(f"session: the film was closed: {reason}"))
+        self.line.turn_away(film.id, NotFoundError(f"session: the film was closed: {message}"))
         async with film.changing:
             with about(session=film.id):
-                _log.info("film closed: %s", reason)
-                await film.close(reason)
+                _log.info("film closed: %s", message)
+                await film.close(message, reason)
             self.line.leave(film.id)
 
     async def watch_over(self) -> None:
@@ -373,7 +515,7 @@ class Films:
             return  # closed meanwhile
         film.tick()
         if film.unwatched_s > self.limits.idle_close_s and film.id not in self._admissions:
-            await self.close_film(film, "nobody watched for a long time")
+            await self.close_film(film, "nobody watched for a long time", "idle")
         elif not film.asleep and film.unwatched_s > self._sleeps_after_s():
             dozing = asyncio.create_task(self._let_sleep(film))
             self._dozing.add(dozing)
@@ -384,20 +526,37 @@ class Films:
         limits = self.limits
         return min(limits.idle_pause_s, limits.idle_sleep_s) if self.line else limits.idle_sleep_s
 
+    async def drain(self) -> None:
+        """Open no more films; let each finish its chunk, save it and close it."""
+        self.ending = True
+        await asyncio.gather(*(self._end(film) for film in self.all()))
+
+    async def _end(self, film: LiveFilm) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FINISH_S):
+                    await film.finish_chunk()
+            await self.close_film(film, "the server ends", "server")
+        except Exception:
+            _log.exception("the film %s does not end as it should", film.id)
+
     async def close(self) -> None:
         """Close every film and the model."""
         self.ending = True
+        self._loading.cancel()
         for film in self.all():
-            await self.close_film(film, "the server ends")
+            await self.close_film(film, "the server ends", "server")
+        if self._closing:
+            await asyncio.wait({*self._closing.values()})
         if self._model is not None:
             try:
                 model = await self._model
-            except ShotStreamError:
+            except (ShotStreamError, LoadingCancelled):
                 return
             await asyncio.to_thread(model.close)
 
 
-def _look_at(task: asyncio.Task[None]) -> None:
+def _look_at(task: asyncio.Task[Any]) -> None:
     """Look at how a film's way to play ended, although nobody may wait for it any more."""
     if not task.cancelled():
         task.exception()

@@ -64,7 +64,7 @@ class Head:
 
 
 class FragmentEncoder:
-    """Encodes one stream of pictures: H.264 baseline without delay, BT.709.
+    """Encodes one stream of pictures: H.264 without delay, BT.709, baseline unless lossless.
 
     Args:
         height: of every picture, even.
@@ -88,7 +88,7 @@ class FragmentEncoder:
         stream.options = {
             "preset": "veryfast" if height * width <= 200_000 else "ultrafast",
             "tune": "zerolatency",
-            "profile": "baseline",
+            **({"profile": "baseline"} if crf else {}),  # which has no lossless coding
             "crf": str(crf),
             "g": str(KEY_FRAME_S * frame_rate_hz),
             "sc_threshold": "0",

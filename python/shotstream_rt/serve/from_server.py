@@ -160,13 +160,14 @@ class Over(Message):
     Attributes:
         id: the ask's.
         state: ``superseded`` by a newer one; ``late``: its shot had ended; ``cancelled``;
-            ``failed``.
+            ``failed``; ``untold``: the server ended before it was told, and the film went on in
+            another process, where it is done all the same.
         message: why it failed.
     """
 
     type: Literal["over"] = "over"
     id: str
-    state: Literal["superseded", "late", "cancelled", "failed"]
+    state: Literal["superseded", "late", "cancelled", "failed", "untold"]
     message: str = ""
 
 

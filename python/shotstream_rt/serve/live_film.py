@@ -17,8 +17,9 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import SessionClosedError, ShotStreamError
 from ..loading.load_model import Model
@@ -29,11 +30,14 @@ from .asks import ask
 from .fragments import FragmentEncoder, Sample, fragment
 from .from_server import (
     Accepted,
+    Applied,
     Branched,
     Ended,
+    EndReason,
     Failed,
     Kept,
     Memory,
+    Over,
     RememberedFrame,
     Stats,
     Take,
@@ -42,6 +46,7 @@ from .from_server import (
 from .from_viewer import (
     Ask,
     Cancel,
+    Check,
     Cut,
     Forget,
     Glass,
@@ -58,9 +63,12 @@ from .message import Message
 from .metrics import Metrics
 from .pending_asks import PendingAsks
 from .pictures import small_picture
-from .problems import NotReadyError, problem_of
+from .problems import NotReadyError, StoreError, problem_of
 from .quotas import Account
-from .recording import Change, Recording, SampleStore
+from .recording import Change, Recording
+from .samples import TemporarySamples
+from .saved_film import SavedFilm
+from .saver import Saver, SaverStats
 from .scheduler import Scheduler
 from .viewer import Viewer
 
@@ -68,6 +76,9 @@ _log = logging.getLogger("shotstream_rt.serve")
 
 _SLACK_S = 0.1
 """How late a frame may be before the clock that frames are due by is moved."""
+_LOOK_S = 0.02
+_SHOWN_S = 1
+"""How long the last frames that were recorded may take to be shown when a film ends."""
 _WINDOW_S = 30
 """Seconds that the play ratio is about."""
 _GOES_ON = Cut | Prompt | Retake | Undo | Resume
@@ -86,8 +97,16 @@ class _Played:
     number: int
     sample: Sample
     change: Change
-    picture: str
+    take: Take | None
     late_s: float
+
+
+class _Shown(NamedTuple):
+    """A fragment that was sent: its number in the live stream, and whether it is a key frame."""
+
+    number: int
+    key: bool
+    data: bytes
 
 
 class AsleepError(NotReadyError):
@@ -106,6 +125,7 @@ class LiveFilm:
         seed: noise seed.
         account: of the token that it was opened with.
         parent: the film whose past it shares.
+        saved: what a store has of it, and where it is saved; default: it is not.
 
     Attributes:
         turn: what its session is to ask before each chunk.
@@ -125,12 +145,13 @@ class LiveFilm:
         seed: int,
         account: Account,
         parent: LiveFilm | None = None,
+        saved: SavedFilm | None = None,
     ) -> None:
         self.id, self.seed, self.account = id, seed, account
         self.snapshot: bytes | None = None
         self.changing = asyncio.Lock()
         self._session: Session | None = None
-        self._directions: dict[str, Any] | None = None
+        self._directions = None if saved is None else saved.film
         self._limits, self._metrics = limits, metrics
         self._loop = asyncio.get_running_loop()
         height, width = model.size
@@ -138,20 +159,21 @@ class LiveFilm:
             height=height, width=width, frame_rate_hz=model.frame_rate_hz
         )
         self.turn = scheduler.turn(self._next_due_s, frame_rate_hz=model.frame_rate_hz)
-        self._recording: Recording = (
-            Recording(self.encoder.head, SampleStore(limits.recording_bytes))
-            if parent is None
-            else parent._recording.branch()
-        )
-        self._takes: deque[Take] = deque(
-            () if parent is None else parent._takes, maxlen=_TAKES_KEPT
-        )
+        if saved is not None:
+            self.recording = saved.recording
+        elif parent is not None:
+            self.recording = parent.recording.branch()
+        else:
+            self.recording = Recording(TemporarySamples(limits.recording_bytes))
+        past = saved.takes if saved is not None else parent.takes if parent is not None else ()
+        self._takes: deque[Take] = deque(past, maxlen=_TAKES_KEPT)
         self.viewers: set[Viewer] = set()
-        self._since_key: list[bytes] = []
+        self._shown: deque[_Shown] = deque()
         self._frame_rate_hz = model.frame_rate_hz
-        self._frames = self._encoded = 0
+        self._frames = self._encoded = 0 if saved is None else saved.state.frames
+        self._saved_frames = self._encoded_before = self._encoded
         self._pending = PendingAsks(self._tell_outcome, metrics)
-        self._outcomes: deque[Message] = deque(maxlen=_OUTCOMES_KEPT)
+        self._outcomes: deque[Applied | Over] = deque(maxlen=_OUTCOMES_KEPT)
         self._answers: OrderedDict[str, Message] = OrderedDict()
         self._asking = asyncio.Lock()
         self._memory: Memory | None = None
@@ -161,8 +183,15 @@ class LiveFilm:
         self._asked_s, self._due_s = time.monotonic(), 0.0
         self._unwatched_since_s = time.monotonic()
         self._held = False  # paused for want of viewers
-        self._asked_to_pause = False
+        self._asked_to_pause = saved is not None and saved.state.paused
         self._ended = threading.Event()
+        self._saved, self._saver = saved, None if saved is None else Saver(saved)
+        if saved is not None:
+            self._answers.update((answer.id, answer) for answer in saved.state.answers)
+            self._outcomes.extend(saved.state.told())
+            for number, sample in saved.recording.last_shown():
+                data = fragment(self.encoder.head, number, number, sample)
+                self._shown.append(_Shown(number, sample.key, data))
 
     @property
     def asleep(self) -> bool:
@@ -190,6 +219,9 @@ class LiveFilm:
         if self._asked_to_pause:
             session.pause()
         self._session, self._held, self._due_s = session, False, 0.0
+        self._encoded_before = self._encoded
+        if self._saver is not None:
+            self._saver.begin(session)
         self._asked_s = self._unwatched_since_s = time.monotonic()
         self.turn.hurry()
         self._unlisten = session.on_event(self._on_event)
@@ -223,6 +255,8 @@ class LiveFilm:
         except ShotStreamError:
             self._session = session
             raise
+        if self._saver is not None:
+            await asyncio.to_thread(self._saver.rest)
         self._unlisten()
         self._pending.forget()
         await session.aclose()
@@ -241,18 +275,24 @@ class LiveFilm:
     def _play(self, session: Session) -> None:
         """Read, pace and encode until the session is closed."""
         interval_s = 1 / self._frame_rate_hz
+        chunk: tuple[int, int, int] | None = None
         while not self._ended.is_set():
             try:
                 for frame in session.stream(follow=True):
                     now_s = time.monotonic()
                     late_s = now_s - self._next_due_s() if self._due_s else 0.0
                     played = self._encode(frame, self._encoded, late_s=max(0.0, late_s))
+                    begun, chunk = chunk, (frame.shot, frame.take, frame.chunk)
+                    if self._saver is not None and begun != chunk:
+                        self._saver.wake()  # before it is shown: it is safe by then
                     if now_s > self._due_s + _SLACK_S:
                         self._due_s = now_s
-                    elif self._ended.wait(max(0.0, self._due_s - time.monotonic())):
-                        return
-                    self._post(self._show, played)
+                    else:
+                        self._ended.wait(max(0.0, self._due_s - time.monotonic()))
+                    self._post(self._show, played)  # what was recorded is shown, also at the end
                     self._encoded += 1
+                    if self._ended.is_set():
+                        return
                     self._due_s += interval_s
             except SessionClosedError:
                 return
@@ -268,11 +308,22 @@ class LiveFilm:
 
     def _encode(self, frame: Frame, number: int, *, late_s: float) -> _Played:
         """Encode and keep a frame as soon as it was read, so that a branch has all of the past."""
-        change = self._recording.place(frame)
+        change = self.recording.place(frame)
         sample = self.encoder.encode(frame.pixels, key=not change.follows)
-        self._recording.add(frame, sample)
-        picture = small_picture(frame.pixels) if change.begins_take else ""
-        return _Played(frame, number, sample, change, picture, late_s)
+        take = None
+        if change.begins_take:
+            take = Take(
+                shot=frame.shot,
+                take=frame.take,
+                frame=number,
+                index=frame.index,
+                caption=frame.caption,
+                picture=small_picture(frame.pixels),
+            )
+            if self._saver is not None:
+                self._saver.takes.append(take)
+        self.recording.add(frame, sample, number)
+        return _Played(frame, number, sample, change, take, late_s)
 
     def _on_event(self, event: Event) -> None:
         self._metrics.hear(event)
@@ -303,24 +354,22 @@ class LiveFilm:
         self._pending.sent(played.number, frame)
         data = fragment(self.encoder.head, played.number, played.number, sample)
         if sample.key:
-            self._since_key.clear()
-        self._since_key.append(data)
+            self._forget_shown()
+        self._shown.append(_Shown(played.number, sample.key, data))
         for viewer in self.viewers:
             viewer.show(data, key=sample.key)
-        if played.change.begins_take:
-            take = Take(
-                shot=frame.shot,
-                take=frame.take,
-                frame=played.number,
-                index=frame.index,
-                caption=frame.caption,
-                picture=played.picture,
-            )
-            self._takes.append(take)
-            self.broadcast(take)
+        if played.take is not None:
+            self._takes.append(played.take)
+            self.broadcast(played.take)
         if played.change.dropped:
             self.broadcast(self._kept())
         self._pending.settle()
+
+    def _forget_shown(self) -> None:
+        """Keep what was sent since the last key frame, for who comes back; a new one comes now."""
+        keys = [shown.number for shown in self._shown if shown.key]
+        while self._shown and self._shown[0].number < (keys[-1] if keys else 0):
+            self._shown.popleft()
 
     async def do(
         self,
@@ -336,20 +385,36 @@ class LiveFilm:
         Raises:
             ShotStreamError: it was refused.
         """
+        # Whoever asks may go away meanwhile; what is done is answered all the same, and kept.
+        return await asyncio.shield(asyncio.ensure_future(self._do_once(message, branch)))
+
+    async def _do_once(
+        self, message: Ask, branch: Callable[[LiveFilm], Awaitable[LiveFilm]] | None
+    ) -> Message:
         async with self._asking:
             if message.id in self._answers:
                 return self._answers[message.id]
-            if branch is not None:
-                other = await branch(self)
-                answer: Message = Branched(id=message.id, session=other.id)
-            else:
-                answer = await self._do(message)
-            self._answers[message.id] = answer
-            while len(self._answers) > _ANSWERS_KEPT:
-                self._answers.popitem(last=False)
+            with nullcontext() if self._saver is None else self._saver.asking():
+                if branch is not None:
+                    other = await branch(self)
+                    answer: Accepted | Branched = Branched(id=message.id, session=other.id)
+                else:
+                    answer = await self._do(message)
+                self._answers[message.id] = answer
+                while len(self._answers) > _ANSWERS_KEPT:
+                    self._answers.popitem(last=False)
+                if self._saver is not None:
+                    self._saver.paused = self._asked_to_pause
+                    self._saver.pending = self._pending.ids
+                    self._saver.answered(answer)
+            if self._saver is not None and not isinstance(message, Check | Glass):
+                try:
+                    await asyncio.to_thread(self._saver.save)
+                except StoreError:
+                    _log.warning("film %s: an ask was answered and is not saved", self.id)
             return answer
 
-    async def _do(self, message: Ask) -> Message:
+    async def _do(self, message: Ask) -> Accepted:
         if isinstance(message, Cut | Prompt | Retake | Undo | Resume):
             self.account.check_film_s()
         asked_s = time.monotonic()
@@ -408,15 +473,22 @@ class LiveFilm:
         )
         self.broadcast(self._memory)
 
-    def join(self, viewer: Viewer) -> None:
-        """Let a viewer watch: what there is, then the picture from the last key frame on."""
+    def join(self, viewer: Viewer, after: int | None = None) -> None:
+        """Let a viewer watch: what there is, then the picture from a key frame on.
+
+        Args:
+            viewer: who watches.
+            after: number of the last frame that it has: it gets what comes behind that, from the
+                key frame on that it needs for it. Default, and where that is too long ago: the
+                last key frame.
+        """
         if self._takes:
             viewer.tell(Takes(takes=tuple(self._takes)))
             viewer.tell(self._kept())
         if self._memory is not None:
             viewer.tell(self._memory)
         viewer.tell(self.stats())
-        viewer.begin(self.encoder.head.data, self._since_key)
+        viewer.begin(self.encoder.head.data, self._shown_from(after))
         self.viewers.add(viewer)
         self._metrics.joined()
         if self._held:
@@ -429,9 +501,17 @@ class LiveFilm:
         for outcome in self._outcomes:
             viewer.tell(outcome)
 
-    def _tell_outcome(self, outcome: Message) -> None:
+    def _tell_outcome(self, outcome: Applied | Over) -> None:
         self._outcomes.append(outcome)
+        if self._saver is not None:
+            self._saver.outcomes, self._saver.pending = tuple(self._outcomes), self._pending.ids
         self.broadcast(outcome)
+
+    def _shown_from(self, after: int | None) -> list[bytes]:
+        keys = [shown.number for shown in self._shown if shown.key]
+        wanted = [key for key in keys if after is not None and key <= after + 1]
+        first = max(wanted or keys[-1:], default=0)
+        return [shown.data for shown in self._shown if shown.number >= first]
 
     def leave(self, viewer: Viewer) -> None:
         """Stop showing to a viewer."""
@@ -496,8 +576,8 @@ class LiveFilm:
             if idle
             else "playing",
             viewers=len(self.viewers),
-            recorded_frames=len(self._recording),
-            recording_full=self._recording.full,
+            recorded_frames=len(self.recording),
+            recording_full=self.recording.full,
         )
 
     @property
@@ -517,19 +597,60 @@ class LiveFilm:
 
     def file(self) -> Any:
         """Return size and contents of the film as an MP4 file; see ``Recording.file``."""
-        return self._recording.file()
+        return self.recording.file(self.encoder.head)
 
     def _kept(self) -> Kept:
-        return Kept(takes=self._recording.takes())
+        return Kept(takes=self.recording.takes())
 
     def _tell_failure(self, error: BaseException) -> None:
         self.broadcast(Failed(kind=type(error).__name__, message=problem_of(error).message))
         self._pending.settle()
 
-    async def close(self, reason: str) -> None:
-        """End the film and let its viewers go."""
+    @property
+    def frames(self) -> int:
+        """How many frames the live stream has shown."""
+        return self._frames
+
+    @property
+    def takes(self) -> tuple[Take, ...]:
+        """The takes so far, the oldest first; of a long film the last ones."""
+        return tuple(self._takes)
+
+    @property
+    def saving(self) -> SaverStats | None:
+        """What saving has cost so far; None without a store."""
+        return None if self._saver is None else self._saver.stats
+
+    async def finish_chunk(self) -> None:
+        """Begin no further chunk, and wait until those that were begun have been shown."""
+        session = self._session
+        if session is None:
+            return
+        self._held = True
+        session.pause()
+        while not session.closed and session.failed is None:
+            state = session.state
+            if not (state.making or state.unread_frames):
+                standing = await asyncio.to_thread(session.standing)
+                if self._frames == self._encoded_before + standing.reads:
+                    return
+            await asyncio.sleep(_LOOK_S)
+
+    async def close(self, message: str, reason: EndReason = "closed") -> None:
+        """End the film and let its viewers go; a store keeps it, unless ``reason`` is ``closed``.
+
+        Args:
+            message: tells viewers why.
+            reason: likewise, for programs.
+        """
         self._ended.set()
-        self.broadcast(Ended(message=reason))
+        if self._saver is not None:
+            await asyncio.to_thread(self._saver.close)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SHOWN_S):
+                    while self._frames < self._saved_frames + self.recording.added:
+                        await asyncio.sleep(_LOOK_S)
+        self.broadcast(Ended(message=message, reason=reason))
         for viewer in self.viewers:
             viewer.close()
         if self._session is not None:
@@ -537,3 +658,5 @@ class LiveFilm:
             await self._session.aclose()
             await asyncio.to_thread(self._player.join)
         self.encoder.close()
+        if self._saved is not None:
+            await asyncio.to_thread(self._saved.end, delete=reason == "closed")

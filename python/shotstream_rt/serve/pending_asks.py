@@ -13,7 +13,6 @@ from ..types import Frame, Place, Receipt, RequestKind, RequestState
 from . import spans
 from .from_server import Applied, Over
 from .logs import about, session_id
-from .message import Message
 from .metrics import Metrics
 from .problems import problem_of
 
@@ -59,7 +58,7 @@ class PendingAsks:
         metrics: are told, too.
     """
 
-    def __init__(self, tell: Callable[[Message], None], metrics: Metrics) -> None:
+    def __init__(self, tell: Callable[[Applied | Over], None], metrics: Metrics) -> None:
         self._tell, self._metrics = tell, metrics
         self._asks: list[_Pending] = []
         self._recent: deque[_Sent] = deque(maxlen=_RECENT)
@@ -67,6 +66,11 @@ class PendingAsks:
 
     def __len__(self) -> int:
         return len(self._asks)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The viewers' names of the asks."""
+        return tuple(pending.id for pending in self._asks)
 
     def add(self, id: str, receipt: Receipt, asked_s: float, first: int) -> None:
         """Follow an ask.

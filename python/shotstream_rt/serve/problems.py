@@ -73,6 +73,27 @@ class UnsupportedError(ServeError):
     code = "unsupported"
 
 
+class EndingError(ServeError):
+    """The server ends and opens no more films."""
+
+    code = "unavailable"
+
+
+class StoreError(ServeError):
+    """The store cannot be read or written, or what it holds of a film is damaged.
+
+    The message names the film and the value, and never a place on the host.
+    """
+
+    code = "failed"
+
+
+class HeldError(ServeError):
+    """Another process runs the film. It may be asked for again later."""
+
+    code = "unavailable"
+
+
 class NoModelError(ServeError):
     """The model could not be loaded; why is told to who runs the server."""
 

@@ -11,6 +11,7 @@ class Account:
 
     Args:
         limits: of the server.
+        name: of the token.
 
     Attributes:
         films: how many it has now: playing, waiting and asleep.
@@ -18,8 +19,8 @@ class Account:
         messages: how many it may send, over all its sockets.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, name: str = "") -> None:
+        self._limits, self.name = limits, name
         self.films, self.film_s = 0, 0.0
         self.messages = Allowance(limits.token_messages_per_second)
 
@@ -75,5 +76,5 @@ class Quotas:
                 than tokens.
         """
         if name not in self._accounts:
-            self._accounts[name] = Account(self._limits)
+            self._accounts[name] = Account(self._limits, name)
         return self._accounts[name]

@@ -6,45 +6,29 @@ frames do not follow each other the encoder was asked for a key frame.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from ..types import Frame
 from .fragments import FRAGMENT_HEAD_BYTES, Head, Sample, fragment_head
 from .from_server import KeptTake
 from .kept_frames import KeptFrame, KeptFrames
+from .problems import StoreError
+from .samples import Samples, StoredSamples
 
 _FRAMES_AT_ONCE = 64
+_LENGTHS_KEPT = 512
 
 
-class SampleStore:
-    """A temporary file that samples are appended to; branches of a film share it.
-
-    Args:
-        limit_bytes: largest size.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._file = tempfile.TemporaryFile(prefix="shotstream-film-")  # noqa: SIM115
-        self._limit, self._size = limit_bytes, 0
-        self._lock = threading.Lock()
-
-    def append(self, data: bytes) -> int | None:
-        """Write a sample and return its place; None if there is no room for it."""
-        with self._lock:
-            if self._size + len(data) > self._limit:
-                return None
-            offset, self._size = self._size, self._size + len(data)
-        os.pwrite(self._file.fileno(), data, offset)
-        return offset
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return the sample at a place."""
-        return os.pread(self._file.fileno(), size, offset)
+_RECORD = struct.Struct("<IQQIIII?")
+"""What stands before a sample: a checksum of all that follows it, the frame's number in the live
+stream and in the film, shot, take, chunk, the sample's size, whether it is a key frame."""
+_LARGEST_SAMPLE = 64 * 2**20
+_COPIED_AT_ONCE = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +50,113 @@ class Change:
 class Recording:
     """The frames that the film consists of, in order.
 
+    Before each sample stands which frame it is of, so that the samples alone tell the film.
+
     Args:
-        head: of the file.
-        store: keeps the samples.
+        samples: keeps them.
     """
 
-    def __init__(self, head: Head, store: SampleStore) -> None:
-        self._head, self._store = head, store
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
         self._frames = KeptFrames()
         self._gap = False
         self.full = False
+        self._last: list[tuple[int, KeptFrame]] = []
+        self._added = 0
+        self._lengths = {0: samples.length}
+        self._changed = threading.Condition()
 
-    def branch(self) -> Recording:
-        """Return a recording that has the same past."""
-        other = Recording(self._head, self._store)
-        other._frames, other._gap = self._frames.copy(), True
+    @classmethod
+    def reopen(cls, samples: StoredSamples, index: int) -> Recording:
+        """Return the recording of a film that another process made.
+
+        Args:
+            samples: what there is of it.
+            index: number in the film of the frame that comes next.
+
+        Raises:
+            StoreError: what the store has is damaged.
+        """
+        self, end = cls(samples), samples.length
+        reader, at = _Reader(samples), 0
+        while at < end:
+            head = reader.read(at, min(_RECORD.size, end - at))
+            if len(head) < _RECORD.size:
+                raise StoreError("recording: ends within a frame")
+            checksum, number, at_index, shot, take, chunk, size, key = _RECORD.unpack(head)
+            at += _RECORD.size
+            if size > min(_LARGEST_SAMPLE, end - at):
+                raise StoreError(f"recording: damaged at byte {at}")
+            if zlib.crc32(reader.read(at, size), zlib.crc32(head[4:])) != checksum:
+                raise StoreError(f"recording: damaged at byte {at}")
+            self._drop_replaced(shot, take, at_index)
+            self._frames.append(kept := KeptFrame(at_index, shot, take, chunk, at, size, key))
+            self._last = [*([] if key else self._last), (number, kept)]
+            at += size
+        while (last := self._frames.last) is not None and last.index >= index:
+            self._frames.pop()  # it was undone, and nothing has come in its place
+        self._gap = True
+        return self
+
+    def last_shown(self) -> list[tuple[int, Sample]]:
+        """Return what another process recorded last, from a key frame on, also what was undone.
+
+        Returns:
+            Number in the live stream, and the sample, of each.
+        """
+        return [
+            (number, Sample(self._samples.read(kept.offset, kept.size), kept.key))
+            for number, kept in self._last
+        ]
+
+    def branch(self, samples: StoredSamples | None = None) -> Recording:
+        """Return a recording that has the same past.
+
+        Args:
+            samples: where to copy it to; default: it is shared.
+
+        Raises:
+            StoreError: it cannot be copied.
+        """
+        frames, source = self._frames.copy(), self._samples
+        if samples is None:
+            other = Recording(source)
+            other._frames = frames
+        else:
+            other = Recording(samples)
+            for kept in frames:
+                head = kept.offset - _RECORD.size
+                offset = samples.append(source.read(head, _RECORD.size + kept.size))
+                if offset is None:
+                    break
+                other._frames.append(replace(kept, offset=offset + _RECORD.size))
+                if samples.waiting >= _COPIED_AT_ONCE:
+                    samples.flush()
+            other._lengths = {0: samples.length}
+        other._gap = True
         return other
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    @property
+    def added(self) -> int:
+        """How many times ``add`` was called."""
+        return self._added
+
+    def length_after(self, count: int, timeout_s: float) -> int | None:
+        """Return how many bytes of samples there were after ``count`` calls of ``add``.
+
+        Args:
+            count: as many calls, none but the last 512 of which may have come after.
+            timeout_s: longest wait for them in seconds.
+
+        Returns:
+            None if they did not come, or too many have come since.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._added >= count, timeout_s)
+            return self._lengths.get(count)
 
     def place(self, frame: Frame) -> Change:
         """Take out what a new frame replaces, and tell how it fits in.
@@ -93,34 +165,51 @@ class Recording:
         another take of its shot was replaced.
         """
         frames, before = self._frames, len(self._frames)
-        while (last := frames.last) is not None and _is_replaced(last, frame):
-            frames.pop()
+        last = self._drop_replaced(frame.shot, frame.take, frame.index)
         same_take = last is not None and (last.shot, last.take) == (frame.shot, frame.take)
         dropped = len(frames) < before
         follows = same_take and not dropped and not self._gap
         return Change(follows, not same_take, dropped)
 
-    def add(self, frame: Frame, sample: Sample) -> None:
+    def _drop_replaced(self, shot: int, take: int, index: int) -> KeptFrame | None:
+        """Take out what a new frame replaces, and return what is the last frame then."""
+        while (last := self._frames.last) is not None and _is_replaced(last, shot, take, index):
+            self._frames.pop()
+        return last
+
+    def add(self, frame: Frame, sample: Sample, number: int) -> None:
         """Append a frame for which ``place`` was called.
 
         A full recording keeps what it has and takes no more; so does one whose disk is full.
+
+        Args:
+            frame: which frame it is.
+            sample: the frame, encoded.
+            number: of the frame in the live stream.
         """
-        if self.full or (self._gap and not sample.key):
-            return
-        try:
-            offset = self._store.append(sample.data)
-        except OSError:
-            offset = None
+        if not self.full and (sample.key or not self._gap):
+            self._keep(frame, sample, number)
+        with self._changed:
+            self._added += 1
+            self._lengths[self._added] = self._samples.length
+            self._lengths.pop(self._added - _LENGTHS_KEPT, None)
+            self._changed.notify_all()
+
+    def _keep(self, frame: Frame, sample: Sample, number: int) -> None:
+        size, key = len(sample.data), sample.key
+        values = (number, frame.index, frame.shot, frame.take, frame.chunk, size, key)
+        said = _RECORD.pack(0, *values)[4:]
+        checksum = zlib.crc32(sample.data, zlib.crc32(said))
+        offset = self._samples.append(struct.pack("<I", checksum) + said + sample.data)
         if offset is None:
             self.full = self._gap = True
             return
         self._gap = False
         self._frames.append(
             KeptFrame(
-                frame.index, frame.shot, frame.take, frame.chunk, offset, len(sample.data),
-                sample.key,
+                frame.index, frame.shot, frame.take, frame.chunk, offset + _RECORD.size, size, key
             )
-        )  # fmt: skip
+        )
 
     def takes(self) -> tuple[KeptTake, ...]:
         """Return the takes of the film, in order."""
@@ -129,24 +218,48 @@ class Recording:
             for run in self._frames.runs
         )
 
-    def file(self) -> tuple[int, Iterator[bytes]]:
-        """Return size in bytes and contents of an MP4 file with the film as it stands now."""
-        frames = self._frames.copy()
-        size = len(self._head.data) + sum(FRAGMENT_HEAD_BYTES + kept.size for kept in frames)
-        return size, self._contents(frames)
+    def file(self, head: Head) -> tuple[int, Iterator[bytes]]:
+        """Return size in bytes and contents of an MP4 file with the film as it stands now.
 
-    def _contents(self, frames: KeptFrames) -> Iterator[bytes]:
-        yield self._head.data
+        Args:
+            head: the beginning of the file.
+        """
+        frames = self._frames.copy()
+        size = len(head.data) + sum(FRAGMENT_HEAD_BYTES + kept.size for kept in frames)
+        return size, self._contents(head, frames)
+
+    def _contents(self, head: Head, frames: KeptFrames) -> Iterator[bytes]:
+        yield head.data
         numbered = enumerate(frames)
         while some := list(islice(numbered, _FRAMES_AT_ONCE)):
             parts = []
             for number, kept in some:
-                parts.append(fragment_head(self._head, number, number, kept.size, key=kept.key))
-                parts.append(self._store.read(kept.offset, kept.size))
+                parts.append(fragment_head(head, number, number, kept.size, key=kept.key))
+                parts.append(self._samples.read(kept.offset, kept.size))
             yield b"".join(parts)
 
 
-def _is_replaced(kept: KeptFrame, frame: Frame) -> bool:
-    if kept.shot != frame.shot:
-        return kept.shot > frame.shot
-    return kept.take != frame.take or kept.index >= frame.index
+class _Reader:
+    """Reads samples from front to back, many at once.
+
+    Args:
+        samples: the samples.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._begin, self._data = 0, b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return the bytes at a place that is behind the last one."""
+        at = offset - self._begin
+        if at + size > len(self._data):
+            more = min(max(size, 2**20), self._samples.length - offset)
+            self._begin, self._data, at = offset, self._samples.read(offset, more), 0
+        return self._data[at : at + size]
+
+
+def _is_replaced(kept: KeptFrame, shot: int, take: int, index: int) -> bool:
+    if kept.shot != shot:
+        return kept.shot > shot
+    return kept.take != take or kept.index >= index

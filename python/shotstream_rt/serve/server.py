@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from .from_server import Error
 from .limits import Limits
 from .metrics import Metrics
 from .profiling import Profiler
+from .store import Store
 from .tokens import Tokens, origin_allowed
 from .videos import Videos
 
@@ -35,6 +36,7 @@ class Server:
         tokens: who may do what; default: a new secret.
         limits: bounds on what others ask for.
         origins: origins of pages that may connect besides the server's own.
+        store: keeps the films, so that another process can go on with them; default: none does.
     """
 
     def __init__(
@@ -44,10 +46,11 @@ class Server:
         tokens: Tokens | None = None,
         limits: Limits | None = None,
         origins: tuple[str, ...] = (),
+        store: Store | None = None,
     ) -> None:
         self.tokens = tokens or Tokens()
         self._settings, self._limits = settings or FilmSettings(), limits or Limits()
-        self._origins = origins
+        self._origins, self._store = origins, store
         self.metrics = Metrics()
         self._listening: socket.socket | None = None
         self._uvicorn: uvicorn.Server | None = None
@@ -95,6 +98,9 @@ class Server:
     def run(self) -> None:
         """Serve until the process is asked to end, or ``stop`` is called.
 
+        Then films are no longer opened, those that are finish their chunk, are saved and closed,
+        and those who watch are told. A second request to end does not wait for that.
+
         Raises:
             ShotStreamError: the model cannot be loaded.
         """
@@ -111,7 +117,7 @@ class Server:
             server_header=False,
             timeout_graceful_shutdown=2,
         )
-        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn = _Uvicorn(config, lambda: self.films.drain())
         self._uvicorn.run(sockets=[self._listening])
         if self._failed is not None:
             raise self._failed
@@ -123,7 +129,7 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        self.films = Films(self._settings, self._limits, self.metrics)
+        self.films = Films(self._settings, self._limits, self.metrics, self._store)
         self.metrics.watch(self.films)
         self.profiler = Profiler(self.films)
         self.videos = Videos(self.films, self._limits)
@@ -142,7 +148,8 @@ class Server:
 
     def _look_at_model(self, loading: Any) -> None:
         """End the server if there is no model: it has nothing to show."""
-        if not loading.cancelled() and loading.exception() is not None:
+        ends = self.films.ending or loading.cancelled()  # its loading may have been given up
+        if not ends and loading.exception() is not None:
             self._failed = loading.exception()
             self.stop()
 
@@ -155,3 +162,23 @@ class Server:
             await socket.close(FORBIDDEN)
             return
         await Conversation(socket, self.films, self.tokens).run()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn, which still answers while the films end.
+
+    Args:
+        config: of it.
+        drain: lets the films end.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[Any, Any, None]]):
+        super().__init__(config)
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the films end, then close all connections."""
+        draining = asyncio.create_task(self._drain())
+        while not (draining.done() or self.force_exit):
+            await asyncio.wait({draining}, timeout=0.1)
+        await super().shutdown(sockets)

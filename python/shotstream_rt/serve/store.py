@@ -21,10 +21,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import ConfigError, OutputError, ShotStreamError
+from ..errors import ConfigError, OutputError
 from ..inputs import read_bytes
 from ..outputs import atomic_file
 from ..printable import shown
+from .problems import HeldError, StoreError
 
 FILM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What the name of a film looks like; nothing else becomes the name of a folder."""
@@ -35,17 +36,6 @@ _MOST_BYTES = 2**30
 """Largest value that is read at once: a snapshot may have that much."""
 _LEFT_BEHIND = ".*.part"
 """What a process that was killed while it wrote leaves of a value."""
-
-
-class StoreError(ShotStreamError):
-    """The store cannot be read or written, or what it holds of a film is damaged.
-
-    The message names the film and the value, and never a place on the host: viewers read it.
-    """
-
-
-class HeldError(ShotStreamError):
-    """Another process runs the film. It may be asked for again later."""
 
 
 class Lease(Protocol):

@@ -23,10 +23,11 @@ from ..session import Session
 from ..story import Story
 from ..types import Frame
 from .films import Films
-from .fragments import FragmentEncoder
+from .fragments import FragmentEncoder, Head
 from .limits import Limits
 from .problems import FullError, NotFoundError, Problem, problem_of
-from .recording import Recording, SampleStore
+from .recording import Recording
+from .samples import TemporarySamples
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
@@ -67,6 +68,7 @@ class Video:
         self._frames, self._expected = 0, 1
         self._session: Session | None = None
         self._recording: Recording | None = None
+        self._head: Head | None = None
 
     @property
     def progress(self) -> int:
@@ -80,9 +82,9 @@ class Video:
 
     def file(self) -> tuple[int, Iterator[bytes]] | None:
         """Return size in bytes and contents of the MP4 file; None as long as it is not whole."""
-        if self.status != "completed" or self._recording is None:
+        if self.status != "completed" or self._recording is None or self._head is None:
             return None
-        return self._recording.file()
+        return self._recording.file(self._head)
 
     def make(self, model: Model, turn: Turn, *, seed: int, threads: int | None) -> None:
         """Make it, and note how that ended. Returns early where ``drop`` is called.
@@ -122,11 +124,12 @@ class Video:
         rate_hz = session.frame_rate_hz
         encoder = FragmentEncoder(height=height, width=width, frame_rate_hz=rate_hz)
         try:
-            recording = Recording(encoder.head, SampleStore(self._limits.recording_bytes))
-            self._recording = recording
+            recording = Recording(TemporarySamples(self._limits.recording_bytes))
+            self._recording, self._head = recording, encoder.head
             for frame in self._frames_of(session):
                 change = recording.place(frame)
-                recording.add(frame, encoder.encode(frame.pixels, key=not change.follows))
+                sample = encoder.encode(frame.pixels, key=not change.follows)
+                recording.add(frame, sample, self._frames)
                 if recording.full:
                     raise FullError("disk: there is no room for the video")
                 self._frames += 1
