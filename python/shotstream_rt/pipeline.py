@@ -48,12 +48,14 @@ class Pipeline:
     Attributes:
         latent_shape: of one chunk's latents, ``(1, F, C, h, w)``; a shot's first chunk may have
             fewer frames.
+        kept_back: newest chunks of which that is kept which they overwrite, so that a shot that has
+            gone round the ring goes back by so many; 0 at first.
     """
 
     def __init__(
         self, config: StreamConfig, film: FilmState, policy: RolloutPolicy | None = None
     ) -> None:
-        self.config, self.film = config, film
+        self.config, self.film, self.kept_back = config, film, 0
         self.policy = policy or policy_of(config)
         model, chunk_frames = config.model, config.shot.chunk_frames
         self.latent_shape = (
@@ -79,6 +81,8 @@ class Pipeline:
         # What a re-read computes anew: the newest chunks, by number, as they were planned and made.
         self._made: dict[int, tuple[PassPlan, Tensor]] = {}
         self._kept_chunks = config.local_frames // self.latent_shape[1]
+        # What puts back the keys and values that a chunk took the place of, by its number.
+        self._overwritten: dict[int, Callable[[], None]] = {}
         self._recached = 0  # frames that the cache had counted when that was last done
         # How the running shot began, where a cut keeps the caches: what puts them back.
         self._kept: tuple[Callable[[], None], Roll] | None = None
@@ -136,6 +140,7 @@ class Pipeline:
             self._held.clear()
         self._shot, self._flag, self._captions = shot, target_flag, count
         self._made.clear()
+        self._overwritten.clear()
         self.film.begin_shot(captions)
         if flags:
             rows = [shots.index(flag) if count > 1 else 0 for flag in flags]
@@ -212,6 +217,8 @@ class Pipeline:
             return self._given[chunk]
         last = self.policy.chunk(self._shot, chunk - len(self._given), self._flag, self._roll)
         self.film.abandoned = abandoned
+        if self.kept_back and self._by_chunk and last.end > self.config.local_frames:
+            self._keep_overwritten(chunk, last)
         for plan in (*last.lead_in, last):
             self._draw_noise(plan, noise)
             if chunk < len(self._source):
@@ -259,6 +266,37 @@ class Pipeline:
         )
         return (read - {*plan.writes}).isdisjoint(slot for p in later for slot in p.writes)
 
+    def wind_back(self, chunk: int, last: int) -> int | None:
+        """Bring the caches to where a chunk comes next although those up to ``last`` have begun.
+
+        Args:
+            chunk: number in the running shot.
+            last: of those whose keys and values may be in the caches.
+
+        Returns:
+            The last chunk of which that is still so; None if the shot has to be made again.
+        """
+        if not self._by_chunk:
+            return None
+        begun = range(last, chunk - 1, -1)
+        if not all(n in self._overwritten or not self._overwrites(n) for n in begun):
+            return last if self.can_remake(chunk, last) else None
+        for put_back in [self._overwritten.pop(n) for n in begun if n in self._overwritten]:
+            put_back()
+        return chunk - 1
+
+    def _overwrites(self, chunk: int) -> bool:
+        """Tell whether a chunk takes the place of frames that the window has left."""
+        made = chunk - len(self._given)
+        plan = self.policy.chunk(self._shot, made, self._flag, self._roll) if made >= 0 else None
+        return plan is not None and plan.end > self.config.local_frames
+
+    def _keep_overwritten(self, chunk: int, plan: PassPlan) -> None:
+        """Copy what a chunk is about to overwrite; one that begins once more has done so."""
+        if chunk not in self._overwritten:
+            self._overwritten[chunk] = self.film.keep(plan.writes)
+            self._overwritten.pop(chunk - self.kept_back, None)
+
     def go_back(self, chunks: int) -> bool:
         """Take what is behind the first chunks of the running shot for not made, if that can be.
 
@@ -291,6 +329,7 @@ class Pipeline:
         """Release the film's memory."""
         self._held.clear()
         self._made.clear()
+        self._overwritten.clear()
         self._given, self._source, self._kept = [], [], None
         self.film.close()
 

@@ -115,7 +115,7 @@ class ListedFilm:
         clean = self._plan.clean or self._plan
         self._chunk(self._x0[:, : clean.frames], clean, (COMMIT,) * clean.frames)
 
-    def keep(self) -> Callable[[], None]:
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
         slots = [dict(own) for own in self._slots]
 
         def put_back() -> None:

@@ -83,7 +83,7 @@ class NotedFilm:
         plan = self._plan.clean or self._plan
         self._note(plan, (COMMIT,) * plan.frames)
 
-    def keep(self) -> Callable[[], None]:
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
         held = dict(self._held)
 
         def put_back() -> None:

@@ -156,6 +156,9 @@ class FakePipeline:
     def can_remake(self, chunk: int, last: int) -> bool:
         return chunk <= last
 
+    def wind_back(self, chunk: int, last: int) -> int:
+        return chunk - 1
+
     def close(self) -> None:
         self.calls.append(("close",))
 

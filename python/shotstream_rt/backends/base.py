@@ -150,10 +150,14 @@ class FilmState(Protocol):
         """Run the clean pass: leave the keys and values of the last estimate in the slots."""
         ...
 
-    def keep(self) -> Callable[[], None]:
-        """Copy what the caches hold; calling the result puts it back, so that a shot begins anew.
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
+        """Copy what the caches hold; calling the result puts it back.
 
-        Asked for only where a cut keeps the caches.
+        Asked for where a cut keeps the caches, and of a chunk's slots before it takes the place of
+        frames that the window has left.
+
+        Args:
+            slots: copy what these hold; default: all.
         """
         ...
 

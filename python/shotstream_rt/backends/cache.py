@@ -6,7 +6,7 @@ the slots in order, whatever the layout in memory. Nothing is ever moved or clon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -134,7 +134,7 @@ class DualKVCache:
         device: torch.device,
         scales: Sequence[ArenaScales] | None = None,
     ) -> None:
-        self.frame_tokens = model.tokens_per_frame
+        self.frame_tokens, self._layout = model.tokens_per_frame, layout
         self.arenas = [
             KVArena(
                 arena_frames * self.frame_tokens,
@@ -169,16 +169,30 @@ class DualKVCache:
         own = layout.bytes_of(tokens, model.num_heads, model.head_dim, dtype)
         return model.num_layers * own
 
-    def keep(self) -> Callable[[], None]:
-        """Copy what all layers hold; calling the result puts it back."""
-        copies = [(arena, arena.k.clone(), arena.v.clone()) for arena in self.arenas]
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
+        """Copy what all layers hold; calling the result puts it back.
+
+        Args:
+            slots: copy these alone; default: all.
+        """
+        parts = [part for arena in self.arenas for part in self._parts(arena, slots)]
+        copies = [(part, part.clone()) for part in parts]
 
         def put_back() -> None:
-            for arena, k, v in copies:
-                arena.k.copy_(k)
-                arena.v.copy_(v)
+            for part, copy in copies:
+                part.copy_(copy)
 
         return put_back
+
+    def _parts(self, arena: KVArena, slots: Sequence[int] | None) -> Iterator[Tensor]:
+        """Yield the memory of some slots, or of all."""
+        # Where values are in 8 bits, sixteen rows are stored together, whatever slots they are of.
+        if slots is None or self._layout.values_in_8_bits:
+            yield from (arena.k, arena.v)
+            return
+        for slot in slots:
+            rows = slice(slot * self.frame_tokens, (slot + 1) * self.frame_tokens)
+            yield from (arena.k[rows], arena.v[rows])
 
     def poison(self) -> None:
         """Fill with NaN, so that reading a slot that was never written shows."""

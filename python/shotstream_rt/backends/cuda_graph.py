@@ -265,9 +265,9 @@ class CudaGraphFilm:
         self._run(clean, (COMMIT,) * clean.frames)
 
     @torch.inference_mode()
-    def keep(self) -> Callable[[], None]:
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
         """See ``FilmState``."""
-        return self.cache.keep()
+        return self.cache.keep(slots)
 
     def poison(self) -> None:
         """See ``FilmState``."""

@@ -145,9 +145,9 @@ class EngineFilm:
         self._scatter(self._outputs)
 
     @torch.inference_mode()
-    def keep(self) -> Callable[[], None]:
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
         """See ``FilmState``."""
-        return self.cache.keep()
+        return self.cache.keep(slots)
 
     def poison(self) -> None:
         """See ``FilmState``."""

@@ -138,7 +138,7 @@ class PlainStudent:
         """See ``FilmState``."""
         self._chunk(self._x0, self.schedule.commit_timestep)
 
-    def keep(self) -> Callable[[], None]:
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
         """See ``FilmState``."""
         raise ConfigError("baseline: got a student that keeps its caches at a cut, wanted none")
 

@@ -97,9 +97,9 @@ class TimedFilm:
         with self._watch.time_ms("commit_ms", f"commit_ms.{self._place}"):
             self._film.commit()
 
-    def keep(self) -> Callable[[], None]:
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
         """See ``FilmState``."""
-        return self._film.keep()
+        return self._film.keep(slots)
 
     def poison(self) -> None:
         """See ``FilmState``."""

@@ -171,6 +171,10 @@ class DecodeThread:
                 self._progress.wait()
         self._streams.current().wait_event(self._decoded)
 
+    def can_go_back(self, chunk: int) -> bool:
+        """Tell whether a chunk of the shot can be decoded next; while nothing is being decoded."""
+        return self._decoder.can_go_back(chunk)
+
     def skip(self) -> None:
         """Decode nothing more; what is submitted is taken and dropped."""
         self._skip = True

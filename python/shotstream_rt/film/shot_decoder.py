@@ -23,7 +23,8 @@ class ShotDecoder:
         decoder: decodes every shot.
         kept_chunks: first chunks of a shot whose latents are kept; one of them can be decoded
             instead of what was decoded.
-        kept_states: newest chunks behind which the decoder's memory is kept, if it can be.
+        kept_states: chunks that can be taken back without decoding, where the decoder's memory can
+            be kept.
     """
 
     def __init__(self, decoder: StreamDecoder, *, kept_chunks: int, kept_states: int) -> None:
@@ -64,10 +65,14 @@ class ShotDecoder:
         self._next = chunk + 1
         if len(self._latents) == chunk < self._kept_chunks:
             self._latents.append(latents)
-            if self._resumable is not None and self._next < self._kept_chunks:
-                self._states[self._next] = self._resumable.state()
-                self._states.pop(self._next - self._kept_states, None)
+        if self._resumable is not None:
+            self._states[self._next] = self._resumable.state()
+            self._states.pop(chunk - self._kept_states, None)
         return frames
+
+    def can_go_back(self, chunk: int) -> bool:
+        """Tell whether ``chunk`` can be decoded next."""
+        return chunk == self._next or chunk in self._states or chunk <= len(self._latents)
 
     def _wind_back(self, chunk: int) -> None:
         """Bring the decoder to where ``chunk`` comes next, from the nearest place before it."""

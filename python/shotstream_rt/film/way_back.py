@@ -60,7 +60,7 @@ class WayBack:
                 timeline.reload = ()
                 return
             run.epoch = timeline.epoch
-            has_keys = run is self.loaded and (self._can_remake(run) or self._can_recache(run))
+            has_keys = run is self.loaded and (self._can_go_on(run) or self._can_recache(run))
             needs_none = run.ended and not timeline.whole
             if not (needs_none or has_keys) or not self._reopen(run):
                 timeline.replay()
@@ -74,15 +74,18 @@ class WayBack:
         self._workers.selector.change_caption(run.caption)
         return True
 
-    def _can_remake(self, run: ShotRun) -> bool:
-        """Tell whether the loaded shot can go on with a chunk that it had begun before.
+    def _can_go_on(self, run: ShotRun) -> bool:
+        """Let the loaded shot go on with a chunk that it had begun before; False if it cannot.
 
         Chunks that were computed anew with a caption that the shot no longer has are of no use.
         """
-        pipeline, last = self._workers.pipeline, self.last_chunk
-        if last >= pipeline.config.shot.chunks or self.reread_at >= run.frames:
+        if self.reread_at >= run.frames or not self._workers.decoder.can_go_back(run.next_chunk):
             return False
-        return pipeline.can_remake(run.next_chunk, last)
+        last = self._workers.pipeline.wind_back(run.next_chunk, self.last_chunk)
+        if last is None:
+            return False
+        self.last_chunk = last
+        return True
 
     def _can_recache(self, run: ShotRun) -> bool:
         """Tell whether the prompt that waits computes the keys anew that the shot goes on with."""

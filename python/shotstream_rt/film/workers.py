@@ -10,6 +10,7 @@ import torch
 from ..device.host_ring import HostRing
 from ..device.streams import streams_of
 from ..kernels.sets.decoder_set import decoder_kernels
+from ..model.codec import ResumableDecoder
 from .caption_encoder import CaptionEncoder
 from .context import ContextSelector
 from .decode_thread import DecodeThread
@@ -89,12 +90,15 @@ class Workers:
             device=device,
             choice=config.cache.context_choice,
         )
+        decoder, pipeline = model.new_decoder(), model.new_pipeline()
+        if isinstance(decoder, ResumableDecoder):  # else a shot cannot go back by chunks anyhow
+            pipeline.kept_back = kept_states
         return cls(
-            pipeline=model.new_pipeline(),
+            pipeline=pipeline,
             selector=selector,
             captions=model.captions,
             decoder=DecodeThread(
-                model.new_decoder(),
+                decoder,
                 selector,
                 frame_rate_hz=model.frame_rate_hz,
                 threads=max(1, threads // 2),
