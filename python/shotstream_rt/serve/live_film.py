@@ -148,6 +148,8 @@ class LiveFilm:
         saved: SavedFilm | None = None,
     ) -> None:
         self.id, self.seed, self.account = id, seed, account
+        self.opened_s = time.time()
+        """When it was opened, in seconds since 1970: comparable between servers."""
         self.snapshot: bytes | None = None
         self.changing = asyncio.Lock()
         self._session: Session | None = None

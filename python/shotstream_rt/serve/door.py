@@ -1,0 +1,371 @@
+"""One address for many servers: what a film is asked for goes to the server that has it.
+
+The door remembers nothing. For each request and each new socket it asks the servers which films
+they have, so it may be ended and begun again at any time, and there may be several.
+
+==============================  ==================================================================
+what comes                      where it goes
+==============================  ==================================================================
+names a film that is open       to the server that has it
+names a film that nobody has    to the server that its name picks (``home``), which opens it from
+                                the store that all of them share, or says that there is none
+a new film                      to the server with the most room
+names no film                   to the server that opened a film last, as a single server does it
+a list of films                 to all; their lists are joined
+anything else                   to any
+==============================  ==================================================================
+
+Bytes are passed on as they come and are held nowhere: whoever reads slowly is found slow by the
+film's server, which then leaves frames out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from .from_server import Error
+from .limits import Limits
+
+_log = logging.getLogger("shotstream_rt.serve")
+
+TRY_AGAIN = 1013
+"""Code that a socket is closed with whose server has gone: another one goes on with the film."""
+
+_COLLECTIONS = ("sessions", "videos")
+_TRIES = 5
+_AGAIN_S = 0.2
+"""How long a second try waits; a further one waits twice as long as the one before."""
+_CONNECT_S = 5
+_OF_ONE_CONNECTION = {
+    "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "date",
+}  # fmt: skip
+"""Headers that are about the way between two programs, or that the door itself sets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """One server behind the door, as it describes itself.
+
+    Attributes:
+        address: where it listens, ``http://10.0.0.5:40123``.
+        films: ids of its open films.
+        opened_s: when it opened the last of them, in seconds since 1970; 0 without any.
+        room: how many more films it takes.
+    """
+
+    address: str
+    films: tuple[str, ...] = ()
+    opened_s: float = 0.0
+    room: int = 0
+
+
+class NoStationError(Exception):
+    """There is no server, or none that answers."""
+
+
+def home(film: str, stations: Sequence[Station]) -> Station:
+    """Return the server that a film's id picks among those that there are.
+
+    Every door picks the same one, and when a server goes only its own films move.
+    """
+    return max(
+        stations,
+        key=lambda station: hashlib.sha256(f"{film} {station.address}".encode()).digest(),
+    )
+
+
+def station_of(film: str | None, stations: Sequence[Station]) -> Station:
+    """Return the server that answers for a film, or for whoever names none.
+
+    Raises:
+        NoStationError: there is no server.
+    """
+    if not stations:
+        raise NoStationError("no server is there yet")
+    if film is not None:
+        having = (station for station in stations if film in station.films)
+        return next(having, None) or home(film, stations)
+    newest = max(stations, key=lambda station: station.opened_s)
+    return newest if newest.films else roomiest(stations)
+
+
+def roomiest(stations: Sequence[Station]) -> Station:
+    """Return the server that is to open a new film.
+
+    Raises:
+        NoStationError: there is no server.
+    """
+    if not stations:
+        raise NoStationError("no server is there yet")
+    return max(stations, key=lambda station: (station.room, -len(station.films)))
+
+
+class Door:
+    """An ASGI application that passes everything on.
+
+    Args:
+        look: asks the servers to describe themselves; those that do not answer are left out.
+        limits: of each of the servers.
+    """
+
+    def __init__(self, look: Callable[[], Awaitable[Sequence[Station]]], limits: Limits) -> None:
+        self._look, self._limits = look, limits
+        self._looking: asyncio.Task[Sequence[Station]] | None = None
+        # A film may stand still for as long as its director wants: reading has no time limit.
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(None, connect=_CONNECT_S),
+            limits=httpx.Limits(max_connections=None),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on one request, or one socket for as long as it lasts."""
+        if scope["type"] == "websocket":
+            await self._pass_socket_on(WebSocket(scope, receive, send))
+        elif scope["type"] == "http":
+            response = await self._answer(Request(scope, receive))
+            await response(scope, receive, send)
+
+    async def stations(self) -> Sequence[Station]:
+        """Ask the servers; those who want to know at the same time share one answer."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+        return await asyncio.shield(self._looking)
+
+    async def close(self) -> None:
+        """Let the connections to the servers go."""
+        await self._http.aclose()
+
+    # Requests.
+
+    async def _answer(self, request: Request) -> Response:
+        parts = request.url.path.strip("/").split("/")
+        collection = parts[1] if len(parts) > 1 and parts[0] == "v1" else ""
+        try:
+            if collection in _COLLECTIONS and len(parts) == 2 and request.method == "GET":
+                return await self._join_lists(request)
+            film = parts[2] if collection in _COLLECTIONS and len(parts) > 2 else None
+            new = collection in _COLLECTIONS and len(parts) == 2
+            upstream = await self._ask(
+                request,
+                lambda stations: roomiest(stations) if new else station_of(film, stations),
+            )
+        except NoStationError as error:
+            return _try_again(str(error))
+        except (httpx.TransportError, ClientDisconnect) as error:
+            return _try_again(f"the server of this film has gone ({type(error).__name__})")
+        response = StreamingResponse(_body(upstream), upstream.status_code)
+        response.raw_headers = _passed_on(upstream.headers.raw)
+        return response
+
+    async def _ask(
+        self,
+        request: Request,
+        choose: Callable[[Sequence[Station]], Station],
+    ) -> httpx.Response:
+        """Return a server's answer, its body not yet read.
+
+        A server that cannot be reached has gone: all are asked anew who has the film. Nothing was
+        sent to it, so no request is done twice.
+
+        Raises:
+            NoStationError: none could be reached.
+            httpx.TransportError: the connection broke after that.
+        """
+        for wait_s in _waits():
+            await asyncio.sleep(wait_s)
+            try:
+                station = choose(await self.stations())
+                return await self._http.send(_request(request, station), stream=True)
+            except NoStationError as error:
+                reason = str(error)
+            except httpx.ConnectError as error:
+                reason = f"the server of this film has gone ({error})"
+        raise NoStationError(reason)
+
+    async def _join_lists(self, request: Request) -> Response:
+        """Return what all servers list, under the one name that each of them uses."""
+        stations = await self.stations()
+        if not stations:
+            raise NoStationError("no server is there yet")
+        answers = await asyncio.gather(
+            *(self._http.send(_request(request, station)) for station in stations),
+            return_exceptions=True,
+        )
+        lists: dict[str, Any] = {}
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                continue  # it has just gone
+            if answer.status_code != 200:
+                response = Response(answer.content, answer.status_code)
+                response.raw_headers = _passed_on(answer.headers.raw)
+                return response
+            for name, value in answer.json().items():
+                if isinstance(value, list):
+                    seen = {item["id"] for item in lists.setdefault(name, [])}
+                    lists[name] += [item for item in value if item["id"] not in seen]
+                else:
+                    lists[name] = value
+        return JSONResponse(lists)
+
+    # Sockets.
+
+    async def _pass_socket_on(self, socket: WebSocket) -> None:
+        await socket.accept()
+        try:
+            async with asyncio.timeout(self._limits.hello_s):
+                hello = await socket.receive()
+        except TimeoutError:
+            return await _refuse(socket, 4401, "unauthorized", "hello: none came in time")
+        if hello["type"] != "websocket.receive":
+            return None
+        try:
+            server = await self._connect(socket, _film_of(hello))
+        except NoStationError as error:
+            return await _refuse(socket, TRY_AGAIN, "failed", str(error))
+        async with server:
+            with suppress(ConnectionClosed):
+                await server.send(_contents(hello))
+            await _exchange(socket, server)
+        return None
+
+    async def _connect(self, socket: WebSocket, film: str | None) -> ClientConnection:
+        """Connect to a film's server as the viewer did to the door: same path, host and origin.
+
+        Raises:
+            NoStationError: none could be reached.
+        """
+        headers, target = socket.headers, _target(socket.scope).decode("latin-1")
+        for wait_s in _waits():
+            await asyncio.sleep(wait_s)
+            try:
+                at = urlsplit(station_of(film, await self.stations()).address)
+                return await connect(
+                    f"ws://{headers.get('host', at.netloc)}{target}",
+                    host=at.hostname,
+                    port=at.port,
+                    origin=headers.get("origin"),  # type: ignore[arg-type]
+                    compression=None,
+                    max_size=None,
+                    max_queue=4,
+                    open_timeout=_CONNECT_S,
+                    ping_interval=None,  # the server asks whether its viewers are there
+                )
+            except NoStationError as error:
+                reason = str(error)
+            except InvalidURI as error:
+                raise NoStationError("host: not the name of a server") from error
+            except (OSError, TimeoutError, InvalidHandshake) as error:
+                reason = f"the server of this film has gone ({error})"
+        raise NoStationError(reason)
+
+
+async def _exchange(socket: WebSocket, server: ClientConnection) -> None:
+    """Pass messages both ways until one side ends it, and end the other side likewise."""
+    up = asyncio.create_task(_from_viewer(socket, server))
+    down = asyncio.create_task(_from_server(socket, server))
+    try:
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (up, down):
+            task.cancel()
+        await asyncio.gather(up, down, return_exceptions=True)
+
+
+async def _from_viewer(socket: WebSocket, server: ClientConnection) -> None:
+    while (event := await socket.receive())["type"] == "websocket.receive":
+        await server.send(_contents(event))
+
+
+async def _from_server(socket: WebSocket, server: ClientConnection) -> None:
+    try:
+        async for data in server:
+            if isinstance(data, str):
+                await socket.send_text(data)
+            else:
+                await socket.send_bytes(data)
+        code, reason = server.close_code or 1000, server.close_reason or ""
+    except ConnectionClosed as closed:
+        # Without a farewell the server has died.
+        code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (TRY_AGAIN, "")
+    await socket.close(code, reason)
+
+
+def _contents(event: Any) -> str | bytes:
+    text: str | None = event.get("text")
+    data: bytes = event.get("bytes") or b""
+    return data if text is None else text
+
+
+def _film_of(hello: Any) -> str | None:
+    """Return the film that a first message names; whatever else it says is the server's matter."""
+    try:
+        film = json.loads(_contents(hello)).get("session")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return film if isinstance(film, str) else None
+
+
+async def _refuse(socket: WebSocket, close_code: int, code: Any, message: str) -> None:
+    with suppress(RuntimeError, WebSocketDisconnect):
+        await socket.send_text(Error(code=code, message=message).model_dump_json())
+        await socket.close(close_code)
+
+
+def _request(request: Request, station: Station) -> httpx.Request:
+    with_body = "content-length" in request.headers or "transfer-encoding" in request.headers
+    return httpx.Request(
+        request.method,
+        httpx.URL(station.address).copy_with(raw_path=_target(request.scope)),
+        headers=_passed_on(request.headers.raw),
+        content=request.stream() if with_body else None,
+    )
+
+
+def _target(scope: Scope) -> bytes:
+    """Return path and query as they were sent."""
+    query: bytes = scope["query_string"]
+    path: bytes = scope["raw_path"]
+    return path + b"?" + query if query else path
+
+
+def _passed_on(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower(), value)
+        for name, value in headers
+        if name.decode("latin-1").lower() not in _OF_ONE_CONNECTION
+    ]
+
+
+async def _body(upstream: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield an answer's body as it comes, and let the server know when nobody wants more of it."""
+    try:
+        with suppress(httpx.TransportError):  # it breaks off for the viewer too
+            async for piece in upstream.aiter_raw():
+                yield piece
+    finally:
+        await upstream.aclose()
+
+
+def _waits() -> list[float]:
+    return [0.0, *(_AGAIN_S * 2**n for n in range(_TRIES - 1))]
+
+
+def _try_again(reason: str) -> Response:
+    error = {"error": {"code": "failed", "message": reason}}
+    return JSONResponse(error, 503, headers={"Retry-After": "1"})
