@@ -80,14 +80,16 @@ class House:
 
     def describe(self) -> list[Station]:
         films = [server.films.all() for server in self.servers]
+        videos = [server.videos.all() for server in self.servers]
         return [
             Station(
                 address=server.address,
                 films=tuple(film.id for film in having),
+                videos=tuple(video.id for video in ordered),
                 opened_s=max((film.opened_s for film in having), default=0.0),
                 room=LIMITS.sessions - len(having),
             )
-            for server, having in zip(self.servers, films, strict=True)
+            for server, having, ordered in zip(self.servers, films, videos, strict=True)
         ]
 
     async def look(self) -> Sequence[Station]:
@@ -137,6 +139,23 @@ def test_films_are_spread_and_each_is_found_again(house: House, http: httpx.Clie
     assert http.post("/v1/sessions").json()["error"]["code"] == "full"
     assert http.delete(f"/v1/sessions/{films[0]}").status_code == 204
     assert http.get(f"/v1/sessions/{films[0]}").status_code == 404
+
+
+def test_videos_of_all_servers_are_one_list(house: House, http: httpx.Client) -> None:
+    assert http.get("/v1/videos").json()["first_id"] is None
+    body = {"prompt": "Wide shot: a red cat walks right on a beach.", "seconds": 1}
+    videos = [http.post("/v1/videos", json=body).json()["id"]]
+    http.post("/v1/sessions")  # so that the next one is ordered from the other server
+    videos.append(http.post("/v1/videos", json=body).json()["id"])
+    assert [len(said.videos) for said in house.describe()] == [1, 1]
+    listed = http.get("/v1/videos").json()
+    assert {video["id"] for video in listed["data"]} == set(videos)
+    assert [listed["first_id"], listed["last_id"]] == [video["id"] for video in listed["data"]]
+    for video in videos:
+        wait_for(lambda: http.get(f"/v1/videos/{video}").json()["status"] == "completed")  # noqa: B023
+        assert http.get(f"/v1/videos/{video}/content").content[4:8] == b"ftyp"
+        assert http.delete(f"/v1/videos/{video}").json()["deleted"]
+    assert http.get("/v1/videos").json()["data"] == []
 
 
 def test_a_film_is_directed_watched_and_downloaded_through_it(house: House) -> None:
@@ -214,7 +233,7 @@ def test_a_film_whose_server_ends_is_looked_for_among_the_others(
         assert answer.headers["retry-after"] == "1"
         with pytest.raises(ServerError) as refused:
             Client(house.url)
-        assert refused.value.code == "failed"
+        assert refused.value.code == "unavailable"
 
 
 def test_a_socket_that_says_nothing_is_not_kept() -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,10 +39,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from .from_server import Error
+from .answers import answer
+from .from_server import Error, ErrorCode
 from .limits import Limits
-
-_log = logging.getLogger("shotstream_rt.serve")
+from .problems import problem
 
 TRY_AGAIN = 1013
 """Code that a socket is closed with whose server has gone: another one goes on with the film."""
@@ -52,6 +52,10 @@ _TRIES = 5
 _AGAIN_S = 0.2
 """How long a second try waits; a further one waits twice as long as the one before."""
 _CONNECT_S = 5
+_GONE = "the server of this film has gone; another one goes on with it"
+_READ_AHEAD_BYTES = 1 << 14
+"""How much of a film the system may hold here for a slow viewer, out of reach of the server that
+drops frames; by itself it holds megabytes."""
 _OF_ONE_CONNECTION = {
     "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "date",
 }  # fmt: skip
@@ -65,12 +69,14 @@ class Station:
     Attributes:
         address: where it listens, ``http://10.0.0.5:40123``.
         films: ids of its open films.
-        opened_s: when it opened the last of them, in seconds since 1970; 0 without any.
+        videos: ids of its videos.
+        opened_s: when it opened the last film, in seconds since 1970; 0 without any.
         room: how many more films it takes.
     """
 
     address: str
     films: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
     opened_s: float = 0.0
     room: int = 0
 
@@ -79,28 +85,28 @@ class NoStationError(Exception):
     """There is no server, or none that answers."""
 
 
-def home(film: str, stations: Sequence[Station]) -> Station:
-    """Return the server that a film's id picks among those that there are.
+def home(name: str, stations: Sequence[Station]) -> Station:
+    """Return the server that the id of a film picks among those that there are.
 
     Every door picks the same one, and when a server goes only its own films move.
     """
     return max(
         stations,
-        key=lambda station: hashlib.sha256(f"{film} {station.address}".encode()).digest(),
+        key=lambda station: hashlib.sha256(f"{name} {station.address}".encode()).digest(),
     )
 
 
-def station_of(film: str | None, stations: Sequence[Station]) -> Station:
-    """Return the server that answers for a film, or for whoever names none.
+def station_of(name: str | None, stations: Sequence[Station]) -> Station:
+    """Return the server that answers for a film or a video, or for whoever names none.
 
     Raises:
         NoStationError: there is no server.
     """
     if not stations:
         raise NoStationError("no server is there yet")
-    if film is not None:
-        having = (station for station in stations if film in station.films)
-        return next(having, None) or home(film, stations)
+    if name is not None:
+        having = (station for station in stations if name in (*station.films, *station.videos))
+        return next(having, None) or home(name, stations)
     newest = max(stations, key=lambda station: station.opened_s)
     return newest if newest.films else roomiest(stations)
 
@@ -159,16 +165,16 @@ class Door:
         try:
             if collection in _COLLECTIONS and len(parts) == 2 and request.method == "GET":
                 return await self._join_lists(request)
-            film = parts[2] if collection in _COLLECTIONS and len(parts) > 2 else None
+            name = parts[2] if collection in _COLLECTIONS and len(parts) > 2 else None
             new = collection in _COLLECTIONS and len(parts) == 2
             upstream = await self._ask(
                 request,
-                lambda stations: roomiest(stations) if new else station_of(film, stations),
+                lambda stations: roomiest(stations) if new else station_of(name, stations),
             )
         except NoStationError as error:
-            return _try_again(str(error))
-        except (httpx.TransportError, ClientDisconnect) as error:
-            return _try_again(f"the server of this film has gone ({type(error).__name__})")
+            return answer(problem("unavailable", str(error)))
+        except (httpx.TransportError, ClientDisconnect):
+            return answer(problem("unavailable", _GONE))
         response = StreamingResponse(_body(upstream), upstream.status_code)
         response.raw_headers = _passed_on(upstream.headers.raw)
         return response
@@ -194,8 +200,8 @@ class Door:
                 return await self._http.send(_request(request, station), stream=True)
             except NoStationError as error:
                 reason = str(error)
-            except httpx.ConnectError as error:
-                reason = f"the server of this film has gone ({error})"
+            except httpx.ConnectError:
+                reason = _GONE
         raise NoStationError(reason)
 
     async def _join_lists(self, request: Request) -> Response:
@@ -207,58 +213,54 @@ class Door:
             *(self._http.send(_request(request, station)) for station in stations),
             return_exceptions=True,
         )
-        lists: dict[str, Any] = {}
-        for answer in answers:
-            if isinstance(answer, BaseException):
+        lists = []
+        for one in answers:
+            if isinstance(one, BaseException):
                 continue  # it has just gone
-            if answer.status_code != 200:
-                response = Response(answer.content, answer.status_code)
-                response.raw_headers = _passed_on(answer.headers.raw)
+            if one.status_code != 200:
+                response = Response(one.content, one.status_code)
+                response.raw_headers = _passed_on(one.headers.raw)
                 return response
-            for name, value in answer.json().items():
-                if isinstance(value, list):
-                    seen = {item["id"] for item in lists.setdefault(name, [])}
-                    lists[name] += [item for item in value if item["id"] not in seen]
-                else:
-                    lists[name] = value
-        return JSONResponse(lists)
+            lists.append(one.json())
+        if not lists:
+            raise NoStationError(_GONE)
+        return JSONResponse(_joined(lists), headers={"Cache-Control": "no-store"})
 
     # Sockets.
 
-    async def _pass_socket_on(self, socket: WebSocket) -> None:
-        await socket.accept()
+    async def _pass_socket_on(self, viewer: WebSocket) -> None:
+        await viewer.accept()
         try:
             async with asyncio.timeout(self._limits.hello_s):
-                hello = await socket.receive()
+                hello = await viewer.receive()
         except TimeoutError:
-            return await _refuse(socket, 4401, "unauthorized", "hello: none came in time")
+            return await _refuse(viewer, 4401, "unauthorized", "hello: none came in time")
         if hello["type"] != "websocket.receive":
             return None
         try:
-            server = await self._connect(socket, _film_of(hello))
+            server = await self._connect(viewer, _film_of(hello))
         except NoStationError as error:
-            return await _refuse(socket, TRY_AGAIN, "failed", str(error))
+            return await _refuse(viewer, TRY_AGAIN, "unavailable", str(error))
         async with server:
             with suppress(ConnectionClosed):
                 await server.send(_contents(hello))
-            await _exchange(socket, server)
+            await _exchange(viewer, server)
         return None
 
-    async def _connect(self, socket: WebSocket, film: str | None) -> ClientConnection:
+    async def _connect(self, viewer: WebSocket, film: str | None) -> ClientConnection:
         """Connect to a film's server as the viewer did to the door: same path, host and origin.
 
         Raises:
             NoStationError: none could be reached.
         """
-        headers, target = socket.headers, _target(socket.scope).decode("latin-1")
+        headers, target = viewer.headers, _target(viewer.scope).decode("latin-1")
         for wait_s in _waits():
             await asyncio.sleep(wait_s)
             try:
                 at = urlsplit(station_of(film, await self.stations()).address)
                 return await connect(
                     f"ws://{headers.get('host', at.netloc)}{target}",
-                    host=at.hostname,
-                    port=at.port,
+                    sock=await _dial(str(at.hostname), at.port or 80),
                     origin=headers.get("origin"),  # type: ignore[arg-type]
                     compression=None,
                     max_size=None,
@@ -270,15 +272,41 @@ class Door:
                 reason = str(error)
             except InvalidURI as error:
                 raise NoStationError("host: not the name of a server") from error
-            except (OSError, TimeoutError, InvalidHandshake) as error:
-                reason = f"the server of this film has gone ({error})"
+            except (OSError, TimeoutError, InvalidHandshake):
+                reason = _GONE
         raise NoStationError(reason)
 
 
-async def _exchange(socket: WebSocket, server: ClientConnection) -> None:
+def _joined(lists: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the films, or the videos, of all servers as one server lists its own."""
+    joined = lists[0]
+    if "sessions" in joined:
+        return {"sessions": [film for one in lists for film in one["sessions"]]}
+    videos = [video for one in lists for video in one["data"]]
+    videos.sort(key=lambda video: -video["created_at"])
+    ends = (videos[0]["id"], videos[-1]["id"]) if videos else (None, None)
+    return {**joined, "data": videos, "first_id": ends[0], "last_id": ends[1]}
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    """Return a connected socket for which the system reads little ahead."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dialled = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        dialled.setblocking(False)
+        dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _READ_AHEAD_BYTES)
+        async with asyncio.timeout(_CONNECT_S):
+            await asyncio.get_running_loop().sock_connect(dialled, (host, port))
+    except BaseException:
+        dialled.close()
+        raise
+    return dialled
+
+
+async def _exchange(viewer: WebSocket, server: ClientConnection) -> None:
     """Pass messages both ways until one side ends it, and end the other side likewise."""
-    up = asyncio.create_task(_from_viewer(socket, server))
-    down = asyncio.create_task(_from_server(socket, server))
+    up = asyncio.create_task(_from_viewer(viewer, server))
+    down = asyncio.create_task(_from_server(viewer, server))
     try:
         await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -287,23 +315,23 @@ async def _exchange(socket: WebSocket, server: ClientConnection) -> None:
         await asyncio.gather(up, down, return_exceptions=True)
 
 
-async def _from_viewer(socket: WebSocket, server: ClientConnection) -> None:
-    while (event := await socket.receive())["type"] == "websocket.receive":
+async def _from_viewer(viewer: WebSocket, server: ClientConnection) -> None:
+    while (event := await viewer.receive())["type"] == "websocket.receive":
         await server.send(_contents(event))
 
 
-async def _from_server(socket: WebSocket, server: ClientConnection) -> None:
+async def _from_server(viewer: WebSocket, server: ClientConnection) -> None:
     try:
         async for data in server:
             if isinstance(data, str):
-                await socket.send_text(data)
+                await viewer.send_text(data)
             else:
-                await socket.send_bytes(data)
+                await viewer.send_bytes(data)
         code, reason = server.close_code or 1000, server.close_reason or ""
     except ConnectionClosed as closed:
         # Without a farewell the server has died.
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (TRY_AGAIN, "")
-    await socket.close(code, reason)
+    await viewer.close(code, reason)
 
 
 def _contents(event: Any) -> str | bytes:
@@ -321,10 +349,10 @@ def _film_of(hello: Any) -> str | None:
     return film if isinstance(film, str) else None
 
 
-async def _refuse(socket: WebSocket, close_code: int, code: Any, message: str) -> None:
+async def _refuse(viewer: WebSocket, close_code: int, code: ErrorCode, message: str) -> None:
     with suppress(RuntimeError, WebSocketDisconnect):
-        await socket.send_text(Error(code=code, message=message).model_dump_json())
-        await socket.close(close_code)
+        await viewer.send_text(Error(code=code, message=message).model_dump_json())
+        await viewer.close(close_code)
 
 
 def _request(request: Request, station: Station) -> httpx.Request:
@@ -364,8 +392,3 @@ async def _body(upstream: httpx.Response) -> AsyncIterator[bytes]:
 
 def _waits() -> list[float]:
     return [0.0, *(_AGAIN_S * 2**n for n in range(_TRIES - 1))]
-
-
-def _try_again(reason: str) -> Response:
-    error = {"error": {"code": "failed", "message": reason}}
-    return JSONResponse(error, 503, headers={"Retry-After": "1"})
