@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import httpx
 import pytest
 import websockets.sync.client
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 
 from shotstream_rt.serve.async_client import ServerError
 from shotstream_rt.serve.client import Client
@@ -80,12 +82,12 @@ class House:
 
     def describe(self) -> list[Station]:
         films = [server.films.all() for server in self.servers]
-        videos = [server.videos.all() for server in self.servers]
+        videos = [server.videos.ids for server in self.servers]
         return [
             Station(
                 address=server.address,
                 films=tuple(film.id for film in having),
-                videos=tuple(video.id for video in ordered),
+                videos=ordered,
                 opened_s=max((film.opened_s for film in having), default=0.0),
                 room=LIMITS.sessions - len(having),
             )
@@ -99,7 +101,7 @@ class House:
     def open(self) -> Iterator[House]:
         listener = Listener("127.0.0.1", 0)
         self.address, self.url = listener.address, f"{listener.address}/#token={TOKEN}"
-        door = Door(self.look, LIMITS)
+        door = Door(self.look, Tokens(TOKEN), LIMITS)
         thread = threading.Thread(
             target=listener.run, args=(door,), kwargs={"message_bytes": 2**23}
         )
@@ -236,6 +238,37 @@ def test_a_film_whose_server_ends_is_looked_for_among_the_others(
         assert refused.value.code == "unavailable"
 
 
+def test_nothing_is_kept_for_a_viewer_that_does_not_read() -> None:
+    """A server that sends what it can is held up soon, where it drops frames of a film."""
+    piece, most = bytes(2**16), 2**24
+
+    async def watch() -> int:
+        sent = 0
+
+        async def send(socket: ServerConnection) -> None:
+            nonlocal sent
+            await socket.recv()
+            while sent < 4 * most:
+                await socket.send(piece)
+                sent += len(piece)
+
+        async with serve(send, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+            port = server.sockets[0].getsockname()[1]
+            house = House([])
+            house.stations = [Station(address=f"http://127.0.0.1:{port}")]
+            with house.open():
+                async with connect(house.address.replace("http", "ws"), max_size=None) as viewer:
+                    await viewer.send("{}")
+                    await viewer.recv()
+                    before = -1
+                    while before < sent:
+                        before = sent
+                        await asyncio.sleep(1)
+        return sent
+
+    assert asyncio.run(watch()) < most
+
+
 def test_a_socket_that_says_nothing_is_not_kept() -> None:
     async def look() -> Sequence[Station]:
         return []
@@ -252,7 +285,9 @@ def test_a_socket_that_says_nothing_is_not_kept() -> None:
         async def send(message: dict[str, object]) -> None:
             sent.append(message)
 
-        await Door(look, Limits(hello_s=1))({"type": "websocket", "headers": []}, receive, send)  # type: ignore[arg-type]
+        await Door(look, Tokens(TOKEN), Limits(hello_s=1))(
+            {"type": "websocket", "headers": []}, receive, send
+        )  # type: ignore[arg-type]
         assert sent[-1]["code"] == 4401
 
     asyncio.run(silent())

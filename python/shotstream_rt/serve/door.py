@@ -43,8 +43,9 @@ from .answers import answer
 from .from_server import Error, ErrorCode
 from .limits import Limits
 from .problems import problem
+from .tokens import Tokens
 
-TRY_AGAIN = 1013
+UNAVAILABLE = 4503
 """Code that a socket is closed with whose server has gone: another one goes on with the film."""
 
 _COLLECTIONS = ("sessions", "videos")
@@ -127,11 +128,17 @@ class Door:
 
     Args:
         look: asks the servers to describe themselves; those that do not answer are left out.
+        tokens: of all servers.
         limits: of each of the servers.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[Sequence[Station]]], limits: Limits) -> None:
-        self._look, self._limits = look, limits
+    def __init__(
+        self,
+        look: Callable[[], Awaitable[Sequence[Station]]],
+        tokens: Tokens,
+        limits: Limits,
+    ) -> None:
+        self._look, self._tokens, self._limits = look, tokens, limits
         self._looking: asyncio.Task[Sequence[Station]] | None = None
         # A film may stand still for as long as its director wants: reading has no time limit.
         self._http = httpx.AsyncClient(
@@ -238,14 +245,26 @@ class Door:
         if hello["type"] != "websocket.receive":
             return None
         try:
-            server = await self._connect(viewer, _film_of(hello))
+            server = await self._connect(viewer, self._film_of(_contents(hello)))
         except NoStationError as error:
-            return await _refuse(viewer, TRY_AGAIN, "unavailable", str(error))
+            return await _refuse(viewer, UNAVAILABLE, "unavailable", str(error))
         async with server:
             with suppress(ConnectionClosed):
                 await server.send(_contents(hello))
             await _exchange(viewer, server)
         return None
+
+    def _film_of(self, hello: str | bytes) -> str | None:
+        """Return the film that a first message, or its token, names; the server checks both."""
+        try:
+            said = json.loads(hello)
+            film, token = said.get("session"), said.get("token")
+        except (ValueError, AttributeError, RecursionError):
+            return None
+        if film is None and isinstance(token, str):
+            access = self._tokens.access_of(token)
+            return None if access is None else access.film
+        return film if isinstance(film, str) else None
 
     async def _connect(self, viewer: WebSocket, film: str | None) -> ClientConnection:
         """Connect to a film's server as the viewer did to the door: same path, host and origin.
@@ -281,7 +300,10 @@ def _joined(lists: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the films, or the videos, of all servers as one server lists its own."""
     joined = lists[0]
     if "sessions" in joined:
-        return {"sessions": [film for one in lists for film in one["sessions"]]}
+        films = [film for one in lists for film in one["sessions"]]
+        open_ids = {film["id"] for film in films}
+        stored = {id for one in lists for id in one.get("stored", ())} - open_ids
+        return {**joined, "sessions": films, "stored": sorted(stored)}
     videos = [video for one in lists for video in one["data"]]
     videos.sort(key=lambda video: -video["created_at"])
     ends = (videos[0]["id"], videos[-1]["id"]) if videos else (None, None)
@@ -330,7 +352,7 @@ async def _from_server(viewer: WebSocket, server: ClientConnection) -> None:
         code, reason = server.close_code or 1000, server.close_reason or ""
     except ConnectionClosed as closed:
         # Without a farewell the server has died.
-        code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (TRY_AGAIN, "")
+        code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (UNAVAILABLE, "")
     await viewer.close(code, reason)
 
 
@@ -338,15 +360,6 @@ def _contents(event: Any) -> str | bytes:
     text: str | None = event.get("text")
     data: bytes = event.get("bytes") or b""
     return data if text is None else text
-
-
-def _film_of(hello: Any) -> str | None:
-    """Return the film that a first message names; whatever else it says is the server's matter."""
-    try:
-        film = json.loads(_contents(hello)).get("session")
-    except (ValueError, AttributeError, RecursionError):
-        return None
-    return film if isinstance(film, str) else None
 
 
 async def _refuse(viewer: WebSocket, close_code: int, code: ErrorCode, message: str) -> None:

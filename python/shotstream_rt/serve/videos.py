@@ -200,6 +200,11 @@ class Videos:
         self._expire()
         return tuple(reversed(self._videos.values()))
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all that are kept; may be asked for from any thread."""
+        return tuple(self._videos)
+
     async def delete(self, id: str) -> None:
         """Delete a video, also one that is being made.
 
