@@ -16,6 +16,7 @@ from shotstream_rt.serve.films import FilmSettings
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.server import Server
 from shotstream_rt.serve.store import Store
+from shotstream_rt.serve.tokens import Tokens
 
 from ..patience import PATIENCE_S
 
@@ -26,6 +27,7 @@ def _serving(
     model: str = "nano",
     origins: tuple[str, ...] = (),
     store: Store | None = None,
+    tokens: Tokens | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Server, str]]:
     """Run a server on a thread of its own while the body runs; gives it and its page's address.
@@ -33,7 +35,7 @@ def _serving(
     All films play, however busy the machine is, unless a test says how many.
     """
     made = FilmSettings(**{"model": model, "threads": 1, "seed": 7, "capacity": 100, **settings})
-    server = Server(made, limits=limits, origins=origins, store=store)
+    server = Server(made, limits=limits, origins=origins, tokens=tokens, store=store)
     url = server.listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, name="test-server")
     thread.start()

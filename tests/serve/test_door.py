@@ -102,9 +102,7 @@ class House:
         listener = Listener("127.0.0.1", 0)
         self.address, self.url = listener.address, f"{listener.address}/#token={TOKEN}"
         door = Door(self.look, Tokens(TOKEN), LIMITS)
-        thread = threading.Thread(
-            target=listener.run, args=(door,), kwargs={"message_bytes": 2**23}
-        )
+        thread = threading.Thread(target=listener.run, args=(door, LIMITS))
         thread.start()
         try:
             yield self
@@ -222,7 +220,7 @@ def test_a_film_whose_server_ends_is_looked_for_among_the_others(
         films = [http.post("/v1/sessions").json()["id"] for _ in range(2)]
         (lost,) = (film for film in films if house.having(film) == 1)
         before = house.stations = house.describe()
-        with Client(house.url, session=lost) as client:
+        with Client(house.url, session=lost, reconnect_s=0) as client:
             second_one.close()
             wait_for(lambda: client._client._listening.done())
         # One that died a moment ago may still be said to be there.

@@ -8,6 +8,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ..errors import ConfigError
+from .connections import PING_S, prepare
+from .limits import Limits
 
 
 class Listener:
@@ -25,6 +27,7 @@ class Listener:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family, backlog=128)
+            prepare(self._socket)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"--host {host} --port {port}: cannot be listened on ({error}); another program "
@@ -41,18 +44,20 @@ class Listener:
         )
         return f"http://{shown}:{port}"
 
-    def run(self, app: ASGIApp, *, message_bytes: int) -> None:
+    def run(self, app: ASGIApp, limits: Limits) -> None:
         """Answer until the process is asked to end, or ``stop`` is called.
 
         Args:
             app: the application.
-            message_bytes: longest message of a socket; a longer one ends it.
+            limits: of its sockets.
         """
         config = uvicorn.Config(
             app,
             ws="websockets-sansio",
-            ws_max_size=message_bytes,
+            ws_max_size=limits.message_bytes,
             ws_per_message_deflate=False,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=limits.viewer_gone_s,
             log_config=None,
             access_log=False,
             server_header=False,

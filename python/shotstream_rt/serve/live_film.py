@@ -128,6 +128,7 @@ class LiveFilm:
         saved: what a store has of it, and where it is saved; default: it is not.
 
     Attributes:
+        opened_s: when it was opened, in seconds since 1970: comparable between servers.
         turn: what its session is to ask before each chunk.
         snapshot: what its next session goes on from; None for a new film.
         changing: held while it wakes or goes to sleep.
@@ -149,7 +150,6 @@ class LiveFilm:
     ) -> None:
         self.id, self.seed, self.account = id, seed, account
         self.opened_s = time.time()
-        """When it was opened, in seconds since 1970: comparable between servers."""
         self.snapshot: bytes | None = None
         self.changing = asyncio.Lock()
         self._session: Session | None = None
