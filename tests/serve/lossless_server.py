@@ -7,13 +7,31 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import Any
 
 from shotstream_rt.cli import main
 from shotstream_rt.serve import live_film
 from shotstream_rt.serve.fragments import FragmentEncoder
 
-if __name__ == "__main__":
+
+def without_loss() -> None:
+    """Let the films of this process be encoded without loss."""
     live_film.FragmentEncoder = partial(FragmentEncoder, crf=0)  # type: ignore[misc,assignment]
+
+
+if __name__ == "__main__":
+    if "--ray" in sys.argv:
+        from shotstream_rt.serve import ray_app
+
+        class LosslessServer(ray_app.DeviceServer):
+            """A server in a process of Ray's, which has to be told too."""
+
+            def __init__(self, fleet: Any) -> None:
+                without_loss()
+                super().__init__(fleet)
+
+        ray_app.DeviceServer = LosslessServer  # type: ignore[misc]
+    without_loss()
     sys.exit(
         main(["serve", "--port", "0", "--threads", "1", "--capacity", "9", "--json", *sys.argv[1:]])
     )

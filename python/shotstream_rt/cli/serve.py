@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import webbrowser
 from contextlib import suppress
+from functools import partial
 
 from shotstream_rt import env
 from shotstream_rt.checks import check_one_of, check_range, check_seed
@@ -20,6 +22,7 @@ Examples:
   python -m shotstream_rt serve --model /checkpoints/shotstream --device cuda --sessions 1
   python -m shotstream_rt serve --store films
   python -m shotstream_rt serve --host 0.0.0.0 --port 8716 --token-file token.txt
+  python -m shotstream_rt serve --ray 2-8 --store /shared/films
 
 The address that is printed carries the token that lets its owner direct; the page makes a second
 link, which only watches. VLC, OBS and ffplay show http://any:TOKEN@HOST:PORT/v1/sessions/ID/live.mp4
@@ -39,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="origin of pages that may connect besides this server's own; repeatable")  # fmt: skip
     add("--store", metavar="FOLDER", help="keep films in a folder, from which this or another "
         "server goes on with them (default: they end with the server)")  # fmt: skip
+    add("--ray", metavar="MIN-MAX", help="so many servers (2-8, or 2), each with a device of its "
+        "own, on Ray: on this machine, or on the cluster that RAY_ADDRESS names")  # fmt: skip
     add("--sessions", type=int, default=16, metavar="N",
         help="films at one time: playing, waiting in line, asleep (default: 16)")  # fmt: skip
     add("--capacity", type=int, metavar="N", help="films that play at one time; others wait in "
@@ -79,17 +84,21 @@ def run(arguments: argparse.Namespace) -> int:
         check_range("--threads", arguments.threads, 1, 1024)
     find_profile(arguments.profile)
     seed = check_seed(arguments.seed, "--seed")
+    servers = _servers(arguments.ray, arguments.store) if arguments.ray is not None else None
+    module, extra = ("ray_app", "ray") if servers else ("server", "serve")
     try:
         films, limits, logs, server, store, tokens = (
             importlib.import_module(f"shotstream_rt.serve.{name}")
-            for name in ("films", "limits", "logs", "server", "store", "tokens")
+            for name in ("films", "limits", "logs", module, "store", "tokens")
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"serve: the package {error.name} is not installed; pip install 'shotstream_rt[serve]'"
+            f"serve: the package {error.name} is not installed; "
+            f"pip install 'shotstream_rt[{extra}]'"
         ) from error
     file = arguments.token_file
-    serving = server.Server(
+    make = partial(server.RayServer, servers=servers) if servers else server.Server
+    serving = make(
         films.FilmSettings(
             model=arguments.model,
             options={
@@ -129,3 +138,21 @@ def run(arguments: argparse.Namespace) -> int:
     with suppress(KeyboardInterrupt):  # the way in which a server ends
         serving.run()
     return 0
+
+
+def _servers(text: str, store: str | None) -> tuple[int, int]:
+    """Return how many servers ``--ray`` wants at least and at most.
+
+    Raises:
+        ConfigError: it cannot be read, or the servers would have no store in common.
+    """
+    found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text)
+    fewest, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= fewest <= most:
+        raise ConfigError(f"--ray: got {text!r}, wanted a number of servers, as 2 or 2-8")
+    if store is None:
+        raise ConfigError(
+            "--ray: got no --store, wanted a folder that every machine sees: a film goes on from "
+            "there when its server ends"
+        )
+    return fewest, most
