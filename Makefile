@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo serve smoke test test-fast test-python test-native test-sanitize test-gpu gpu-check test-interpret \
-	fuzz soak lint format bench bench-kernels bench-compare profile aot aot-check engine-check engine-budget wheel clean
+	fuzz soak lint format bench bench-kernels bench-compare profile aot aot-check engine-check engine-budget docker-check wheel clean
 
 # Show the targets.
 help:
@@ -218,6 +218,10 @@ engine-check:
 # Export and build a random 1.3B within budgets of time, memory and launches: make engine-budget [FULL=1]
 engine-budget: $(VENV)/.dev
 	PYTHONPATH=python $(PY) bench/engine_budget.py $(if $(FULL),--full)
+
+# Build the Docker image and play from it; without a Docker daemon, do its steps here.
+docker-check:
+	$(PYTHON) docker/check.py
 
 # Wheels and source archives of the runtime and of the training package in dist/.
 wheel: $(VENV)/.dev
