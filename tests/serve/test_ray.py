@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -82,13 +83,34 @@ def test_a_film_goes_on_when_its_server_is_killed(ray_here: None, tmp_path: Path
         made = server.http.get(f"/v1/sessions/{film}/film.json").json()
         assert process_of(store, film) != first
         server.end()
-    print("sent twice after each kill:", watcher.twice)
+    print("sent twice after each kill:", watcher.twice)  # noqa: T201
     assert pictures_of(file) == expected
     assert made["directions"] == directions["directions"]
     # A chunk, and what a busy machine shows while it is being written.
     assert max(watcher.twice) <= 2 * CHUNK
     with pytest.raises(httpx.TransportError):
         httpx.get(server.address)
+
+
+@pytest.mark.parametrize(
+    "films,places,wanted",
+    [
+        ({}, {}, 3),  # nothing is known yet: as it is
+        ({"a": 0}, {"a": 4}, 1),
+        ({"a": 3}, {"a": 4}, 1),
+        ({"a": 4}, {"a": 4}, 2),
+        ({"a": 4, "b": 1}, {"a": 4, "b": 4}, 2),
+        ({"a": 1, "b": 1}, {"a": 1, "b": 1}, 3),
+        ({"a": 0, "b": 1}, {"a": 2, "b": 2}, 1),
+    ],
+)
+def test_servers_play_the_films_there_are_and_one_more(
+    films: dict[str, float], places: dict[str, float], wanted: int
+) -> None:
+    ray_app = pytest.importorskip("shotstream_rt.serve.ray_app", exc_type=ModuleNotFoundError)
+    told = {"films": films, "places": places}
+    context = SimpleNamespace(aggregated_metrics=told, target_num_replicas=3)
+    assert ray_app.servers_for(context) == (wanted, {})
 
 
 @pytest.mark.parametrize(
