@@ -22,8 +22,8 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo serve smoke test test-fast test-python test-native test-sanitize test-gpu gpu-check test-interpret \
-	fuzz soak lint format bench bench-kernels bench-compare profile aot aot-check engine-check engine-budget docker-check wheel clean
+.PHONY: help setup build demo serve smoke test test-fast test-python test-native test-sanitize test-ray test-gpu gpu-check \
+	test-interpret fuzz soak lint format bench bench-kernels bench-compare profile aot aot-check engine-check engine-budget docker-check wheel clean
 
 # Show the targets.
 help:
@@ -77,11 +77,16 @@ test: test-native test-python test-interpret
 
 # What to run while you work: neither slow tests nor those of the training package (90 s on two cores).
 test-fast: $(VENV)/.dev
-	$(PY) -m pytest $(IN_PARALLEL) -m "not slow and not later_stages" --ignore=tests/distill
+	$(PY) -m pytest $(IN_PARALLEL) -m "not slow and not later_stages and not ray" --ignore=tests/distill
 
 # The Python tests.
 test-python: $(VENV)/.dev
 	$(PY) -m pytest $(IN_PARALLEL)
+
+# A process for each server, one for the door and Ray's own: nothing else runs beside them.
+# Two servers on a Ray cluster of this machine, one of which is killed; within 90 seconds.
+test-ray: $(VENV)/.dev
+	$(PY) -m pytest -m ray --timeout $(or $(SECONDS),90) tests/serve/test_ray.py
 
 # The C++ tests of the native core, optimised, with checks on.
 test-native: $(VENV)/.torch
