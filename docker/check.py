@@ -66,22 +66,20 @@ def steps_playing(folder: Path) -> Iterator[tuple[str, list[str]]]:
         ["sh", str(source / "docker/install.sh"), str(source), str(target)],
         env={**os.environ, **arguments}, check=True,
     )  # fmt: skip
-    user: list[str] = []
     for made in (films, home):
         made.mkdir(mode=0o700)
+    python = ["env", "-i", f"HOME={home}", str(target / "bin/python")]
     if os.geteuid() == 0:
         user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-        begun = subprocess.run(
-            [*user, str(target / "bin/python"), "-c", ""], capture_output=True, check=False
-        )
-        if begun.returncode:
+        begun = subprocess.run([*user, *python, "-c", ""], capture_output=True, check=False)
+        if begun.returncode == 0:
+            python = [*user, *python]
+            for made in (films, home):
+                os.chown(made, USER, USER)
+        else:
             say("the Python of this machine is for this user alone: another one cannot be tried")
-            user = []
-        for made in (films, home) if user else ():
-            os.chown(made, USER, USER)
     entry, words = command()
     assert entry[0] == "python"
-    python = [*user, "env", "-i", f"HOME={home}", str(target / "bin/python")]
     words = [str(films) if word == "/films" else word for word in words]
     # The port is free in a container; here another program may have it.
     with playing([*python, *entry[1:], *words, "--port", "0", "--json"], cwd=home) as url:
