@@ -16,7 +16,15 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from shotstream_rt.serve.async_client import ServerError
 from shotstream_rt.serve.client import Client
-from shotstream_rt.serve.door import Door, NoStationError, Station, home, roomiest, station_of
+from shotstream_rt.serve.door import (
+    Door,
+    NoStationError,
+    Station,
+    describe,
+    home,
+    roomiest,
+    station_of,
+)
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.listener import Listener
 from shotstream_rt.serve.server import Server
@@ -47,6 +55,8 @@ def test_who_names_no_film_gets_the_one_that_was_opened_last() -> None:
 def test_a_new_film_is_opened_where_there_is_most_room() -> None:
     assert roomiest((A, B, C)) is C
     assert roomiest((A, B)) is B
+    full = Station(address="http://d", full=True, room=9)
+    assert roomiest((full, A)) is A, "it would play one more film, and may not have it"
 
 
 def test_without_a_server_it_is_said() -> None:
@@ -81,18 +91,7 @@ class House:
         return found
 
     def describe(self) -> list[Station]:
-        films = [server.films.all() for server in self.servers]
-        videos = [server.videos.ids for server in self.servers]
-        return [
-            Station(
-                address=server.address,
-                films=tuple(film.id for film in having),
-                videos=ordered,
-                opened_s=max((film.opened_s for film in having), default=0.0),
-                room=LIMITS.sessions - len(having),
-            )
-            for server, having, ordered in zip(self.servers, films, videos, strict=True)
-        ]
+        return [describe(server) for server in self.servers]
 
     async def look(self) -> Sequence[Station]:
         return self.describe() if self.stations is None else self.stations

@@ -97,7 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"pip install 'shotstream_rt[{extra}]'"
         ) from error
     file = arguments.token_file
-    make = partial(server.RayServer, servers=servers) if servers else server.Server
+    make = server.Server
+    if servers:
+        make = partial(server.RayServer, servers=servers, json_logs=arguments.log == "json")
     serving = make(
         films.FilmSettings(
             model=arguments.model,

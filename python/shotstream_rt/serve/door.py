@@ -28,7 +28,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -44,6 +44,9 @@ from .from_server import Error, ErrorCode
 from .limits import Limits
 from .problems import problem
 from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from .server import Server
 
 UNAVAILABLE = 4503
 """Code that a socket is closed with whose server has gone: another one goes on with the film."""
@@ -72,18 +75,33 @@ class Station:
         films: ids of its open films.
         videos: ids of its videos.
         opened_s: when it opened the last film, in seconds since 1970; 0 without any.
-        room: how many more films it takes.
+        full: whether it has as many films as it may have.
+        room: how many more films it would play at once; below zero while some wait in line.
     """
 
     address: str
     films: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
     opened_s: float = 0.0
+    full: bool = False
     room: int = 0
 
 
 class NoStationError(Exception):
     """There is no server, or none that answers."""
+
+
+def describe(server: Server) -> Station:
+    """Return how a server that has loaded its model describes itself; from any thread."""
+    films, line = server.films.all(), server.films.line
+    return Station(
+        address=server.address,
+        films=tuple(film.id for film in films),
+        videos=server.videos.ids,
+        opened_s=max((film.opened_s for film in films), default=0.0),
+        full=len(films) >= server.films.limits.sessions,
+        room=server.films.capacity() - line.playing - len(line),
+    )
 
 
 def home(name: str, stations: Sequence[Station]) -> Station:
@@ -120,7 +138,7 @@ def roomiest(stations: Sequence[Station]) -> Station:
     """
     if not stations:
         raise NoStationError("no server is there yet")
-    return max(stations, key=lambda station: (station.room, -len(station.films)))
+    return max(stations, key=lambda station: (not station.full, station.room, -len(station.films)))
 
 
 class Door:

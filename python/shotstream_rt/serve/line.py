@@ -23,6 +23,11 @@ class Line:
         return len(self._waiting)
 
     @property
+    def playing(self) -> int:
+        """How many films play."""
+        return len(self._playing)
+
+    @property
     def has_room(self) -> bool:
         """Whether a film that comes now would not have to wait."""
         return not self._waiting and len(self._playing) < self._capacity()

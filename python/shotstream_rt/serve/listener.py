@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -44,12 +47,19 @@ class Listener:
         )
         return f"http://{shown}:{port}"
 
-    def run(self, app: ASGIApp, limits: Limits) -> None:
+    def run(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        drain: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         """Answer until the process is asked to end, or ``stop`` is called.
 
         Args:
             app: the application.
             limits: of its sockets.
+            drain: is done then, before any connection is closed; a second request to end does not
+                wait for it.
         """
         config = uvicorn.Config(
             app,
@@ -63,7 +73,7 @@ class Listener:
             server_header=False,
             timeout_graceful_shutdown=2,
         )
-        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn = _Uvicorn(config, drain)
         self._uvicorn.run(sockets=[self._socket])
 
     def stop(self) -> None:
@@ -74,3 +84,26 @@ class Listener:
     def close(self) -> None:
         """Give the port back, where ``run`` was not called."""
         self._socket.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn, which still answers while it drains.
+
+    Args:
+        config: of it.
+        drain: see ``Listener.run``.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, drain: Callable[[], Coroutine[Any, Any, None]] | None
+    ) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then close all connections."""
+        if self._drain is not None:
+            draining = asyncio.create_task(self._drain())
+            while not (draining.done() or self.force_exit):
+                await asyncio.wait({draining}, timeout=0.1)
+        await super().shutdown(sockets)

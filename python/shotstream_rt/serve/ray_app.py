@@ -28,8 +28,10 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
+from .. import env
 from ..errors import ConfigError, ShotStreamError
-from .door import Door, Station
+from . import logs
+from .door import Door, Station, describe
 from .films import FilmSettings
 from .limits import Limits
 from .listener import Listener
@@ -62,6 +64,7 @@ class Fleet:
         most: servers that there may be.
         host: address that the door listens on.
         port: likewise; 0 takes any free one.
+        json_logs: whether the processes write JSON to their logs.
         alone: whether this machine is the whole cluster, so that nobody else has to reach servers.
     """
 
@@ -74,11 +77,15 @@ class Fleet:
     most: int = 1
     host: str = "127.0.0.1"
     port: int = 8716
+    json_logs: bool = False
     alone: bool = True
 
 
 def servers_for(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """Return how many servers play the films that are open and one more, for Ray's autoscaler."""
+    """Return how many servers play those films that are to play and one more.
+
+    Ray's autoscaler calls it with what ``DeviceServer.record_autoscaling_stats`` returned.
+    """
     told = context.aggregated_metrics or {}
     films, places = (list(told.get(name, {}).values()) for name in ("films", "places"))
     if not places:
@@ -94,6 +101,7 @@ class DeviceServer:
     """
 
     def __init__(self, fleet: Fleet) -> None:
+        _begin_logs(fleet)
         self._server = Server(
             fleet.settings,
             tokens=Tokens(fleet.secret),
@@ -117,23 +125,16 @@ class DeviceServer:
 
     def _has_model(self) -> bool:
         films = getattr(self._server, "films", None)  # there once the server has begun
-        return films is not None and films.loaded
+        return films is not None and films.unready is None
 
     def describe(self) -> Station:
         """Return where it listens and what it has, for the door."""
-        films = self._server.films.all()
-        return Station(
-            address=self._server.address,
-            films=tuple(film.id for film in films),
-            videos=self._server.videos.ids,
-            opened_s=max((film.opened_s for film in films), default=0.0),
-            room=self._server.films.limits.sessions - len(films),
-        )
+        return describe(self._server)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return how many films there are and how many may be, for ``servers_for``."""
+        """Return how many films play or wait to and how many can play, for ``servers_for``."""
         films = self._server.films
-        return {"films": len(films.all()), "places": films.limits.sessions}
+        return {"films": films.line.playing + len(films.line), "places": films.capacity()}
 
     def check_health(self) -> None:
         """Tell Ray whether a new server is to be begun in place of this one.
@@ -159,6 +160,7 @@ class FrontDoor:
     """
 
     def __init__(self, fleet: Fleet, servers: DeploymentHandle[DeviceServer]) -> None:
+        _begin_logs(fleet)
         self._servers = servers
         self._listener = Listener(fleet.host, fleet.port)
         self._door = Door(self._look, Tokens(fleet.secret), fleet.limits)
@@ -244,6 +246,7 @@ class RayServer:
         origins: of pages that may connect besides the door's own.
         store: of all servers; what it is in, every machine of the cluster sees.
         servers: how many servers there always are, and how many there may be.
+        json_logs: whether their processes write JSON to their logs.
 
     Raises:
         ConfigError: what is asked for cannot be.
@@ -255,6 +258,7 @@ class RayServer:
         *,
         store: Store,
         servers: tuple[int, int],
+        json_logs: bool = False,
         tokens: Tokens | None = None,
         limits: Limits | None = None,
         origins: tuple[str, ...] = (),
@@ -262,6 +266,7 @@ class RayServer:
         self.tokens = tokens or Tokens()
         self._settings, self._limits = settings or FilmSettings(), limits or Limits()
         self._store, self._servers, self._origins = store, servers, origins
+        self._json_logs = json_logs
         self._alone = "RAY_ADDRESS" not in os.environ
         self._stopped = threading.Event()
         self.address = ""
@@ -298,6 +303,7 @@ class RayServer:
             most=most,
             host=host,
             port=port,
+            json_logs=self._json_logs,
             alone=self._alone,
         )
         with redirect_stdout(sys.stderr):  # Ray prints what its processes report
@@ -355,6 +361,13 @@ class RayServer:
             else:
                 serve.delete(_APP)
         ray.shutdown()
+
+
+def _begin_logs(fleet: Fleet) -> None:
+    """Let a process that Ray started log as ``serve`` does."""
+    logging.basicConfig(level=env.log_level())
+    if fleet.json_logs:
+        logs.use_json(env.log_level("info"))
 
 
 def _join_cluster(*, alone: bool) -> None:

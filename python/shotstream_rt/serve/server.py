@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, WebSocket
 
-from ..errors import ConfigError
 from .app import make_app
-from .connections import PING_S, prepare
 from .conversation import FORBIDDEN, Conversation
 from .films import Films, FilmSettings
 from .from_server import Error
 from .limits import Limits
+from .listener import Listener
 from .metrics import Metrics
 from .profiling import Profiler
 from .store import Store
@@ -52,8 +49,7 @@ class Server:
         self._settings, self._limits = settings or FilmSettings(), limits or Limits()
         self._origins, self._store = origins, store
         self.metrics = Metrics()
-        self._listening: socket.socket | None = None
-        self._uvicorn: uvicorn.Server | None = None
+        self._listener: Listener | None = None
         self._failed: BaseException | None = None
         self.app = make_app(
             tokens=self.tokens,
@@ -74,26 +70,14 @@ class Server:
         Raises:
             ConfigError: the port or the address cannot be taken.
         """
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._listening = socket.create_server((host, port), family=family, backlog=128)
-            prepare(self._listening)
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"--host {host} --port {port}: cannot be listened on ({error}); another program "
-                "may have the port: --port 0 takes a free one"
-            ) from error
+        self._listener = Listener(host, port)
         return f"{self.address}/#token={self.tokens.director}"
 
     @property
     def address(self) -> str:
         """The address of the server without a token; once it listens."""
-        assert self._listening is not None, "listen first"
-        host, port = self._listening.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
-            host, f"[{host}]" if ":" in host else host
-        )
-        return f"http://{shown}:{port}"
+        assert self._listener is not None, "listen first"
+        return self._listener.address
 
     def run(self) -> None:
         """Serve until the process is asked to end, or ``stop`` is called.
@@ -104,28 +88,15 @@ class Server:
         Raises:
             ShotStreamError: the model cannot be loaded.
         """
-        assert self._listening is not None, "listen first"
-        config = uvicorn.Config(
-            self.app,
-            ws="websockets-sansio",
-            ws_max_size=self._limits.message_bytes,
-            ws_per_message_deflate=False,
-            ws_ping_interval=PING_S,
-            ws_ping_timeout=self._limits.viewer_gone_s,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=2,
-        )
-        self._uvicorn = _Uvicorn(config, lambda: self.films.drain())
-        self._uvicorn.run(sockets=[self._listening])
+        assert self._listener is not None, "listen first"
+        self._listener.run(self.app, self._limits, lambda: self.films.drain())
         if self._failed is not None:
             raise self._failed
 
     def stop(self) -> None:
         """Ask ``run`` to end; from any thread."""
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
+        if self._listener is not None:
+            self._listener.stop()
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -162,23 +133,3 @@ class Server:
             await socket.close(FORBIDDEN)
             return
         await Conversation(socket, self.films, self.tokens).run()
-
-
-class _Uvicorn(uvicorn.Server):
-    """Uvicorn, which still answers while the films end.
-
-    Args:
-        config: of it.
-        drain: lets the films end.
-    """
-
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[Any, Any, None]]):
-        super().__init__(config)
-        self._drain = drain
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let the films end, then close all connections."""
-        draining = asyncio.create_task(self._drain())
-        while not (draining.done() or self.force_exit):
-            await asyncio.wait({draining}, timeout=0.1)
-        await super().shutdown(sockets)
