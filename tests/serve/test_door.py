@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import httpx
 import pytest
 import websockets.sync.client
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -155,6 +156,26 @@ def test_videos_of_all_servers_are_one_list(house: House, http: httpx.Client) ->
         assert http.get(f"/v1/videos/{video}/content").content[4:8] == b"ftyp"
         assert http.delete(f"/v1/videos/{video}").json()["deleted"]
     assert http.get("/v1/videos").json()["data"] == []
+
+
+def test_what_all_servers_measure_is_one_text(house: House, http: httpx.Client) -> None:
+    http.post("/v1/sessions")
+    answer = http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    alone = httpx.get(
+        f"{house.servers[0].address}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}
+    )
+    found = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert {
+        (family.name, family.type, family.documentation)
+        for family in text_string_to_metric_families(alone.text)
+    } <= {(family.name, family.type, family.documentation) for family in found.values()}
+    opened = found["shotstream_sessions_opened"].samples
+    assert {sample.labels["server"] for sample in opened} == {
+        server.address for server in house.servers
+    }
+    assert sum(s.value for s in opened if s.name == "shotstream_sessions_opened_total") == 1
+    assert httpx.get(f"{house.address}/metrics").status_code == 401
 
 
 def test_a_film_is_directed_watched_and_downloaded_through_it(house: House) -> None:

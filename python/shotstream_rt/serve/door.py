@@ -11,7 +11,7 @@ names a film that nobody has    to the server that its name picks (``home``), wh
                                 the store that all of them share, or says that there is none
 a new film                      to the server with the most room
 names no film                   to the server that opened a film last, as a single server does it
-a list of films                 to all; their lists are joined
+a list of films, or /metrics    to all; what they tell is joined
 anything else                   to any
 ==============================  ==================================================================
 
@@ -39,6 +39,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
+from . import metrics
 from .answers import answer
 from .from_server import Error, ErrorCode
 from .limits import Limits
@@ -188,13 +189,13 @@ class Door:
         parts = request.url.path.strip("/").split("/")
         collection = parts[1] if len(parts) > 1 and parts[0] == "v1" else ""
         try:
-            if collection in _COLLECTIONS and len(parts) == 2 and request.method == "GET":
-                return await self._join_lists(request)
+            of_all = collection in _COLLECTIONS and len(parts) == 2
+            if request.method == "GET" and (of_all or parts == ["metrics"]):
+                return await self._join(request)
             name = parts[2] if collection in _COLLECTIONS and len(parts) > 2 else None
-            new = collection in _COLLECTIONS and len(parts) == 2
             upstream = await self._ask(
                 request,
-                lambda stations: roomiest(stations) if new else station_of(name, stations),
+                lambda stations: roomiest(stations) if of_all else station_of(name, stations),
             )
         except NoStationError as error:
             return answer(problem("unavailable", str(error)))
@@ -229,8 +230,8 @@ class Door:
                 reason = _GONE
         raise NoStationError(reason)
 
-    async def _join_lists(self, request: Request) -> Response:
-        """Return what all servers list, under the one name that each of them uses."""
+    async def _join(self, request: Request) -> Response:
+        """Return what all servers list or measure, as one of them does for itself."""
         stations = await self.stations()
         if not stations:
             raise NoStationError("no server is there yet")
@@ -238,18 +239,22 @@ class Door:
             *(self._http.send(_request(request, station)) for station in stations),
             return_exceptions=True,
         )
-        lists = []
-        for one in answers:
+        told: dict[str, httpx.Response] = {}
+        for station, one in zip(stations, answers, strict=True):
             if isinstance(one, BaseException):
                 continue  # it has just gone
             if one.status_code != 200:
                 response = Response(one.content, one.status_code)
                 response.raw_headers = _passed_on(one.headers.raw)
                 return response
-            lists.append(one.json())
-        if not lists:
+            told[station.address] = one
+        if not told:
             raise NoStationError(_GONE)
-        return JSONResponse(_joined(lists), headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store"}
+        if request.url.path == "/metrics":
+            text = metrics.joined({address: one.text for address, one in told.items()})
+            return Response(text, headers=headers, media_type=metrics.PLAIN)
+        return JSONResponse(_joined([one.json() for one in told.values()]), headers=headers)
 
     # Sockets.
 

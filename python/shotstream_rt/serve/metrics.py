@@ -7,7 +7,7 @@ counted when somebody asks is counted then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -19,6 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +30,8 @@ from .from_viewer import ASKS
 if TYPE_CHECKING:
     from .films import Films
 
+PLAIN = "text/plain; version=0.0.4"
+"""Media type of Prometheus' text format."""
 STALL_S = 0.1
 """A frame that is later than this stalls the picture; players hide less than that."""
 _POSITIONS = 8
@@ -229,6 +232,43 @@ class CountResponses:
         finally:
             route = getattr(scope.get("route"), "path", None)
             self._metrics.response(scope["method"], route, status)
+
+
+def joined(texts: Mapping[str, str]) -> bytes:
+    """Return the metrics of several servers as one text, with the label ``server``.
+
+    Args:
+        texts: what each server tells, by its address.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Told(texts))
+    return generate_latest(registry)
+
+
+class _Told(Collector):
+    """What servers tell.
+
+    Args:
+        texts: see ``joined``.
+    """
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+
+    def describe(self) -> Iterator[Metric]:
+        """Name nothing beforehand, so that registering reads nothing."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric once, with the values of all servers."""
+        found: dict[str, Metric] = {}
+        for server, text in self._texts.items():
+            for one in text_string_to_metric_families(text):
+                metric = found.setdefault(one.name, Metric(one.name, one.documentation, one.type))
+                for sample in one.samples:
+                    labels = {**sample.labels, "server": server}
+                    metric.add_sample(sample.name, labels, sample.value)
+        yield from found.values()
 
 
 class _Now(Collector):

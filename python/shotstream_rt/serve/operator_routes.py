@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .access import SERVER_DIRECTOR, SERVER_VIEWER
 from .answers import Documented, documented
 from .films import Films
-from .metrics import Metrics
+from .metrics import PLAIN, Metrics
 from .problems import UnavailableError
 from .profiling import MOST_S, Profiler
 
@@ -84,7 +84,7 @@ async def readyz(request: Request) -> Well:
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     told: Metrics = request.app.state.metrics
-    return Response(told.text(), media_type="text/plain; version=0.0.4")
+    return Response(told.text(), media_type=PLAIN)
 
 
 @router.post(
