@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from shotstream_rt.serve.async_client import ServerError
@@ -176,6 +177,21 @@ def test_a_film_closed_while_it_waits_in_line(serving: Serving) -> None:
                 message = json.loads(socket.recv(timeout=PATIENCE_S))
         assert (message["type"], message["code"]) == ("error", "not_found")
         assert "closed" in message["message"]
+
+
+def test_who_waits_in_line_when_the_server_ends_may_come_back(serving: Serving) -> None:
+    with serving(capacity=1) as (server, _), at(server) as http:
+        ids = [http.post("/v1/sessions", json={}).json()["id"] for _ in range(2)]
+        with greeted(server, ids[1]) as socket:
+            hear(socket, "queue")
+            server.stop()
+            message = json.loads(socket.recv(timeout=PATIENCE_S))
+            while message["type"] == "queue":
+                message = json.loads(socket.recv(timeout=PATIENCE_S))
+            with pytest.raises(ConnectionClosed):
+                socket.recv(timeout=PATIENCE_S)
+            assert (message["type"], message["code"]) == ("error", "unavailable")
+            assert (message["retryable"], socket.close_code) == (True, 4503)
 
 
 def test_a_film_that_nobody_watches_makes_room(serving: Serving) -> None:

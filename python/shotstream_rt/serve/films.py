@@ -23,7 +23,14 @@ from .line import Line
 from .live_film import LiveFilm
 from .logs import about
 from .metrics import Metrics
-from .problems import EndingError, FullError, NoModelError, NotFoundError, StoreError
+from .problems import (
+    EndingError,
+    FullError,
+    NoModelError,
+    NotFoundError,
+    ServeError,
+    StoreError,
+)
 from .public_names import model_name
 from .quotas import Account, Quotas
 from .saved_film import SavedFilm
@@ -33,6 +40,7 @@ from .throughput import measure
 
 _log = logging.getLogger("shotstream_rt.serve")
 
+_ENDS = "server: it ends; ask for the film again when it is back"
 _FINISH_S = 4
 """How long a film may take to finish its chunk when the server ends."""
 
@@ -254,7 +262,7 @@ class Films:
             FullError: there are as many as may be.
         """
         if self.ending:
-            raise EndingError("server: it ends; ask for the film again when it is back")
+            raise EndingError(_ENDS)
         if len(self._films) + self._creating >= self.limits.sessions:
             raise FullError(
                 f"films: {self.limits.sessions} are open, which is as many as may be; close one"
@@ -491,7 +499,10 @@ class Films:
 
     async def _close(self, film: LiveFilm, message: str, reason: EndReason) -> None:
         film.account.films -= 1
-        self.line.turn_away(film.id, NotFoundError(f"session: the film was closed: {message}"))
+        gone: ServeError = NotFoundError(f"session: the film was closed: {message}")
+        if reason == "server":
+            gone = EndingError(_ENDS)
+        self.line.turn_away(film.id, gone)
         async with film.changing:
             with about(session=film.id):
                 _log.info("film closed: %s", message)
