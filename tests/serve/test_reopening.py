@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from shotstream_rt.serve.client import Client
+from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.saved_film import _packed, _unpacked
 from shotstream_rt.serve.server import Server
 from shotstream_rt.serve.store import FolderStore
@@ -80,6 +81,32 @@ def test_a_film_goes_on_in_another_server(serving: Serving, tmp_path: Path) -> N
         assert http.delete(f"/v1/sessions/{film}").status_code == 204
         assert http.get("/v1/sessions").json() == {"sessions": [], "stored": []}
     assert list(store.iterdir()) == []
+
+
+def test_a_film_of_the_store_that_sleeps_takes_no_place(serving: Serving, tmp_path: Path) -> None:
+    limits = Limits(sessions=2, idle_pause_s=1, idle_sleep_s=1)
+    store = FolderStore(tmp_path / "films")
+    with serving(limits, store=store) as (server, url), client_of(server) as http:
+
+        def state(film: str) -> str:
+            found = [one["state"] for one in http.get("/v1/sessions").json()["sessions"]
+                     if one["id"] == film]  # fmt: skip
+            return found[0] if found else "stored"
+
+        with Client(url) as watched:
+            watched.cut(CAT)
+            first = http.post("/v1/sessions").json()["id"]
+            assert http.post("/v1/sessions").status_code == 429, "both play"
+            wait_for(lambda: state(first) == "asleep")
+            second = http.post("/v1/sessions").json()["id"]
+            assert (state(first), state(watched.session)) == ("stored", "playing")
+            wait_for(lambda: state(second) == "asleep")
+            with Client(url, session=first) as client:
+                client.cut(CAT)
+                look(client, 3)
+                assert state(second) == "stored"
+                assert http.get(f"/v1/sessions/{second}").status_code == 429
+        assert set(store.films()) == {watched.session, first, second}
 
 
 def test_held_or_damaged(serving: Serving, tmp_path: Path) -> None:

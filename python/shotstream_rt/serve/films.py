@@ -219,7 +219,7 @@ class Films:
         standing: Standing | None = None,
     ) -> LiveFilm:
         model, saved = await self.model(), None
-        self._check_room()
+        await self._make_room()
         account.check_films()
         id = secrets.token_hex(8)
         self._creating += 1
@@ -254,19 +254,26 @@ class Films:
                 raise
         return film
 
-    def _check_room(self) -> None:
-        """Check that there may be another film.
+    async def _make_room(self) -> None:
+        """Return when there may be another film.
+
+        A film of the store that sleeps is closed for it: whoever asks for that one opens it again.
 
         Raises:
             EndingError: the server ends.
             FullError: there are as many as may be.
         """
+        while not self.ending and len(self._films) + self._creating >= self.limits.sessions:
+            spare = [film for film in self.all() if film.saved and film.asleep]
+            spare = [film for film in spare if film.id not in self._admissions]
+            if not spare:
+                raise FullError(
+                    f"films: {self.limits.sessions} are open, which is as many as may be; close one"
+                )
+            unwatched = max(spare, key=lambda film: film.unwatched_s)
+            await self.close_film(unwatched, "another film needs its place", "idle")
         if self.ending:
             raise EndingError(_ENDS)
-        if len(self._films) + self._creating >= self.limits.sessions:
-            raise FullError(
-                f"films: {self.limits.sessions} are open, which is as many as may be; close one"
-            )
 
     def _begin(self, film: LiveFilm) -> None:
         """Have a film, asleep, from now on; its account counts it already."""
@@ -299,7 +306,7 @@ class Films:
         if await asyncio.to_thread(store.get, id, "state") is None:
             return self.find(id)  # which tells that there is none
         model = await self.model()
-        self._check_room()
+        await self._make_room()
         self._creating += 1
         saved = None
         try:

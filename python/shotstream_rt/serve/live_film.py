@@ -619,6 +619,11 @@ class LiveFilm:
         return tuple(self._takes)
 
     @property
+    def saved(self) -> bool:
+        """Whether a store keeps it."""
+        return self._saved is not None
+
+    @property
     def saving(self) -> SaverStats | None:
         """What saving has cost so far; None without a store."""
         return None if self._saver is None else self._saver.stats
