@@ -59,7 +59,8 @@ def test_a_film_that_sleeps_is_told_of_and_sleeps_on(serving: Serving) -> None:
 
 
 def test_a_look_can_have_a_timeline(film: Client, http: httpx.Client) -> None:
-    answer = http.post("/v1/profile", json={"seconds": 0.3, "timeline": True})
+    # Twice as long as a chunk is shown: between two chunks nothing is computed.
+    answer = http.post("/v1/profile", json={"seconds": 1.5, "timeline": True})
     assert answer.status_code == 200
     events = json.loads(gzip.decompress(answer.content))["traceEvents"]
     assert any("aten::" in str(event.get("name")) for event in events)
