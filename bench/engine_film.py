@@ -265,7 +265,7 @@ def compared(
 
 def oracle_film(script: Script) -> tuple[Tape, Mapping[str, Any]]:
     """Make a film on ``eager`` with the reference kernels in float32; see ``recorded``."""
-    model = Model.open("nano", device="cpu", kernels="reference")
+    model = Model.open("nano", device="cpu", kernels="reference", dtype="float32")
     try:
         return recorded(model, script)
     finally:

@@ -92,7 +92,7 @@ def _films(asked: argparse.Namespace, threads: int, folder: Path) -> list[dict[s
         folder: for exports.
     """
     story = Story.bundled().first(asked.shots)
-    oracle = Model.open("nano", device="cpu", kernels="reference")
+    oracle = Model.open("nano", device="cpu", kernels="reference", dtype="float32")
     texts = Story.bundled().captions
     tape, _ = recorded(oracle, Script(shots=texts[:2], chunks=(2, 2), prompt=texts[2]))
     oracle.close()

@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from shotstream_rt.loading.layouts import open_parts
     from shotstream_rt.loading.load_model import Model
     from shotstream_rt.loading.parts import LoadOptions
+    from shotstream_rt.loading.placement import resolve_device
     from shotstream_rt.profiles import find_profile
     from shotstream_rt.story import Story
     from shotstream_rt.terminal import tell, tell_json
@@ -72,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = Model.open(
         arguments.model, device=arguments.device, backend="eager", ema=arguments.ema,
         student=arguments.student,
+        # On a CPU in float32, so that every CPU finds the same; it need not be fast.
+        dtype="float32" if resolve_device(arguments.device).type == "cpu" else None,
     )  # fmt: skip
     try:
         if profile is not None:
