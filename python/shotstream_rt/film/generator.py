@@ -215,11 +215,14 @@ class Generator:
         with workers.stats.span("context_encode", run.times, 0):
             with annotate("context.encode", run.shot):
                 selection = selector.select(run.caption, request.context, request.images)
+            with timeline.lock:
+                if run.epoch != timeline.epoch:  # the request may have changed with it
+                    raise ChunkAbandonedError
                 selector.begin_shot(run.shot, run.caption, run.first_index)
                 run.memory, self._back.loaded = selector.newest, None
                 self._caption, self._viewer_waits = run.caption, True
-            run.request = replace(request, context=selection.indices)
-            run.context_captions = tuple(selection.captions.values())
+                run.request = replace(request, context=selection.indices)
+                run.context_captions = tuple(selection.captions.values())
             if run.context_captions:
                 captions = self._encoded(run, self._captions(run, run.caption))
             start = request.start
@@ -333,8 +336,10 @@ class Generator:
             if run.epoch != timeline.epoch:
                 return
             complete = run.skip == 0
-            goes_on = timeline.playlist.will_go_on(timeline.captions.ready)
-            if timeline.prompt is not None and not goes_on and not timeline.playlist.repeats:
+            playlist = timeline.playlist
+            goes_on = playlist.will_go_on(timeline.captions.ready)
+            is_running = goes_on or playlist.repeats or playlist.makes_again
+            if timeline.prompt is not None and not is_running:
                 timeline.drop_prompt("late")
         if timeline.events.waiting:
             timeline.events.tell()
@@ -413,7 +418,7 @@ class Generator:
 
     def _drop_late(self, prompt: NewPrompt, run: ShotRun) -> None:
         """Give up a caption for the shot before one that begins, unless it is for this one."""
-        if not (prompt.flush or run.request.given):
+        if not (prompt.flush or run.request.again):
             self._timeline.drop_prompt("late")
 
     def _reread_chunks(self, run: ShotRun, count: int) -> range:

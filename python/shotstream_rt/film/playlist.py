@@ -74,6 +74,11 @@ class Playlist:
         """Whether the last shot goes on in some form when nothing is queued."""
         return self._at_end != "hold" and not self.pending
 
+    @property
+    def makes_again(self) -> bool:
+        """Whether the next shot is one that was begun before."""
+        return bool(self.pending) and self.pending[0].again
+
     def add(self, request: ShotRequest) -> list[ShotRequest]:
         """Queue a shot, and return the queued ones that it supersedes; they are dropped."""
         if request.now:
@@ -88,10 +93,20 @@ class Playlist:
         """
         older = [pending for pending in self.pending if pending.now]
         # Shots that are made again up to where the reader is come before everything.
-        given = [pending for pending in self.pending if pending.given]
-        rest = [pending for pending in self.pending if not pending.now and not pending.given]
-        self.pending = deque([*given, request, *rest])
+        again = [pending for pending in self.pending if pending.again]
+        rest = [pending for pending in self.pending if not pending.now and not pending.again]
+        self.pending = deque([*again, request, *rest])
+        self.forget_context()
         return older
+
+    def forget_context(self) -> None:
+        """Let the model's rule pick the context of queued shots that had theirs picked before.
+
+        Other frames come before them than did then.
+        """
+        for position, request in enumerate(self.pending):
+            if request.context is not None and not request.again:
+                self.pending[position] = replace(request, context=None)
 
     def remove(self, receipt_id: int) -> ShotRequest | None:
         """Take a queued shot back; None if none has this receipt."""

@@ -82,4 +82,4 @@ def read_request(
     if len(values["images"]) > model.config.cache.context_frames:
         raise ConfigError(f"images: got {len(values['images'])}, more than a shot sees")
     values["requested_ns"] = time.perf_counter_ns()  # the clock of another process does not compare
-    return ShotRequest(**values)
+    return ShotRequest(**values, again=entry["given"] > 0)

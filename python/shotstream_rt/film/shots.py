@@ -37,8 +37,8 @@ class CaptionChange(NamedTuple):
 class ShotRequest:
     """A shot that was asked for.
 
-    A shot that was made before, and is made again to go on from the middle of it, also tells how
-    it went: ``prompts``, ``given``, ``frames``, ``context``.
+    A shot that was begun before, and is made again to go on from where it was, also tells how it
+    went: ``again``, ``prompts``, ``given``, ``frames``, ``context``.
 
     Attributes:
         text: the caption without its story prefix.
@@ -50,6 +50,7 @@ class ShotRequest:
         now: begin at the next chunk boundary instead of after the running shot.
         retake: another take of the shot begun last, which it replaces.
         looped: nobody asked for it; the shot before went on as a new one.
+        again: it was begun before; callers take it for the running shot.
         prompts: changes of the caption.
         given: frames of the shot that were delivered before, and are not delivered again.
         frames: frames after which it ends, for a shot that has ended; None goes on.
@@ -68,6 +69,7 @@ class ShotRequest:
     now: bool = False
     retake: bool = False
     looped: bool = False
+    again: bool = False
     prompts: tuple[CaptionChange, ...] = ()
     given: int = 0
     frames: int | None = None
@@ -149,7 +151,7 @@ class ShotRun:
         self.prompts = [change for change in self.prompts if change.frame < frames]
         first_caption = self.request.prefix + self.request.text
         self.caption = self.prompts[-1].caption if self.prompts else first_caption
-        self.request = replace(self.request, prompts=(), given=0, frames=None)
+        self.request = replace(self.request, again=False, prompts=(), given=0, frames=None)
 
     def request_again(
         self, *, requested_ns: int, take: int | None = None, receipt: Receipt | None = None
@@ -181,8 +183,9 @@ class ShotRun:
     def request_fresh(self) -> ShotRequest:
         """Return its request as if it had not begun."""
         return replace(
-            self.request, now=False, prompts=(), given=0, frames=None, context=None, receipt=None
-        )
+            self.request, now=False, again=False, prompts=(), given=0, frames=None, context=None,
+            receipt=None,
+        )  # fmt: skip
 
     def request_replay(self, given: int, *, first: bool) -> ShotRequest:
         """Return the request that makes this same shot once more.
@@ -196,6 +199,7 @@ class ShotRun:
             self.request,
             now=False,
             retake=self.request.retake and not first,
+            again=True,
             prompts=(*self.prompts, *later),
             given=given,
             frames=self.frames if self.ended else self.request.frames,

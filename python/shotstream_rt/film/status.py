@@ -83,7 +83,7 @@ def _read_runs(timeline: Timeline) -> list[ShotRun]:
         runs[-1] = ShotRun.made(run.request, run.shot, run.first_index, timeline.chunk_frames)
         index = run.first_index + run.request.given
     for shot, request in timeline.playlist.upcoming():
-        if not request.given:
+        if not request.again:
             break
         runs.append(ShotRun.made(request, shot, index, timeline.chunk_frames))
         index += request.given

@@ -281,6 +281,8 @@ class Timeline:
         self.playlist.drop_run(run)
         if run in self.runs:
             self.runs.remove(run)
+        if run.replaces and run.past is not None:
+            self.wound_back = True  # the take before it counts again, of which nothing was kept
 
     def restore(self, state: FilmState) -> None:
         """Go on from a state instead of everything there is."""
@@ -344,6 +346,7 @@ class Timeline:
                 run.wind_back(index - run.first_index)
                 run.ended = run.failed = False
             self._wind_back_to(run, index)
+            self.playlist.forget_context()
             self.pins = {frame for frame in self.pins if frame < index}
             begun = {run.shot for run in self.runs}
             self.forgotten &= begun
@@ -360,7 +363,7 @@ class Timeline:
             made = ShotRun.made(run.request, run.shot, run.first_index, self.chunk_frames)
             run.prompts, run.frames, run.memory, first = made.prompts, given, None, False
             self._wind_back_to(run, run.first_index + given)
-        while self.playlist.pending and self.playlist.pending[0].given:
+        while self.playlist.makes_again:
             (shot, request), past = self.playlist.upcoming(1)[0], self.reload
             self.playlist.pending.popleft()
             run = ShotRun.made(request, shot, self.next_index, self.chunk_frames)

@@ -1,0 +1,169 @@
+"""Asks that come while a shot waits to be made again, or is just beginning."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from shotstream_rt import Session, ShotStreamError
+from shotstream_rt.loading.load_model import Model
+
+Opener = Callable[..., Session]
+PATIENCE_S = 30
+
+
+def until(done: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
+
+
+def gone_back(session: Session) -> None:
+    """Return when the generator has queued once more what an undo takes it to make again."""
+    timeline: Any = session._film.timeline
+    until(lambda: not timeline.wound_back and timeline.reload is None)
+    assert [request.again for request in timeline.playlist.pending] == [True]
+
+
+def two_shots(session: Session) -> None:
+    """Read one shot and half of the next, and go back to the next one's beginning."""
+    session.cut("a", chunks=2)
+    session.cut("bb", chunks=4)
+    list(islice(session.stream(), 21 + 30))
+    session.pause()
+    session.undo(shot=1)
+    gone_back(session)
+
+
+def same_film(session: Session, model: Model, frames: list[Any]) -> None:
+    """Check that what was read is what the directions make."""
+    made = json.loads(json.dumps(session.directions()))
+    with Session(model, seed=99) as other:
+        again = list(other.replay(made))
+    assert [(f.shot, f.take, f.caption, f.pixels.tobytes()) for f in again] == [
+        (f.shot, f.take, f.caption, f.pixels.tobytes()) for f in frames[: made["frames"]]
+    ]
+
+
+@pytest.mark.parametrize("at_end", ["hold", "extend"])
+def test_going_back_further_drops_the_shot_that_was_to_begin_once_more(
+    open_session: Opener, new_bundle: Callable[[], Model], at_end: str
+) -> None:
+    with new_bundle() as model:
+        session = open_session(model, seed=3, at_end=at_end)
+        two_shots(session)
+        session.undo(frame=5)
+        assert session.state.pending == ()
+        session.cut("ccc", flush=True)
+        session.resume()
+        frames = list(islice(session.stream(), 40))
+        assert {f.caption for f in frames} == {"ccc"}
+        assert frames[0].shot == 1
+        assert frames[0].index == 5
+
+
+def test_another_take_of_the_shot_that_was_to_begin_once_more(open_session: Opener) -> None:
+    session = open_session(queue_chunks=1)
+    two_shots(session)
+    receipt = session.retake()
+    session.resume()
+    takes = [(chunk.shot, chunk.take) for chunk in session.chunks()]
+    assert receipt.state == "applied"
+    assert takes == [(1, 0)] + [(1, 1)] * 4, "at the next chunk boundary"
+
+
+def test_another_text_for_the_shot_that_was_to_begin_once_more(
+    open_session: Opener, bundle: Model
+) -> None:
+    session = open_session(bundle, queue_chunks=1)
+    two_shots(session)
+    bundle.captions.caption_set(["dddd"])
+    receipt = session.prompt("dddd")
+    session.resume()
+    frames = list(session.stream())
+    assert receipt.state == "applied"
+    assert (frames[0].shot, frames[0].index, frames[0].caption) == (1, 21, "dddd")
+
+
+def test_a_cut_comes_behind_the_shot_that_was_to_begin_once_more(open_session: Opener) -> None:
+    session = open_session(queue_chunks=1)
+    two_shots(session)
+    session.cut("ccc", now=True)
+    session.resume()
+    shots = [(chunk.shot, chunk.caption) for chunk in session.chunks()]
+    assert shots[0] == (1, "bb")
+    assert shots[-1] == (2, "ccc")
+
+
+def test_shots_of_a_film_that_went_another_way_pick_their_context_anew(
+    open_session: Opener, new_bundle: Callable[[], Model]
+) -> None:
+    """Of a replayed film that was left in its first shot, the frames that others saw are gone."""
+    with new_bundle() as model:
+        first = open_session(model, seed=3)
+        first.cut("a", chunks=6)
+        first.cut("bb", chunks=2)
+        first.cut("ccc", chunks=2)
+        frames = list(first.stream())
+        made = first.directions()
+        second = open_session(model, seed=3, queue_chunks=1)
+        played = list(islice(second.replay(made), 12))
+        assert [f.pixels.tobytes() for f in played] == [f.pixels.tobytes() for f in frames[:12]]
+        second.cut("dddd", flush=True, chunks=1)
+        played += second.stream()
+        assert [f.caption for f in played[11::9]][:3] == ["a", "dddd", "bb"]
+        same_film(second, model, played)
+
+
+def test_an_undo_while_a_shot_picks_its_context(
+    open_session: Opener, bundle: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it changes of the shot's request is not overwritten."""
+    session = open_session(bundle, seed=3, queue_chunks=1)
+    session.cut("a", chunks=2)
+    session.cut("bb", chunks=4)
+    frames = list(islice(session.stream(), 21 + 30))
+    selector: Any = session._film.workers.selector
+    select, asked = selector.select, []
+
+    def select_and_undo(*arguments: Any) -> Any:
+        found = select(*arguments)
+        if not asked:
+            asked.append(session.undo(frame=24))
+        return found
+
+    session.pause()
+    session.undo(frame=40)
+    monkeypatch.setattr(bundle.pipeline, "wind_back", lambda *_: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(selector, "select", select_and_undo)
+    session.resume()
+    frames[24:] = session.stream()
+    assert asked
+    assert [f.index for f in frames] == list(range(21 + 45))
+    same_film(session, bundle, frames)
+
+
+def test_a_take_that_failed_leaves_the_one_before_it_in_the_past(
+    open_session: Opener, bundle: Model
+) -> None:
+    session = open_session(bundle, queue_chunks=1)
+    session.cut("a", chunks=2)
+    session.cut("bb", chunks=2)
+    frames = list(session.stream())
+    pipeline: Any = bundle.pipeline  # type: ignore[attr-defined]
+    pipeline.fail_at = (1, 0)
+    session.retake()
+    with pytest.raises(ShotStreamError):
+        list(session.stream())
+    pipeline.fail_at = None
+    session.cut("ccc", chunks=1)
+    frames += session.stream()
+    begun = [call for call in pipeline.calls if call[0] == "begin"]
+    assert set(begun[-1][2]) == {0, 1}, "both shots are remembered"
+    same_film(session, bundle, frames)
