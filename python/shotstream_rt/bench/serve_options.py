@@ -76,7 +76,7 @@ def serve_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument(
         "--cut-every", metavar="S[,S...]",
-        help="seconds from cut to cut, 0 for none (default 20); several: of the films in turn",
+        help="seconds from cut to cut, 0 for none (default 8); several: of the films in turn",
     )  # fmt: skip
     what.add_argument(
         "--start-buffer", type=float, metavar="S",
