@@ -17,8 +17,11 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from shotstream_rt.serve.async_client import ServerError
 from shotstream_rt.serve.client import Client
-from shotstream_rt.serve.door import (
-    Door,
+from shotstream_rt.serve.door import Door
+from shotstream_rt.serve.limits import Limits
+from shotstream_rt.serve.listener import Listener
+from shotstream_rt.serve.server import Server
+from shotstream_rt.serve.station import (
     NoStationError,
     Station,
     describe,
@@ -26,9 +29,6 @@ from shotstream_rt.serve.door import (
     roomiest,
     station_of,
 )
-from shotstream_rt.serve.limits import Limits
-from shotstream_rt.serve.listener import Listener
-from shotstream_rt.serve.server import Server
 from shotstream_rt.serve.tokens import Tokens
 
 from ..patience import PATIENCE_S, wait_for

@@ -31,11 +31,12 @@ from ray.serve.handle import DeploymentHandle
 from .. import env
 from ..errors import ConfigError, ShotStreamError
 from . import logs
-from .door import Door, Station, describe
+from .door import Door
 from .films import FilmSettings
 from .limits import Limits
 from .listener import Listener
 from .server import Server
+from .station import Station, describe
 from .store import Store
 from .tokens import Tokens
 
