@@ -62,7 +62,7 @@ HOMES = {
     "pydantic": ("shotstream_rt.serve.",),
     "prometheus_client": ("shotstream_rt.serve.",),
     "opentelemetry": ("shotstream_rt.serve.",),
-    "ray": ("shotstream_rt.serve.ray_app",),
+    "ray": ("shotstream_rt.serve.ray_",),
     "matplotlib": ("shotstream_rt.bench.plots", "shotstream_distill.evaluation.plots"),
     "nvtx": ("shotstream_rt.nvtx",),
     "cuda": ("shotstream_rt.kernels.aot.",),

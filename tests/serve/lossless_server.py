@@ -21,16 +21,16 @@ def without_loss() -> None:
 
 if __name__ == "__main__":
     if "--ray" in sys.argv:
-        from shotstream_rt.serve import ray_app
+        from shotstream_rt.serve import ray_stations
 
-        class LosslessServer(ray_app.DeviceServer):
+        class LosslessServer(ray_stations.DeviceServer):
             """A server in a process of Ray's, which has to be told too."""
 
             def __init__(self, fleet: Any) -> None:
                 without_loss()
                 super().__init__(fleet)
 
-        ray_app.DeviceServer = LosslessServer  # type: ignore[misc]
+        ray_stations.DeviceServer = LosslessServer  # type: ignore[misc]
     without_loss()
     sys.exit(
         main(["serve", "--port", "0", "--threads", "1", "--capacity", "9", "--json", *sys.argv[1:]])

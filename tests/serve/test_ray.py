@@ -105,10 +105,11 @@ def test_a_film_goes_on_when_its_server_is_killed(ray_here: None, tmp_path: Path
 def test_servers_play_the_films_there_are_and_one_more(
     films: dict[str, float], places: dict[str, float], wanted: int
 ) -> None:
-    ray_app = pytest.importorskip("shotstream_rt.serve.ray_app", exc_type=ModuleNotFoundError)
+    name = "shotstream_rt.serve.ray_stations"
+    ray_stations = pytest.importorskip(name, exc_type=ModuleNotFoundError)
     told = {"films": films, "places": places}
     context = SimpleNamespace(aggregated_metrics=told, target_num_replicas=3)
-    assert ray_app.servers_for(context) == (wanted, {})
+    assert ray_stations.servers_for(context) == (wanted, {})
 
 
 @pytest.mark.parametrize(

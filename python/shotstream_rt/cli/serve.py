@@ -97,9 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"pip install 'shotstream_rt[{extra}]'"
         ) from error
     file = arguments.token_file
-    make = server.Server
     if servers:
         make = partial(server.RayServer, servers=servers, json_logs=arguments.log == "json")
+    else:
+        make = server.Server
     serving = make(
         films.FilmSettings(
             model=arguments.model,
