@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from shotstream_rt.cli import main
+from shotstream_rt.serve.client import Client
 from shotstream_rt.serve.doctor import Doctor
 from shotstream_rt.serve.server import Server
 
@@ -30,6 +31,7 @@ def test_a_healthy_server_passes_and_nothing_is_left_behind(
     assert steps["cut"]["first_frame_ms"] > 0
     assert steps["resume"]["missed"] == 0
     assert steps["video"]["frames"] == 16
+    assert steps["join"]["queue_ms"] == 0
     assert err.count(" ok ") == len(steps) == 12
     assert http.get("/v1/sessions").json()["sessions"] == []
     assert http.get("/v1/videos").json()["data"] == []
@@ -42,6 +44,38 @@ def test_a_server_that_plays_one_film_is_healthy_too(
         assert main(["doctor", url, "--timeout", str(PATIENCE_S)]) == 0
     steps = {step["name"]: step for step in json.loads(capsys.readouterr().out)["steps"]}
     assert "waits in line" in steps["branch"]["left_out"]
+
+
+def test_a_server_that_has_no_place_says_so(
+    serving: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(capacity=1) as (_, url), Client(url) as playing:
+        playing.cut("Wide shot: a red cat walks right on a beach.")
+        assert main(["doctor", url, "--timeout", "3"]) == 1
+    out, err = capsys.readouterr()
+    step = json.loads(out)["steps"][-1]
+    assert (step["name"], step["error"]["code"]) == ("join", "full")
+    assert "waits in line, 1 of 1" in step["error"]["message"]
+    assert err.count("waits in line") == 2  # when it came, and at the end
+
+
+def test_the_wait_for_a_place_is_measured(serving: Any) -> None:
+    with serving(capacity=1) as (server, url):
+        headers = {"Authorization": f"Bearer {server.tokens.director}"}
+        places = f"{server.address}/v1/sessions"
+        first = httpx.post(places, headers=headers).json()["id"]
+        lines: list[str] = []
+
+        def tell(line: str) -> None:
+            lines.append(line)
+            if "waits in line" in line:
+                httpx.delete(f"{places}/{first}", headers=headers)
+
+        report = asyncio.run(Doctor(url, timeout_s=PATIENCE_S, tell=tell).examine())
+    assert report["passed"]
+    steps = {step["name"]: step for step in report["steps"]}
+    assert steps["join"]["queue_ms"] > 0
+    assert sum("waits in line" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(

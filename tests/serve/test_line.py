@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from shotstream_rt.serve.async_client import ServerError
+from shotstream_rt.serve import async_client
+from shotstream_rt.serve.async_client import AsyncClient, ServerError, Wait
 from shotstream_rt.serve.client import Client
+from shotstream_rt.serve.from_server import Queue
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.line import Line
 from shotstream_rt.serve.server import Server
@@ -164,6 +167,75 @@ def test_who_comes_after_those_that_play_is_told_the_place_and_let_in(serving: S
                 pass
             http.delete(f"/v1/sessions/{ids[0]}")
             assert hear(third, "welcome")["session"] == ids[2]
+
+
+def test_clients_tell_that_they_wait_in_line(serving: Serving) -> None:
+    with serving(capacity=1) as (server, url), at(server) as http:
+        ids = [http.post("/v1/sessions", json={}).json()["id"] for _ in range(2)]
+        heard: list[Wait] = []
+
+        async def wait_and_join() -> None:
+            joining = asyncio.create_task(
+                AsyncClient.join(url, session=ids[1], on_wait=heard.append)
+            )
+            await asyncio.to_thread(wait_for, lambda: heard)
+            assert not joining.done()
+            await asyncio.to_thread(http.delete, f"/v1/sessions/{ids[0]}")
+            async with asyncio.timeout(PATIENCE_S), await joining as client:
+                assert (client.session, client.waits_for) == (ids[1], None)
+
+        asyncio.run(wait_and_join())
+        assert {(type(wait), wait.position, wait.length) for wait in heard} == {(Queue, 1, 1)}
+
+        class TooLongError(Exception):
+            pass
+
+        def give_up(wait: Wait) -> None:
+            raise TooLongError(wait)
+
+        other = http.post("/v1/sessions", json={}).json()["id"]
+        with pytest.raises(TooLongError, match="position=1"):
+            Client(url, session=other, on_wait=give_up)
+        wait_for(lambda: not len(server.films.line))
+
+
+def test_clients_that_come_back_tell_that_they_wait_in_line(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down, connect_to = False, async_client.connect
+
+    def connect_while_up(*arguments: Any, **options: Any) -> Any:
+        if down:
+            raise OSError("the network is down")
+        return connect_to(*arguments, **options)
+
+    monkeypatch.setattr(async_client, "connect", connect_while_up)
+    limits = Limits(idle_pause_s=1, idle_sleep_s=3000)
+    with serving(limits, capacity=1) as (server, url), at(server) as http:
+        ids = [http.post("/v1/sessions", json={}).json()["id"] for _ in range(2)]
+        heard: list[Wait] = []
+        with (
+            Client(url, session=ids[0], on_wait=heard.append) as stays,
+            Client(url, session=ids[0], video=False) as leaves,
+        ):
+            down = True
+            stays.lose()
+            leaves.lose()
+            with greeted(server, ids[1]) as other:
+                hear(other, "welcome")  # it has the place of the film that nobody watches now
+                assert (heard, stays.waits_for) == ([], None)
+                down = False
+                for client in (stays, leaves):
+                    wait_for(lambda client=client: client.waits_for is not None)
+                    assert (client.waits_for.position, client.reconnects) == (1, 0)
+                begin_s = time.monotonic()
+                leaves.close()  # does not wait until it is let in
+                assert time.monotonic() - begin_s < PATIENCE_S / 2
+                http.delete(f"/v1/sessions/{ids[1]}")
+            wait_for(lambda: stays.reconnects == 1)
+            assert (stays.waits_for, type(heard[-1])) == (None, Queue)
+            stays.cut(CAT)
+            look(stays, 3)
 
 
 def test_a_film_closed_while_it_waits_in_line(serving: Serving) -> None:

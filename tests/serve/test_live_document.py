@@ -6,14 +6,17 @@ import asyncio
 import io
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import av
+import httpx
 import pytest
 
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 from shotstream_rt.serve import conversation, limits
+from shotstream_rt.serve.server import Server
 
 from ..patience import PATIENCE_S
 
@@ -37,6 +40,19 @@ def test_the_client(url: str) -> None:
     file = asyncio.run(example("AsyncClient")["direct"](url))
     with av.open(io.BytesIO(file)) as container:
         assert len(list(container.decode(video=0))) >= 20
+
+
+def test_the_client_that_waits_in_line(
+    serving: Callable[..., AbstractContextManager[tuple[Server, str]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(capacity=1) as (server, url):
+        headers = {"Authorization": f"Bearer {server.tokens.director}"}
+        for _ in range(2):
+            httpx.post(f"{server.address}/v1/sessions", headers=headers).raise_for_status()
+        with pytest.raises(TimeoutError, match="0 films"):
+            example("join_soon")["join_soon"](url, most=0)
+    assert capsys.readouterr().out == "1 of 1 in line\n"
 
 
 def test_in_an_event_loop() -> None:

@@ -12,7 +12,7 @@ import base64
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -37,8 +37,10 @@ from .from_server import (
     Ended,
     Error,
     ErrorCode,
+    Loading,
     Memory,
     Over,
+    Queue,
     RememberedFrame,
     Stats,
     Take,
@@ -46,6 +48,9 @@ from .from_server import (
     Welcome,
 )
 from .from_viewer import Hello
+
+Wait = Loading | Queue
+"""Why a viewer is not in the film yet: the model is being loaded, or the film waits in line."""
 
 _FRAMES_KEPT = 64
 _OUTCOMES_KEPT = 256
@@ -115,15 +120,32 @@ class AsyncClient:
     Args:
         connection: greeted with ``welcome``.
         reconnect_s: see ``join``.
+        on_wait: see ``join``.
+
+    Attributes:
+        welcome: the last greeting: the film's size, frame rate and codec, and what may be asked.
+        takes: by the numbers of shot and take.
+        memory: what the next cut will see.
+        stats: how the film is doing, from the last second; None before they have come.
+        waits_for: what this waits for where a lost connection is tried anew; None while it is in
+            the film.
+        reconnects: how often a lost connection came back.
     """
 
-    def __init__(self, connection: _Connection, reconnect_s: float) -> None:
+    def __init__(
+        self,
+        connection: _Connection,
+        reconnect_s: float,
+        on_wait: Callable[[Wait], None] | None = None,
+    ) -> None:
         self.welcome = connection.welcome
         self.takes: dict[tuple[int, int], Take] = {}
         self.memory: tuple[RememberedFrame, ...] = ()
         self.stats: Stats | None = None
+        self.waits_for: Wait | None = None
         self.reconnects = 0
         self._connection, self._reconnect_s = connection, reconnect_s
+        self._on_wait = on_wait
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._unanswered: dict[str, str] = {}  # messages by the ids of their asks
         self._outcomes: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
@@ -142,10 +164,12 @@ class AsyncClient:
         session: str | None = None,
         video: bool = True,
         reconnect_s: float = 30.0,
+        on_wait: Callable[[Wait], None] | None = None,
     ) -> AsyncClient:
         """Connect to a film.
 
-        Waits while the server loads its model.
+        Waits while the server loads its model, and while the film waits in line because others
+        play as many films as can; ``asyncio.timeout`` says for how long at most.
 
         Args:
             url: address of the server, as ``serve`` prints it; token and session in its fragment
@@ -153,7 +177,12 @@ class AsyncClient:
             token: instead of the fragment's.
             session: film to join, instead of the fragment's; default: the one opened last.
             video: whether frames are wanted, and not the messages alone.
-            reconnect_s: seconds for which a lost connection is tried anew; 0: it is not.
+            reconnect_s: seconds for which a lost connection is tried anew; 0: it is not. The time
+                that the film waits in line does not count.
+            on_wait: called on the event loop's thread with each ``Loading`` or ``Queue`` that the
+                server sends to who waits, now and after a lost connection: a place in the line when
+                it changes and every 2 seconds, the model's loading four times a second. What it
+                raises ends this, or the connection that is tried anew.
 
         Raises:
             ConfigError: the address cannot be used, or carries no token and none is given.
@@ -162,8 +191,8 @@ class AsyncClient:
         address, token, of_address = address_of(url, token=token)
         session = session or of_address
         hello = Hello(type="hello", token=token, session=session, video=video)
-        connection = await _connected(address, hello)
-        return cls(connection, reconnect_s)
+        connection = await _connected(address, hello, on_wait)
+        return cls(connection, reconnect_s, on_wait)
 
     @property
     def session(self) -> str:
@@ -413,11 +442,7 @@ class AsyncClient:
         return lost
 
     async def _come_back(self, lost: str) -> bool:
-        """Connect anew to the same film; return whether that was possible in time.
-
-        Args:
-            lost: why the connection ended.
-        """
+        """Connect anew to the same film; return whether that was possible in time."""
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + self._reconnect_s, _FIRST_PAUSE_S
         self._ended = lost
@@ -426,11 +451,15 @@ class AsyncClient:
         )
         while loop.time() < end:
             try:
-                self._connection = await _connected(self._connection.address, hello)
+                connection = await self._unless_closing(
+                    _connected(self._connection.address, hello, self._hear_wait)
+                )
             except ServerError as error:
                 if not error.retryable:
                     self._ended = f"{lost}; then: {error}"
                     return False
+                if self.waits_for is not None:  # the server was there until now
+                    end, pause = loop.time() + self._reconnect_s, _FIRST_PAUSE_S
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), pause)
                 if self._closing.is_set():
@@ -438,10 +467,12 @@ class AsyncClient:
                     return False
                 pause = min(_LONGEST_PAUSE_S, 2 * pause)
                 continue
-            self.welcome, self._ended = self._connection.welcome, None
-            if self._closing.is_set():
-                await self._connection.socket.close()
+            finally:
+                self.waits_for = None
+            self._ended = None
+            if connection is None:
                 return False
+            self._connection, self.welcome = connection, connection.welcome
             self.reconnects += 1
             # After a crash the film goes on before what was seen of it last.
             self._last = min(self._last, self.welcome.frame - 1)
@@ -450,6 +481,28 @@ class AsyncClient:
                     await self._connection.socket.send(text)
             return True
         return False
+
+    async def _unless_closing(
+        self, connecting: Coroutine[Any, Any, _Connection]
+    ) -> _Connection | None:
+        """Return the new connection; None if this is closed meanwhile, also in the line."""
+        task = asyncio.create_task(connecting)
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._closing.is_set():
+                return task.result()
+        finally:
+            closing.cancel()
+            task.cancel()
+        with suppress(ServerError, asyncio.CancelledError):
+            await (await task).socket.close()  # it was there at the same moment
+        return None
+
+    def _hear_wait(self, message: Wait) -> None:
+        self.waits_for = message
+        if self._on_wait is not None:
+            self._on_wait(message)
 
     def _offer(self, frame: LiveFrame) -> None:
         if frame.frame <= self._last:
@@ -518,12 +571,15 @@ def error_of(response: httpx.Response) -> ServerError:
         return ServerError(code, f"the server answered {response.status_code}")
 
 
-async def _connected(address: str, hello: Hello) -> _Connection:
+async def _connected(
+    address: str, hello: Hello, on_wait: Callable[[Wait], None] | None
+) -> _Connection:
     """Connect, say hello and wait for the greeting.
 
     Args:
         address: of the server, without a path.
         hello: what is said.
+        on_wait: called with what the server says meanwhile; see ``AsyncClient.join``.
 
     Raises:
         ServerError: the server cannot be reached, or refuses.
@@ -542,6 +598,8 @@ async def _connected(address: str, hello: Hello) -> _Connection:
                 return _Connection(socket, address, hello, message)
             if isinstance(message, Error):
                 raise ServerError(message.code, message.message)
+            if on_wait is not None and isinstance(message, Wait):
+                on_wait(message)
     except websockets.ConnectionClosed as error:
         raise ServerError("unavailable", f"the server ended the connection ({error})") from error
     except BaseException:

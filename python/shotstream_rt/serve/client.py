@@ -20,7 +20,7 @@ class Client:
 
     Args:
         url: see ``AsyncClient.join``.
-        options: see ``AsyncClient.join``.
+        options: see ``AsyncClient.join``; ``on_wait`` is called on the client's thread.
 
     Raises:
         ConfigError: see ``AsyncClient.join``.

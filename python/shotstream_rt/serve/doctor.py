@@ -18,8 +18,8 @@ import httpx
 
 from ..errors import ShotStreamError
 from ..printable import printable
-from .async_client import AsyncClient, LiveFrame, ServerError, address_of, error_of
-from .from_server import Applied
+from .async_client import AsyncClient, LiveFrame, ServerError, Wait, address_of, error_of
+from .from_server import Applied, Queue
 
 Figures = dict[str, Any]
 """What a step measured, as JSON values."""
@@ -39,7 +39,8 @@ class Doctor:
         url: of the server, as ``serve`` prints it; the token in its fragment is taken.
         token: the director's, instead of the fragment's.
         timeout_s: longest wait for each step in seconds.
-        tell: called with a line about each step when it is over.
+        tell: called with a line about each step when it is over, and with the place in the line
+            where the film has to wait for its turn.
 
     Raises:
         ConfigError: the address cannot be used, or carries no token and none is given.
@@ -63,6 +64,7 @@ class Doctor:
         self._opened: list[str] = []
         self._client: AsyncClient | None = None
         self._frames: AsyncIterator[LiveFrame] | None = None
+        self._place: Queue | None = None  # in the line, as this step was told last
 
     async def examine(self) -> dict[str, Any]:
         """Take every step, up to the first that fails, and close what was opened.
@@ -99,7 +101,7 @@ class Doctor:
         )
 
     async def _take(self, name: str, step: Callable[[], Awaitable[Figures]]) -> dict[str, Any]:
-        begin_s = time.monotonic()
+        begin_s, self._place = time.monotonic(), None
         told: dict[str, Any] = {"name": name, "passed": False}
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -111,7 +113,10 @@ class Doctor:
             }  # fmt: skip
         except TimeoutError:
             message = f"it did not come to an end in {self._timeout_s:g} s"
-            told["error"] = {"code": "failed", "message": message, "retryable": True}
+            if self._place is not None:
+                message += f": the film {_waits(self._place)}"
+            code = "failed" if self._place is None else "full"
+            told["error"] = {"code": code, "message": message, "retryable": True}
         except Exception as error:
             message = f"{type(error).__name__}: {printable(error, 500)}"
             told["error"] = {"code": "failed", "message": message, "retryable": False}
@@ -133,12 +138,15 @@ class Doctor:
         return {"session": film["id"]}
 
     async def _join(self) -> Figures:
+        begin_s = time.monotonic()
         self._client = await AsyncClient.join(
-            self._address, token=self._token, session=self._opened[0]
+            self._address, token=self._token, session=self._opened[0], on_wait=self._hear_wait
         )
+        waited_s = 0.0 if self._place is None else time.monotonic() - begin_s
         self._frames = self._client.frames()
         welcome = self._client.welcome
         return {
+            "queue_ms": _ms(waited_s),
             "model": welcome.model,
             "width": welcome.width,
             "height": welcome.height,
@@ -277,6 +285,12 @@ class Doctor:
         assert self._frames is not None, "join first"
         return (await anext(self._frames)).frame
 
+    def _hear_wait(self, wait: Wait) -> None:
+        if isinstance(wait, Queue):
+            if wait != self._place:
+                self._tell(f"          the film {_waits(wait)}")
+            self._place = wait
+
     async def _follow(self, frame: int) -> None:
         """See frames until one has come."""
         while await self._next_frame() < frame:
@@ -320,6 +334,10 @@ class Doctor:
 
 def _wrong(what: str) -> NoReturn:
     raise _WrongError(what)
+
+
+def _waits(place: Queue) -> str:
+    return f"waits in line, {place.position} of {place.length}: others play as many films as can"
 
 
 def _frames_in(file: bytes) -> int:
