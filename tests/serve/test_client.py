@@ -21,6 +21,7 @@ from shotstream_rt.serve.client import Client
 from shotstream_rt.serve.fragments import KEY_FRAME_S
 from shotstream_rt.serve.from_server import Applied
 from shotstream_rt.serve.limits import Limits
+from shotstream_rt.serve.sent_asks import SentAsk
 from shotstream_rt.serve.server import Server
 
 from ..patience import PATIENCE_S
@@ -136,9 +137,10 @@ def test_a_repeated_id_is_answered_and_not_done_again(url: str, http: httpx.Clie
             answer = await client.cut(CAT, now=False)
             state = http.get(f"/v1/sessions/{session}").json()
             loop = asyncio.get_running_loop()
-            again = client._answers[answer.id] = loop.create_future()
+            again = loop.create_future()
+            client._asks._waiting[answer.id] = SentAsk(answer.id, "", again)
             text = f'{{"type": "cut", "id": "{answer.id}", "text": "{CAT}", "now": false}}'
-            await client._connection.socket.send(text)
+            await client._socket.send(text)
             assert (await again).id == answer.id
             await client.outcome(answer)
             await asyncio.sleep(0.5)

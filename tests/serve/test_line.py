@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from shotstream_rt.serve import async_client
+from shotstream_rt.serve import greeting
 from shotstream_rt.serve.async_client import AsyncClient, ServerError, Wait
 from shotstream_rt.serve.client import Client
 from shotstream_rt.serve.from_server import Queue
@@ -202,14 +202,14 @@ def test_clients_tell_that_they_wait_in_line(serving: Serving) -> None:
 def test_clients_that_come_back_tell_that_they_wait_in_line(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    down, connect_to = False, async_client.connect
+    down, connect_to = False, greeting.connect
 
     def connect_while_up(*arguments: Any, **options: Any) -> Any:
         if down:
             raise OSError("the network is down")
         return connect_to(*arguments, **options)
 
-    monkeypatch.setattr(async_client, "connect", connect_while_up)
+    monkeypatch.setattr(greeting, "connect", connect_while_up)
     limits = Limits(idle_pause_s=1, idle_sleep_s=3000)
     with serving(limits, capacity=1) as (server, url), at(server) as http:
         ids = [http.post("/v1/sessions", json={}).json()["id"] for _ in range(2)]

@@ -18,8 +18,10 @@ import httpx
 
 from ..errors import ShotStreamError
 from ..printable import printable
-from .async_client import AsyncClient, LiveFrame, ServerError, Wait, address_of, error_of
+from .async_client import AsyncClient, LiveFrame, ServerError, Wait
 from .from_server import Applied, Queue
+from .server_address import address_of
+from .server_error import error_of
 
 Figures = dict[str, Any]
 """What a step measured, as JSON values."""
