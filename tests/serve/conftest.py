@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -88,3 +89,23 @@ def http(server: Server) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {server.tokens.director}"}
     with httpx.Client(base_url=server.address, headers=headers, timeout=PATIENCE_S) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, in which the name phone.test leads to this machine."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        pytest.skip("no Chromium on PATH: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
+                "--host-resolver-rules=MAP phone.test 127.0.0.1",
+            ],
+        )  # fmt: skip
+        yield found
+        found.close()

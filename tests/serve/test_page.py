@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,18 +19,11 @@ from PIL import Image
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 
 from ..patience import PATIENCE_S
+from .desk import opened, playing, until
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+pytestmark = pytest.mark.skipif(
+    not (NANO_FOLDER / "student.json").is_file(), reason="this checkout has no nano weights"
 )
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: apt-get install chromium"),
-    pytest.mark.skipif(
-        not (NANO_FOLDER / "student.json").is_file(), reason="this checkout has no nano weights"
-    ),
-]
 
 SUGGESTED = "Wide shot: a red cat walks right on a beach."
 PICTURE = """() => {
@@ -55,55 +46,6 @@ def url() -> Iterator[str]:
         yield json.loads(process.stdout.readline())["url"]
         process.terminate()
         process.wait(PATIENCE_S)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, in which the name phone.test leads to this machine."""
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
-                "--host-resolver-rules=MAP phone.test 127.0.0.1",
-            ],
-        )  # fmt: skip
-        yield found
-        found.close()
-
-
-def opened(browser: Any, url: str, **options: Any) -> Any:
-    """Open the page; its mistakes and the addresses it asks for are kept in ``page.seen``."""
-    options = {"viewport": {"width": 1280, "height": 860}, "accept_downloads": True, **options}
-    context = browser.new_context(**options)
-    context.set_default_timeout(1000 * PATIENCE_S)
-    page = context.new_page()
-    page.seen = {"errors": [], "requests": []}
-    page.on("pageerror", lambda error: page.seen["errors"].append(str(error)))
-    page.on("console", lambda line: line.type == "error" and page.seen["errors"].append(line.text))
-    page.on("request", lambda request: page.seen["requests"].append(request.url))
-    page.on("websocket", lambda socket: page.seen["requests"].append(socket.url))
-    page.goto(url)
-    return page
-
-
-def until(page: Any, expression: str) -> Any:
-    """Wait until an expression is true on the page; its policy forbids Playwright's own way."""
-    end = time.monotonic() + PATIENCE_S
-    while not (value := page.evaluate(expression)):
-        assert time.monotonic() < end, f"{expression}: not within {PATIENCE_S} s"
-        page.wait_for_timeout(50)
-    return value
-
-
-def playing(browser: Any, url: str, **options: Any) -> Any:
-    """Open the page and wait for the picture; if the film has not begun, begin it."""
-    page = opened(browser, url, **options)
-    hint = "!document.getElementById('hint').hidden"
-    if until(page, f"desk.shown > 0 || {hint}") and page.evaluate(hint):
-        page.click("#suggestions button")
-    until(page, "desk.shown > 10")
-    return page
 
 
 def asked(page: Any, keys: str) -> Any:

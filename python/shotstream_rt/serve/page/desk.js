@@ -18,7 +18,7 @@ const SLOTS = 6;
 const hash = new URLSearchParams(location.hash.slice(1));
 const token = hash.get("token") || "";
 let session = hash.get("session");
-let socket, welcome, patience = 500, closedForGood = false;
+let socket, welcome, patience = 500, joined = false, closedForGood = false;
 const takes = new Map();        // "shot.take" -> take message
 let kept = null, remembered = [];
 const asked = new Map();        // asks not answered or not applied: id -> {message, at, frame}
@@ -27,7 +27,7 @@ const pictures = [];            // what the next cut is to see
 const prefix = Array.from(crypto.getRandomValues(new Uint8Array(6)), (b) => b.toString(16).padStart(2, "0")).join("");
 let hiddenAt = -1, count = 0, frame = -1, lastShown = 0, stalls = [], playing = false, history = [];
 // For tests, and for the curious: what was measured on this page.
-const desk = window.desk = { glass: [], shown: 0, frame: -1, messages: [], get bufferedS() { return player.bufferedS; }, get lagS() { return player.lagS; } };
+const desk = window.desk = { glass: [], shown: 0, frame: -1, messages: [], get bufferedS() { return player.bufferedS; }, get lagS() { return player.lagS; }, get last() { return player.last; } };
 
 const player = new Player($("video"), (now, meta) => {
   frame = desk.frame = Math.round(meta.mediaTime * welcome.frame_rate_hz);
@@ -45,7 +45,8 @@ const player = new Player($("video"), (now, meta) => {
     if (ask.at > hiddenAt && measured.ms < 60000) send("glass", { ask: ask.id, ms: measured.ms });
     $("glass").textContent = `${Math.round(measured.ms)} ms`;
   }
-  $("veil").hidden = $("hint").hidden = true;
+  // What was there before a connection was lost is still played, and hides nothing that is said.
+  if (joined) $("veil").hidden = $("hint").hidden = true;
   $("readout").hidden = false;
   showPlace();
 });
@@ -56,8 +57,9 @@ function connect() {
   const opened = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/live`);
   socket = opened;
   opened.binaryType = "arraybuffer";
-  // Who comes back says which frame was seen last; the times of a <video> begin anew in another film.
-  const after = welcome && welcome.session === session && frame >= 0 ? { after: frame } : {};
+  joined = false;
+  // Who comes back to a film says which frame came last, seen or not, and gets what was sent since.
+  const after = welcome && welcome.session === session && player.last >= 0 ? { after: player.last } : {};
   opened.onopen = () => opened.send(JSON.stringify({ type: "hello", token, session, ...after }));
   opened.onmessage = ({ data }) => {
     if (typeof data !== "string") return player.push(data);
@@ -68,6 +70,7 @@ function connect() {
   };
   opened.onclose = () => {
     if (opened !== socket || closedForGood) return;
+    joined = false;
     veil("lost", "The connection is lost. Trying again.");
     setTimeout(connect, patience);
     patience = Math.min(5000, patience * 2);
@@ -83,7 +86,7 @@ function send(type, fields = {}) {
 }
 
 const heard = {
-  queue({ position, length }) { veil("loading", position === 1 ? "Others are playing. You are next." : `Others are playing. You are ${position} of ${length} in line.`); },
+  queue({ position, length }) { veil("queue", position === 1 ? "Others are playing. You are next." : `Others are playing. You are ${position} of ${length} in line.`); },
   loading({ model, seconds }) { veil("loading", `Loading ${model} · ${seconds.toFixed(0)} s`); },
 
   welcome(message) {
@@ -91,8 +94,13 @@ const heard = {
     welcome = message;
     session = message.session;
     patience = 500;
+    joined = true;
     if (other) { takes.clear(); kept = null; frame = -1; awaited.length = 0; desk.glass.length = 0; stalls = []; }
-    try { player.open(message.codec); } catch (error) { closedForGood = true; return veil("lost", error.message); }
+    const goesOn = !other && player.goOn(message.codec, message.frame);
+    if (!goesOn) {
+      try { player.open(message.codec); } catch (error) { return end(error.message); }
+      $("tolive").hidden = true;
+    }
     window.history.replaceState(null, "", `#${new URLSearchParams({ token, session })}`);
     document.documentElement.style.setProperty("--aspect", `${message.width} / ${message.height}`);
     document.documentElement.style.setProperty("--ratio", message.width / message.height);
@@ -106,6 +114,7 @@ const heard = {
     drawMemory();
     drawStrip();
     if (!message.begun && !takes.size) hint(message.suggestions);
+    else if (goesOn && player.last >= 0) $("veil").hidden = true;
     else veil("loading", "Waiting for the picture");
     for (const { message: again } of asked.values()) socket.send(JSON.stringify(again));
     listFilms();
@@ -152,17 +161,23 @@ const heard = {
 
   failed({ message }) { toast(message, true); },
 
-  ended({ message }) { closedForGood = true; veil("lost", `The film has ended: ${message}.`); },
+  ended({ message }) { end(`The film has ended: ${message}.`); },
 
   error({ id, code, message }) {
     const ask = asked.get(id);
     asked.delete(id);
     if (ask?.kind === "glass") return;
-    if (code === "unauthorized") { closedForGood = true; return veil("lost", "Open the address that the server printed: it carries the token."); }
+    if (code === "unauthorized") return end("Open the address that the server printed: it carries the token.");
     if (code === "not_found") { session = null; return toast(message, true); }
     toast(message, true);
   },
 };
+
+function end(text) {
+  closedForGood = true;
+  joined = false;
+  veil("lost", text);
+}
 
 function join(other) {
   session = other;
@@ -174,13 +189,17 @@ function join(other) {
 
 // ---- drawing ----------------------------------------------------------------------------------------
 
-function state(name, text) { $("state").dataset.state = name; $("state").textContent = text; }
+// What is said again and again is read out only when it changes.
+function say(id, text) { if ($(id).textContent !== text) $(id).textContent = text; }
+
+function state(name, text) { $("state").dataset.state = name; say("state", text); }
 
 function veil(name, text) {
-  state(name, name === "lost" ? "not connected" : "loading");
+  state(name, { lost: "not connected", queue: "in line", loading: "loading" }[name]);
   $("veil").dataset.state = name;
   $("veil").hidden = false;
-  $("veil-text").textContent = text;
+  $("hint").hidden = true;
+  say("veil-text", text);
 }
 
 function hint(suggestions) {

@@ -1,12 +1,24 @@
 // The picture: fragments of H.264 into a <video>, as near to the newest frame as the browser can.
 
 const MAX_LAG_S = 0.35, CALM_LAG_S = 0.12, KEEP_S = 20, REMOVE_AT_S = 26;
+// Places in a fragment, which is one frame: names of boxes, the frame's time and duration in ticks.
+const BOX_AT = 4, TIME_AT = 60, DURATION_AT = 88;
+
+const boxOf = (bytes) => String.fromCharCode(...bytes.subarray(BOX_AT, BOX_AT + 4));
+const equal = (one, other) => one.length === other.length && one.every((value, at) => value === other[at]);
+
+/** The number of a fragment's frame in the live stream. */
+function numberOf(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return Number(view.getBigUint64(TIME_AT)) / view.getUint32(DURATION_AT);
+}
 
 export class Player {
   constructor(video, onFrame) {
     this.video = video;
     this.onFrame = onFrame;
     this.reviewing = false;
+    this.last = -1;
     const next = (now, meta) => { this.onFrame(now, meta); video.requestVideoFrameCallback(next); };
     video.requestVideoFrameCallback(next);
   }
@@ -15,10 +27,13 @@ export class Player {
     const Source = window.ManagedMediaSource || window.MediaSource;
     if (!Source) throw new Error("This browser cannot play a live picture (no MediaSource).");
     this.waiting = [];
-    this.buffer = null;
+    this.head = this.buffer = null;
+    this.last = -1;
     this.reviewing = false;
-    const source = new Source();
+    this.codec = codec;
+    const source = this.source = new Source();
     source.addEventListener("sourceopen", () => {
+      if (source !== this.source) return;
       URL.revokeObjectURL(this.video.src);
       this.buffer = source.addSourceBuffer(`video/mp4; codecs="${codec}"`);
       this.buffer.addEventListener("updateend", () => this.work());
@@ -27,8 +42,33 @@ export class Player {
     this.video.src = URL.createObjectURL(source);
   }
 
+  /**
+   * Go on with the picture that is there, over a new connection to the same film.
+   *
+   * What comes then begins at a key frame that is needed to decode the frame behind `last`; what is
+   * there already is left out, so the picture neither goes black nor back. Where frames are missing
+   * between, a key frame comes first, and the picture goes on with that.
+   *
+   * `frames` is how many the stream has shown, as `welcome` says. Returns false where the picture
+   * cannot go on, and has to be opened: it was not open, it cannot be decoded, or the film went back
+   * behind what was seen, as it may when its server crashed.
+   */
+  goOn(codec, frames) {
+    return this.source?.readyState === "open" && !this.video.error && codec === this.codec && frames > this.last;
+  }
+
   push(data) {
-    this.waiting.push(new Uint8Array(data));
+    const bytes = new Uint8Array(data);
+    if (boxOf(bytes) === "ftyp") {
+      if (this.head && equal(this.head, bytes)) return;
+      if (this.head) this.open(this.codec); // of another encoder: nothing behind it follows what is there
+      this.head = bytes;
+    } else {
+      const number = numberOf(bytes);
+      if (number <= this.last) return;
+      this.last = number;
+    }
+    this.waiting.push(bytes);
     this.work();
   }
 
