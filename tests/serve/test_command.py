@@ -43,7 +43,7 @@ def test_it_prints_its_address_serves_and_ends_quietly(number: int, tmp_path: Pa
                 assert process.poll() is None
         assert "<title>ShotStream desk</title>" in page.text
         assert "default-src 'none'" in page.headers["content-security-policy"]
-        for name in ("desk.js", "player.js", "desk.css", "icon.svg"):
+        for name in ("desk.js", "elements.js", "pictures.js", "player.js", "desk.css", "icon.svg"):
             answer = httpx.get(f"{told['address']}/{name}", timeout=PATIENCE_S)
             assert answer.status_code == 200
         process.send_signal(number)

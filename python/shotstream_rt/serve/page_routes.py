@@ -13,6 +13,8 @@ from . import protocol
 _PAGE = {
     "/": ("index.html", "text/html"),
     "/desk.js": ("desk.js", "text/javascript"),
+    "/elements.js": ("elements.js", "text/javascript"),
+    "/pictures.js": ("pictures.js", "text/javascript"),
     "/player.js": ("player.js", "text/javascript"),
     "/desk.css": ("desk.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

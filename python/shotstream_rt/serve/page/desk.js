@@ -1,14 +1,10 @@
 // The desk: a film that is directed while it plays. One socket, one <video>, no other host.
 // Messages are those of /v1/schema; `frame` counts what the stream has shown, `index` the film's frames.
 
+import { $, make } from "./elements.js";
+import { Pictures } from "./pictures.js";
 import { Player } from "./player.js";
 
-const $ = (id) => document.getElementById(id);
-const make = (tag, fields = {}, ...inside) => {
-  const node = Object.assign(document.createElement(tag), fields);
-  node.append(...inside);
-  return node;
-};
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const apple = /Mac|iPhone|iPad/.test(navigator.platform);
 const SLOTS = 6;
@@ -23,7 +19,7 @@ const takes = new Map();        // "shot.take" -> take message
 let kept = null, remembered = [];
 const asked = new Map();        // asks not answered or not applied: id -> {message, at, frame}
 const awaited = [];             // applied asks whose frame is not on the glass yet
-const pictures = [];            // what the next cut is to see
+const pictures = new Pictures((text) => toast(text, true));
 const prefix = Array.from(crypto.getRandomValues(new Uint8Array(6)), (b) => b.toString(16).padStart(2, "0")).join("");
 let hiddenAt = -1, count = 0, frame = -1, lastShown = 0, stalls = [], playing = false, history = [];
 // For tests, and for the curious: what was measured on this page.
@@ -108,8 +104,7 @@ const heard = {
     for (const name of ["cut", "prompt", "retake", "undo", "branch"]) $(name).disabled = !message.asks.includes(name);
     $("box").hidden = !message.asks.length;
     $("picture").hidden = !message.images || !message.asks.includes("cut");
-    while (pictures.length > message.images) pictures.pop();
-    drawPictures();
+    pictures.fit(message);
     $("share").hidden = !message.viewer_token;
     drawMemory();
     drawStrip();
@@ -308,32 +303,6 @@ async function listFilms() {
   }));
 }
 
-// ---- pictures ------------------------------------------------------------------------------------------
-
-// What the next cut is to see beside the past, as data: addresses of JPEG files of the film's size.
-async function addPictures(files) {
-  for (const file of files) {
-    if (pictures.length >= welcome.images) return toast(`A cut sees at most ${welcome.images} pictures.`, true);
-    let bitmap;
-    try { bitmap = await createImageBitmap(file); } catch { toast(`${file.name}: not a picture that can be read.`, true); continue; }
-    const { width, height } = welcome, scale = Math.max(width / bitmap.width, height / bitmap.height);
-    const canvas = make("canvas", { width, height }), pen = canvas.getContext("2d");
-    pen.imageSmoothingQuality = "high";
-    const [w, h] = [bitmap.width * scale, bitmap.height * scale];
-    pen.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
-    bitmap.close();
-    pictures.push(canvas.toDataURL("image/jpeg", .95));
-  }
-  drawPictures();
-}
-
-function drawPictures() {
-  $("pictures").replaceChildren(...pictures.map((picture, at) => make("li", {}, make("button", {
-    type: "button", title: "Leave it out", ariaLabel: `Leave picture ${at + 1} out`,
-    onclick: () => { pictures.splice(at, 1); drawPictures(); $("text").focus(); },
-  }, make("img", { src: picture, alt: "" })))));
-}
-
 // ---- directing -----------------------------------------------------------------------------------------
 
 function direct(kind) {
@@ -346,9 +315,8 @@ function direct(kind) {
     if (!text) return $("text").focus();
     history.push(text);
     if (!$("hint").hidden) { $("hint").hidden = true; veil("loading", "Making the first shot"); }
-    const images = kind === "cut" ? pictures.splice(0).map((picture) => picture.split(",")[1]) : [];
+    const images = kind === "cut" ? pictures.take() : [];
     send(kind, images.length ? { text, images } : { text });
-    drawPictures();
     $("text").select();
   } else send(kind, kind === "undo" ? { chunks: 1 } : {});
   player.live();
@@ -413,16 +381,16 @@ $("text").addEventListener("input", () => {
 $("box").addEventListener("submit", (event) => { event.preventDefault(); direct("cut"); });
 for (const kind of ["prompt", "retake", "undo", "branch"]) $(kind).addEventListener("click", () => direct(kind));
 $("picture").addEventListener("click", () => $("files").click());
-$("files").addEventListener("change", async () => { await addPictures($("files").files); $("files").value = ""; $("text").focus(); });
+$("files").addEventListener("change", async () => { await pictures.add($("files").files); $("files").value = ""; $("text").focus(); });
 const picturesIn = (list) => welcome?.images ? [...list].filter((file) => file.type.startsWith("image/")) : [];
 $("text").addEventListener("paste", (event) => {
   const files = picturesIn(event.clipboardData.files);
-  if (files.length) { event.preventDefault(); addPictures(files); }
+  if (files.length) { event.preventDefault(); pictures.add(files); }
 });
 $("box").addEventListener("dragover", (event) => { if (welcome?.images && event.dataTransfer.types.includes("Files")) event.preventDefault(); });
 $("box").addEventListener("drop", (event) => {
   const files = picturesIn(event.dataTransfer.files);
-  if (files.length) { event.preventDefault(); addPictures(files); }
+  if (files.length) { event.preventDefault(); pictures.add(files); }
 });
 $("download").addEventListener("click", download);
 $("share").addEventListener("click", share);
