@@ -199,7 +199,7 @@ class ShotRun:
             self.request,
             now=False,
             retake=self.request.retake and not first,
-            again=True,
+            again=given > 0,
             prompts=(*self.prompts, *later),
             given=given,
             frames=self.frames if self.ended else self.request.frames,

@@ -309,6 +309,7 @@ class Timeline:
         requests = [
             replace(
                 run.request_replay(run.frames, first=run is again[0]),
+                again=True,
                 receipt=run.waiting_receipt(),
             )
             for run in again
