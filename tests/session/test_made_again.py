@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from shotstream_rt import Session, ShotStreamError
+from shotstream_rt.film.shots import CaptionChange, ShotRequest, ShotRun
+from shotstream_rt.film.stats import ShotTimes
 from shotstream_rt.loading.load_model import Model
 
 Opener = Callable[..., Session]
@@ -167,3 +169,15 @@ def test_a_take_that_failed_leaves_the_one_before_it_in_the_past(
     begun = [call for call in pipeline.calls if call[0] == "begin"]
     assert set(begun[-1][2]) == {0, 1}, "both shots are remembered"
     same_film(session, bundle, frames)
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_change_of_caption_that_is_just_due_is_not_lost(applied: bool) -> None:
+    """A branch, a snapshot or an undo may come when a shot that is made again is right there."""
+    change = CaptionChange(9, "bb")
+    request = ShotRequest(text="a", prompts=(change,), given=15)
+    times = ShotTimes(shot=0, take=0, prompt="a")
+    run = ShotRun(request=request, shot=0, caption="a", times=times, frames=9)
+    if applied:
+        run.change_caption("bb")
+    assert run.request_replay(15, first=True).prompts == (change,)

@@ -194,7 +194,12 @@ class ShotRun:
             given: how many of its frames were delivered, and are not delivered again.
             first: it will be the first shot after its past is loaded, so it replaces none.
         """
-        later = (change for change in self.request.prompts if change.frame > self.frames)
+        changed = {change.frame for change in self.prompts}
+        later = (
+            change
+            for change in self.request.prompts
+            if change.frame >= self.frames and change.frame not in changed
+        )
         return replace(
             self.request,
             now=False,
