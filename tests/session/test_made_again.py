@@ -181,3 +181,24 @@ def test_a_change_of_caption_that_is_just_due_is_not_lost(applied: bool) -> None
     if applied:
         run.change_caption("bb")
     assert run.request_replay(15, first=True).prompts == (change,)
+
+
+def test_a_shot_that_goes_on_a_little_keeps_its_length_when_it_is_prompted(
+    open_session: Opener, bundle: Model
+) -> None:
+    """The one behind it was begun before, and sees frames of it that were not read yet."""
+    first = open_session(bundle, seed=3, queue_chunks=2)
+    first.cut("a", chunks=3)
+    first.cut("bb", chunks=2)
+    frames = list(islice(first.stream(), 21))
+    until(lambda: first.state.pending == () and first.state.unread_frames == 12 + 9)
+    data = first.snapshot()
+    second = open_session(bundle, seed=3)
+    second.pause()
+    second.restore(data)
+    second.prompt("dddd")
+    second.resume()
+    rest = list(second.stream())
+    assert [f.shot for f in rest[11:13]] == [0, 1]
+    assert rest[12].caption == "bb"
+    same_film(second, bundle, frames + rest)

@@ -233,7 +233,7 @@ class ShotRun:
             request=request, shot=shot, first_index=first_index, frames=request.given,
             chunk_frames=chunk_frames,
             caption=prompts[-1].caption if prompts else request.prefix + request.text,
-            prompts=prompts, ended=request.frames is not None, replaces=request.retake,
+            prompts=prompts, ended=request.frames == request.given, replaces=request.retake,
             times=ShotTimes(shot=shot, take=request.take, prompt=request.text),
         )  # fmt: skip
 
