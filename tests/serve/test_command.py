@@ -11,12 +11,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from shotstream_rt.cli import main
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 
 from ..patience import PATIENCE_S
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "shotstream_rt", "serve", "--port", "0"]
 
 
@@ -48,6 +51,36 @@ def test_it_prints_its_address_serves_and_ends_quietly(number: int, tmp_path: Pa
             assert answer.status_code == 200
         process.send_signal(number)
         _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(
+    not (NANO_FOLDER / "student.json").is_file(), reason="this checkout has no nano weights"
+)
+def test_it_ends_while_it_measures_and_tells_who_waits(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0123456789-abcdef")
+    words = ["--token-file", str(tmp_path / "token"), "--store", str(tmp_path / "store")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.serve.measuring_server", *words], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        assert process.stdout.readline() == "measuring\n"
+        with connect(f"{told['address'].replace('http', 'ws')}/v1/live") as socket:
+            socket.send(json.dumps({"type": "hello", "token": "0123456789-abcdef"}))
+            message = json.loads(socket.recv(timeout=PATIENCE_S))
+            assert message["type"] == "loading"
+            process.send_signal(signal.SIGTERM)
+            while message["type"] == "loading":
+                message = json.loads(socket.recv(timeout=PATIENCE_S))
+            with pytest.raises(ConnectionClosed):
+                socket.recv(timeout=PATIENCE_S)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert (message["type"], message["code"]) == ("error", "unavailable")
+    assert (message["retryable"], socket.close_code) == (True, 4503)
     assert process.returncode == 0
     assert "Traceback" not in err
 

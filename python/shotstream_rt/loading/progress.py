@@ -111,6 +111,15 @@ class Cancellation:
         """End the loading before its next tensor."""
         self._cancelled.set()
 
+    def check(self) -> None:
+        """Let what is part of the loading, and reads no tensors, go on.
+
+        Raises:
+            LoadingCancelled: ``cancel`` was called.
+        """
+        if self._cancelled.is_set():
+            raise LoadingCancelled
+
     def tell(self, stage: str, done: int, total: int) -> None:
         """Pass on how far it is; see ``Tell``.
 
@@ -122,8 +131,7 @@ class Cancellation:
         Raises:
             LoadingCancelled: ``cancel`` was called.
         """
-        if self._cancelled.is_set():
-            raise LoadingCancelled
+        self.check()
         if self._tell is not None:
             self._tell(stage, done, total)
 

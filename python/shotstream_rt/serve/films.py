@@ -42,7 +42,7 @@ _log = logging.getLogger("shotstream_rt.serve")
 
 _ENDS = "server: it ends; ask for the film again when it is back"
 _FINISH_S = 4
-"""How long a film may take to finish its chunk when the server ends."""
+"""How long a film may take to finish its chunk when the server ends, and a model to be given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +133,12 @@ class Films:
 
         Raises:
             NoModelError: it cannot be.
+            EndingError: the server ends before it is.
         """
         try:
             return await asyncio.shield(self.load())
+        except LoadingCancelled:
+            raise EndingError(_ENDS) from None
         except ShotStreamError as error:
             raise NoModelError(
                 "the model cannot be loaded; the server's own output says why"
@@ -151,7 +154,17 @@ class Films:
         )
         self.scheduler.places = places(model.device, settings.threads)
         if settings.capacity is None:
-            measure(model, self.scheduler.throughput, self.scheduler.places, settings.threads)
+            try:
+                measure(
+                    model,
+                    self.scheduler.throughput,
+                    self.scheduler.places,
+                    settings.threads,
+                    self._loading,
+                )
+            except LoadingCancelled:
+                model.close()
+                raise
         self._frame_rate_hz = model.frame_rate_hz
         _log.info("%d films play at one time, and the others wait in line", self.capacity())
         return model
@@ -545,8 +558,14 @@ class Films:
         return min(limits.idle_pause_s, limits.idle_sleep_s) if self.line else limits.idle_sleep_s
 
     async def drain(self) -> None:
-        """Open no more films; let each finish its chunk, save it and close it."""
+        """Open no more films; let each finish its chunk, save it and close it.
+
+        A model that is still being loaded, or measured, is given up.
+        """
         self.ending = True
+        self._loading.cancel()
+        if self._model is not None:
+            await asyncio.wait({self._model}, timeout=_FINISH_S)
         await asyncio.gather(*(self._end(film) for film in self.all()))
 
     async def _end(self, film: LiveFilm) -> None:

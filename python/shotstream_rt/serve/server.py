@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -22,7 +22,9 @@ from .store import Store
 from .tokens import Tokens, origin_allowed
 from .videos import Videos
 
-_log = logging.getLogger("shotstream_rt.serve")
+_FAREWELL_S = 1
+"""How long sockets may take to be told that the server ends."""
+_LOOK_S = 0.02
 
 
 class Server:
@@ -51,6 +53,7 @@ class Server:
         self.metrics = Metrics()
         self._listener: Listener | None = None
         self._failed: BaseException | None = None
+        self._sockets = 0
         self.app = make_app(
             tokens=self.tokens,
             limits=self._limits,
@@ -89,9 +92,16 @@ class Server:
             ShotStreamError: the model cannot be loaded.
         """
         assert self._listener is not None, "listen first"
-        self._listener.run(self.app, self._limits, lambda: self.films.drain())
+        self._listener.run(self.app, self._limits, self._drain)
         if self._failed is not None:
             raise self._failed
+
+    async def _drain(self) -> None:
+        """Close the films, and let every socket be told so before it is closed."""
+        await self.films.drain()
+        end_s = time.monotonic() + _FAREWELL_S
+        while self._sockets and time.monotonic() < end_s:
+            await asyncio.sleep(_LOOK_S)
 
     def stop(self) -> None:
         """Ask ``run`` to end; from any thread."""
@@ -132,4 +142,8 @@ class Server:
             await socket.send_text(error.model_dump_json())
             await socket.close(FORBIDDEN)
             return
-        await Conversation(socket, self.films, self.tokens).run()
+        self._sockets += 1
+        try:
+            await Conversation(socket, self.films, self.tokens).run()
+        finally:
+            self._sockets -= 1

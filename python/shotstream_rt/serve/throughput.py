@@ -7,11 +7,14 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from itertools import repeat
 
-from ..errors import ShotStreamError
+from ..errors import FrameTimeoutError, ShotStreamError
 from ..loading.load_model import Model
+from ..loading.progress import Cancellation
 from ..session import Session
+from ..types import Chunk
 from .fragments import FragmentEncoder
 
 _log = logging.getLogger("shotstream_rt.serve")
@@ -22,6 +25,8 @@ _USED = 0.9
 """Share of the device's rate that films may need: chunks of a shot take unequal times."""
 _MEASURED_CHUNKS = 4
 _MEASURED_S = 20.0
+_LOOK_S = 0.1
+"""Seconds after which a measurement that was given up ends."""
 _CAPTION = "Wide shot: a red cat walks right on a beach."
 
 
@@ -64,7 +69,13 @@ class Throughput:
         return 1 if rate is None else max(1, int(_USED * rate / frame_rate_hz))
 
 
-def measure(model: Model, throughput: Throughput, at_once: int, threads: int | None) -> None:
+def measure(
+    model: Model,
+    throughput: Throughput,
+    at_once: int,
+    threads: int | None,
+    loading: Cancellation,
+) -> None:
     """Make a little of some films as fast as it goes, and note how long it took.
 
     Each is read and encoded on a thread of its own, as films are that play. A device that makes
@@ -73,16 +84,21 @@ def measure(model: Model, throughput: Throughput, at_once: int, threads: int | N
     Args:
         model: makes them.
         throughput: is told.
-        at_once: films that compute at one time.
-        threads: CPU threads of a film.
+        at_once: films that compute at one time, 1 or more.
+        threads: CPU threads of a film; None for torch's own choice.
+        loading: that of the model, which this is the end of; it may be cancelled meanwhile.
+
+    Raises:
+        LoadingCancelled: it was; the films are closed, and nothing is noted.
     """
     try:
         with ExitStack() as opened, ThreadPoolExecutor(at_once) as readers:
-            films = [
-                opened.enter_context(model.session(seed=seed, at_end="extend", threads=threads))
-                for seed in range(at_once)
-            ]
-            made = list(readers.map(_make_some, films))
+            films = []
+            for seed in range(at_once):
+                loading.check()
+                film = model.session(seed=seed, at_end="extend", threads=threads)
+                films.append(opened.enter_context(film))
+            made = list(readers.map(_make_some, films, repeat(loading)))
     except ShotStreamError as error:
         _log.warning("how fast this device is was not measured: %s", error)
         return
@@ -90,18 +106,36 @@ def measure(model: Model, throughput: Throughput, at_once: int, threads: int | N
     throughput.note(sum(frames), max(ended_s) - min(begun_s))
 
 
-def _make_some(session: Session) -> tuple[float, float, int]:
+def _make_some(session: Session, loading: Cancellation) -> tuple[float, float, int]:
     """Return when the first chunk of a film was there, when the last one, and frames between."""
     height, width = session.size
     encoder = FragmentEncoder(height=height, width=width, frame_rate_hz=session.frame_rate_hz)
     end_s, begun_s, frames = time.monotonic() + _MEASURED_S, 0.0, 0
-    session.cut(_CAPTION)
-    for number in range(1 + _MEASURED_CHUNKS):
-        left_s = max(0.1, end_s - time.monotonic())
-        chunk = next(session.chunks(timeout_s=left_s))
-        for pixels in chunk.pixels:
-            encoder.encode(pixels, key=False)
-        frames += len(chunk.pixels) if number else 0
-        begun_s = begun_s or time.monotonic()
-    encoder.close()
+    with closing(encoder):
+        session.cut(_CAPTION)
+        for number in range(1 + _MEASURED_CHUNKS):
+            chunk = _next_chunk(session, end_s, loading)
+            for pixels in chunk.pixels:
+                encoder.encode(pixels, key=False)
+            frames += len(chunk.pixels) if number else 0
+            begun_s = begun_s or time.monotonic()
     return begun_s, time.monotonic(), frames
+
+
+def _next_chunk(session: Session, end_s: float, loading: Cancellation) -> Chunk:
+    """Return the next chunk of a film; nobody waits for it in vain who has given the loading up.
+
+    Raises:
+        FrameTimeoutError: the time for it is over.
+        LoadingCancelled: the loading was given up.
+    """
+    chunks = session.chunks(timeout_s=_LOOK_S)
+    while True:
+        loading.check()
+        try:
+            return next(chunks)
+        except FrameTimeoutError:
+            if time.monotonic() > end_s:
+                raise FrameTimeoutError(
+                    f"it does not make {1 + _MEASURED_CHUNKS} chunks in {_MEASURED_S:g} s"
+                ) from None
