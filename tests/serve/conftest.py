@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from shotstream_rt.loading.project_layout import NANO_FOLDER
-from shotstream_rt.serve.films import FilmSettings
+from shotstream_rt.serve.film_settings import FilmSettings
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.server import Server
 from shotstream_rt.serve.store import Store

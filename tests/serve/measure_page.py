@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from playwright.sync_api import sync_playwright
 
-from shotstream_rt.serve import films, live_film
-from shotstream_rt.serve.films import FilmSettings
+from shotstream_rt.serve import films, live_film, shared_model
+from shotstream_rt.serve.film_settings import FilmSettings
 from shotstream_rt.serve.server import Server
 from shotstream_rt.types import Frame
 
@@ -90,14 +91,20 @@ class StampedSession:
 
 
 class StampedModel:
-    """Makes such sessions."""
+    """Makes such sessions.
+
+    Args:
+        size: height and width in pixels.
+    """
+
+    frame_rate_hz, device = RATE_HZ, torch.device("cpu")
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self._size = size
+        self.size = size
 
     def session(self, **options: Any) -> StampedSession:
         """Return a session."""
-        return StampedSession(self._size)
+        return StampedSession(self.size)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -146,8 +153,8 @@ def run(size: tuple[int, int], seconds: float) -> dict[str, Any]:
             super()._show(played)
 
     films.LiveFilm = Noting  # type: ignore[misc]
-    films.Model.open = staticmethod(lambda *_, **__: StampedModel(size))  # type: ignore[assignment,method-assign]
-    server = Server(FilmSettings())
+    shared_model.Model.open = staticmethod(lambda *_, **__: StampedModel(size))  # type: ignore[assignment,method-assign]
+    server = Server(FilmSettings(capacity=1))
     url = server.listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from shotstream_rt.cli import main
-from shotstream_rt.serve import films, throughput
+from shotstream_rt.serve import shared_model, throughput
 
 
 def measure(*arguments: Any) -> None:
@@ -21,5 +21,5 @@ def measure(*arguments: Any) -> None:
 
 if __name__ == "__main__":
     throughput._MEASURED_CHUNKS = throughput._MEASURED_S = 10**9
-    films.measure = measure
+    shared_model.measure = measure
     sys.exit(main(["serve", "--port", "0", "--threads", "1", "--json", *sys.argv[1:]]))

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 from shotstream_rt.serve import live_film
-from shotstream_rt.serve.films import Films, FilmSettings
+from shotstream_rt.serve.film_settings import FilmSettings
+from shotstream_rt.serve.films import Films
 from shotstream_rt.serve.fragments import FragmentEncoder
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.store import FolderStore

@@ -15,7 +15,8 @@ from shotstream_rt.errors import ConfigError, DeviceError, WeightsError
 from shotstream_rt.film.replay import check_directions
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 from shotstream_rt.serve.client import Client
-from shotstream_rt.serve.films import Films, FilmSettings
+from shotstream_rt.serve.film_settings import FilmSettings
+from shotstream_rt.serve.films import Films
 from shotstream_rt.serve.from_server import RETRYABLE
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.problems import FullError, NoModelError, problem_of
@@ -71,7 +72,7 @@ def test_why_a_model_cannot_be_loaded_stays_with_the_server() -> None:
         with pytest.raises(NoModelError) as refused:
             await films.find_or_open(None)
         assert "nowhere" not in problem_of(refused.value).message
-        assert films.loading().model == "all"
+        assert films.model.progress().model == "all"
 
     asyncio.run(ask())
 

@@ -11,7 +11,8 @@ from shotstream_rt.loading.load_model import Model
 from shotstream_rt.loading.progress import Cancellation, LoadingCancelled
 from shotstream_rt.loading.project_layout import NANO_FOLDER
 from shotstream_rt.serve import throughput
-from shotstream_rt.serve.films import Films, FilmSettings
+from shotstream_rt.serve.film_settings import FilmSettings
+from shotstream_rt.serve.films import Films
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.problems import EndingError
 from shotstream_rt.serve.throughput import Throughput, measure
@@ -94,11 +95,11 @@ def test_a_measurement_that_is_given_up_ends_and_notes_nothing(endless: threadin
 def test_films_that_are_closed_give_it_up(endless: threading.Event) -> None:
     async def steps() -> None:
         films = Films(FilmSettings(threads=1), Limits())
-        loading = films.load()
+        loading = films.model.load()
         assert await asyncio.to_thread(endless.wait, PATIENCE_S)
         await asyncio.wait_for(films.close(), PATIENCE_S)
         assert isinstance(loading.exception(), LoadingCancelled)
         with pytest.raises(EndingError):
-            await films.model()
+            await films.model.get()
 
     asyncio.run(steps())

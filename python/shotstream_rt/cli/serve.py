@@ -87,9 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     servers = _servers(arguments.ray, arguments.store) if arguments.ray is not None else None
     module, extra = ("ray_app", "ray") if servers else ("server", "serve")
     try:
-        films, limits, logs, server, store, tokens = (
+        film_settings, limits, logs, server, store, tokens = (
             importlib.import_module(f"shotstream_rt.serve.{name}")
-            for name in ("films", "limits", "logs", module, "store", "tokens")
+            for name in ("film_settings", "limits", "logs", module, "store", "tokens")
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         make = server.Server
     serving = make(
-        films.FilmSettings(
+        film_settings.FilmSettings(
             model=arguments.model,
             options={
                 "device": arguments.device,

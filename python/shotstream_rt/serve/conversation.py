@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -19,6 +20,7 @@ from .logs import about
 from .message import Message
 from .problems import ForbiddenError, problem_of
 from .public_names import model_name
+from .suggestions import suggestions
 from .tokens import Access, Tokens
 from .viewer import Viewer
 
@@ -118,8 +120,8 @@ class Conversation:
         finding = asyncio.ensure_future(self._films.find_or_open(wanted, access.name))
         try:
             while not finding.done():
-                if not self._films.loaded:
-                    await self._socket.send_text(self._films.loading().model_dump_json())
+                if not self._films.model.tried:
+                    await self._socket.send_text(self._films.model.progress().model_dump_json())
                 await asyncio.wait({finding}, timeout=_LOADING_S)
             return finding.result()
         except Exception as error:
@@ -185,7 +187,7 @@ class Conversation:
             height=height,
             frame_rate_hz=film.session.frame_rate_hz,
             codec=film.encoder.head.codec,
-            suggestions=self._films.suggestions,
+            suggestions=suggestions(self._films.settings.model),
             begun=film.begun,
             frame=film.frames,
             images=min(self._limits.images, film.session.context_frames),
@@ -244,11 +246,15 @@ class Conversation:
                 if isinstance(message, Branch):
                     if access.film is not None:
                         raise ForbiddenError("token: it is for one film, and a branch is another")
-                    return await film.do(message, branch=self._films.branch)
+                    return await film.do(message, branch=partial(self._branch, film))
                 return await film.do(message)
         except Exception as error:
             told = problem_of(error)
             return Error(id=message.id, **told.model_dump())
+
+    async def _branch(self, film: LiveFilm) -> str:
+        """Open a film that shares another one's past, and return its id."""
+        return (await self._films.branch(film)).id
 
     async def _receive(self) -> str | bytes:
         """Return the next message, text or binary.

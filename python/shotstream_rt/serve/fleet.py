@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .films import FilmSettings
+from .film_settings import FilmSettings
 from .limits import Limits
 from .store import Store
 

@@ -61,6 +61,10 @@ class NotReadyError(ServeError):
     code = "not_ready"
 
 
+class AsleepError(NotReadyError):
+    """A film has no session now."""
+
+
 class UnavailableError(ServeError):
     """Not now: the model is not loaded, or the server ends."""
 
@@ -77,6 +81,9 @@ class EndingError(ServeError):
     """The server ends and opens no more films."""
 
     code = "unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("server: it ends; ask for the film again when it is back")
 
 
 class StoreError(ServeError):

@@ -50,7 +50,7 @@ class Profiler:
         if self._looking.locked():
             raise FullError("profile: somebody else is looking; ask again when that is over")
         async with self._looking:
-            device = (await self._films.model()).device
+            device = (await self._films.model.get()).device
             look = profiled(device, timeline)
             before = {film.id: film.stats().frames for film in self._films.all()}
             begun_s = time.monotonic()

@@ -24,7 +24,7 @@ import ray
 from ray import serve
 
 from ..errors import ConfigError, ShotStreamError
-from .films import FilmSettings
+from .film_settings import FilmSettings
 from .fleet import Fleet
 from .limits import Limits
 from .listener import Listener

@@ -156,7 +156,14 @@ class SavedFilm:
             index, snapshot = (0, b"") if standing is None else (standing.index, standing.snapshot)
             state = SavedState(seed=seed, owner=owner, index=index, recorded=samples.length)
             self = cls(
-                store, id, lease, state=state, recording=recording, samples=samples, film=film
+                store,
+                id,
+                lease,
+                state=state,
+                snapshot=snapshot,
+                recording=recording,
+                samples=samples,
+                film=film,
             )
             self.takes = tuple(take for take in takes if take.index < index)
             self.write(state, snapshot, self.takes, film)

@@ -12,7 +12,8 @@ from fastapi import FastAPI, WebSocket
 
 from .app import make_app
 from .conversation import FORBIDDEN, Conversation
-from .films import Films, FilmSettings
+from .film_settings import FilmSettings
+from .films import Films
 from .from_server import Error
 from .limits import Limits
 from .listener import Listener
@@ -116,7 +117,7 @@ class Server:
         self.videos = Videos(self.films, self._limits)
         app.state.films, app.state.videos = self.films, self.videos
         app.state.profiler = self.profiler
-        self.films.load().add_done_callback(self._look_at_model)
+        self.films.model.load().add_done_callback(self._look_at_model)
         watching = asyncio.create_task(self.films.watch_over())
         try:
             yield

@@ -237,7 +237,7 @@ class Videos:
         while True:
             video = await self._waiting.get()
             try:
-                model = await self._films.model()
+                model = await self._films.model.get()
             except ShotStreamError:
                 return  # the server ends: it has no model
             # Nobody watches it being made, so it takes what the films leave of the device.
