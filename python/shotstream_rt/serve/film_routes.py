@@ -21,7 +21,8 @@ from .access import (
     Asking,
     FilmId,
 )
-from .answers import Documented, documented
+from .answers import documented
+from .downloads import MP4, MP4_ANSWER, attachment, download
 from .films import Films
 from .from_server import ErrorCode, Stats
 from .live_film import LiveFilm
@@ -37,17 +38,6 @@ OPENING: tuple[ErrorCode, ...] = ("full", "failed", "unavailable")
 """What may be answered where a film is opened again from the store."""
 
 router = APIRouter(prefix="/v1/sessions", tags=["films"])
-
-
-class Mp4(StreamingResponse):
-    """An MP4 file, or a stream without end in its format."""
-
-    media_type = "video/mp4"
-
-
-MP4: Documented = {
-    200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
-}
 
 
 class NewFilm(BaseModel):
@@ -197,7 +187,8 @@ async def make_token(
     "/{id}/live.mp4",
     response_class=Response,
     dependencies=FILM_VIEWER,
-    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
+    responses=MP4_ANSWER
+    | documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
 )
 async def live(request: Request, id: FilmId, access: Asking) -> Response:
     """Return the picture from now on, without end."""
@@ -205,20 +196,21 @@ async def live(request: Request, id: FilmId, access: Asking) -> Response:
     found = await films.awake(id)
     if films.viewers >= films.limits.viewers:
         raise FullError(f"viewers: there are {films.limits.viewers} already")
-    return Mp4(_live(found, Viewer(films.limits, films.metrics), access))
+    viewer = Viewer(films.limits, films.metrics)
+    return StreamingResponse(_live(found, viewer, access), media_type=MP4)
 
 
 @router.get(
     "/{id}/film.mp4",
     response_class=Response,
     dependencies=FILM_VIEWER,
-    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
+    responses=MP4_ANSWER
+    | documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
 )
 async def film_file(request: Request, id: FilmId) -> Response:
     """Return the film as it stands."""
-    size, contents = (await _films(request).reach(id)).file()
-    headers = {"Content-Length": str(size), **_named(f"film-{id}.mp4")}
-    return Mp4(contents, headers=headers)
+    size_bytes, contents = (await _films(request).reach(id)).file()
+    return download(f"film-{id}.mp4", size_bytes, contents)
 
 
 @router.get(
@@ -231,7 +223,7 @@ async def film_file(request: Request, id: FilmId) -> Response:
 async def directions(request: Request, response: Response, id: FilmId) -> dict[str, Any]:
     """Return the film's directions, which make the same film again."""
     found = await _films(request).reach(id)
-    response.headers.update(_named(f"film-{id}.json"))
+    response.headers.update(attachment(f"film-{id}.json"))
     return public_directions(found.directions())
 
 
@@ -271,7 +263,3 @@ def _films(request: Request) -> Films:
 
 def _described(film: LiveFilm) -> FilmAnswer:
     return FilmAnswer(id=film.id, **film.stats().model_dump(exclude={"type"}))
-
-
-def _named(name: str) -> dict[str, str]:
-    return {"Content-Disposition": f'attachment; filename="{name}"'}

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from .access import SERVER_DIRECTOR, SERVER_VIEWER
 from .answers import Documented, documented
+from .downloads import download
 from .films import Films
 from .metrics import PLAIN, Metrics
 from .problems import UnavailableError
@@ -107,12 +108,8 @@ async def profile(request: Request, look: Look | None = None) -> Response:
         file = Path(folder) / "timeline.json.gz"
         await profiler.look(look.seconds, file)
         descriptor = os.open(file, os.O_RDONLY)  # outlives the folder
-    headers = {
-        "Content-Disposition": f'attachment; filename="{file.name}"',
-        "Content-Length": str(os.fstat(descriptor).st_size),
-    }
-    contents = _contents(descriptor)
-    return StreamingResponse(contents, media_type="application/gzip", headers=headers)
+    size_bytes, contents = os.fstat(descriptor).st_size, _contents(descriptor)
+    return download(file.name, size_bytes, contents, "application/gzip")
 
 
 def _check_ready(request: Request) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from ..story import Story
 from .access import SERVER_DIRECTOR, SERVER_VIEWER
 from .answers import documented
-from .film_routes import MP4, Mp4
+from .downloads import MP4_ANSWER, download
 from .films import Films
 from .message import WHOLE, Caption, Seed
 from .problems import NotFoundError, NotReadyError, Problem
@@ -185,7 +185,8 @@ async def delete_video(request: Request, id: VideoId) -> DeletedVideo:
     "/{id}/content",
     response_class=Response,
     dependencies=SERVER_VIEWER,
-    responses=MP4 | documented("malformed", "unauthorized", "forbidden", "not_found", "not_ready"),
+    responses=MP4_ANSWER
+    | documented("malformed", "unauthorized", "forbidden", "not_found", "not_ready"),
 )
 async def content(request: Request, id: VideoId) -> Response:
     """Return a video that is whole, an MP4 file."""
@@ -195,12 +196,8 @@ async def content(request: Request, id: VideoId) -> Response:
     file = found.file()
     if file is None:
         raise NotReadyError(f"video: {found.progress} % of it is made")
-    size, contents = file
-    headers = {
-        "Content-Length": str(size),
-        "Content-Disposition": f'attachment; filename="{id}.mp4"',
-    }
-    return Mp4(contents, headers=headers)
+    size_bytes, contents = file
+    return download(f"{id}.mp4", size_bytes, contents)
 
 
 def _videos(request: Request) -> Videos:
