@@ -81,6 +81,7 @@ def test_the_document_says_who_is_let_in_and_how_errors_look(server: Server) -> 
             assert open_to_all or "401" in operation["responses"], (method, path)
             assert open_to_all or len(operation["security"]) == 2, (method, path)
             assert operation["description"], (method, path)
+            assert "Args:" not in operation["description"], (method, path)
     problem = document["components"]["schemas"]["Problem"]
     assert set(problem["required"]) == {"code", "message", "retryable"}
     assert set(problem["properties"]["code"]["enum"]) == set(ErrorCode.__args__)  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ from .live_film import LiveFilm
 from .message import WHOLE, Seed
 from .problems import FullError
 from .public_names import public_directions, public_stats
+from .route import Route
 from .tokens import Access, Role, Tokens
 from .viewer import Viewer
 
@@ -37,7 +38,7 @@ _LONGEST_S = 366 * 24 * 3600
 OPENING: tuple[ErrorCode, ...] = ("full", "failed", "unavailable")
 """What may be answered where a film is opened again from the store."""
 
-router = APIRouter(prefix="/v1/sessions", tags=["films"])
+router = APIRouter(prefix="/v1/sessions", tags=["films"], route_class=Route)
 
 
 class NewFilm(BaseModel):
@@ -135,7 +136,13 @@ async def list_films(request: Request, access: Asking) -> FilmList:
     ),
 )  # fmt: skip
 async def open_film(request: Request, access: Asking, new: NewFilm | None = None) -> FilmAnswer:
-    """Open a film; where others play as many as can, it sleeps until it is watched."""
+    """Open a film; where others play as many as can, it sleeps until it is watched.
+
+    Args:
+        request: which server it reached.
+        access: of who asks, for whom the film counts.
+        new: what the film begins with; default: nothing.
+    """
     return _described(await _films(request).open(new.seed if new else None, access.name))
 
 
@@ -174,7 +181,14 @@ async def close_film(request: Request, id: FilmId) -> None:
 async def make_token(
     request: Request, id: FilmId, access: Asking, new: NewToken | None = None
 ) -> TokenAnswer:
-    """Make a token of one film; it does not outlive the token that asked for it."""
+    """Make a token of one film; it does not outlive the token that asked for it.
+
+    Args:
+        request: which server it reached.
+        id: of the film.
+        access: of who asks.
+        new: what the token allows; default: to watch, until the film ends.
+    """
     found, new = await _films(request).reach(id), new or NewToken()
     tokens: Tokens = request.app.state.tokens
     end = expiry(access, new.seconds)
@@ -191,7 +205,13 @@ async def make_token(
     | documented("malformed", "unauthorized", "forbidden", "not_found", *OPENING),
 )
 async def live(request: Request, id: FilmId, access: Asking) -> Response:
-    """Return the picture from now on, without end."""
+    """Return the picture from now on, without end.
+
+    Args:
+        request: which server it reached.
+        id: of the film.
+        access: of who asks; the picture ends when that does.
+    """
     films = _films(request)
     found = await films.awake(id)
     if films.viewers >= films.limits.viewers:
@@ -221,7 +241,13 @@ async def film_file(request: Request, id: FilmId) -> Response:
     ),
 )
 async def directions(request: Request, response: Response, id: FilmId) -> dict[str, Any]:
-    """Return the film's directions, which make the same film again."""
+    """Return the film's directions, which make the same film again.
+
+    Args:
+        request: which server it reached.
+        response: gets the name of the file.
+        id: of the film.
+    """
     found = await _films(request).reach(id)
     response.headers.update(attachment(f"film-{id}.json"))
     return public_directions(found.directions())

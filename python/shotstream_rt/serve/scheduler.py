@@ -68,7 +68,13 @@ class Scheduler:
         return FilmTurn(self, due_s, frame_rate_hz)
 
     def ask(self, turn: FilmTurn, dry_s: float, wake: Callable[[], object]) -> bool:
-        """Let a film wait for its turn, or for a place that is free; tell whether it has one."""
+        """Let a film wait for its turn, or for a place that is free; tell whether it has one.
+
+        Args:
+            turn: the film's.
+            dry_s: when the film's picture runs dry, by the clock; infinity if nobody watches.
+            wake: called, without the lock and on any thread, when the film is given its turn later.
+        """
         with self._lock:
             turn.dry_s, turn.wake = dry_s, wake
             if not (turn.held or turn in self._waiting):
@@ -78,7 +84,12 @@ class Scheduler:
             return turn.held
 
     def release(self, turn: FilmTurn, frames: int) -> None:
-        """Take a film's turn back, and give it to the next one; it does not wait for one either."""
+        """Take a film's turn back, and give it to the next one; it does not wait for one either.
+
+        Args:
+            turn: the film's.
+            frames: of the chunk that was made and is decoded next; 0 if none was.
+        """
         with self._lock:
             if turn in self._waiting:
                 self._waiting.remove(turn)
@@ -130,6 +141,11 @@ class FilmTurn:
     A picture that ran dry is urgent, but a film that has just had its turn is not before its chunk
     could have been shown: otherwise one that makes much without showing it, to go back in its past
     or to wake, would leave the others none.
+
+    Args:
+        scheduler: gives the turns.
+        due_s: returns when the next frame that was not read yet is due, by the scheduler's clock.
+        frame_rate_hz: frames that are shown per second.
 
     Attributes:
         held: whether the film has its turn.

@@ -69,7 +69,13 @@ class Store(Protocol):
         ...
 
     def put(self, film: str, name: str, data: bytes) -> None:
-        """Set a value. It is safe once this returns; until then the old one is."""
+        """Set a value. It is safe once this returns; until then the old one is.
+
+        Args:
+            film: whose value.
+            name: of the value, which is made if it is missing.
+            data: all its bytes.
+        """
         ...
 
     def append(self, film: str, name: str, data: bytes, *, at: int) -> None:
@@ -88,7 +94,14 @@ class Store(Protocol):
         ...
 
     def read(self, film: str, name: str, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on of a value that was appended to."""
+        """Return a part of a value that was appended to.
+
+        Args:
+            film: whose value.
+            name: of the value.
+            offset: first byte, from 0.
+            size: how many bytes, all of which there have to be.
+        """
         ...
 
     def delete(self, film: str) -> None:
@@ -157,7 +170,13 @@ class FolderStore:
             raise StoreError(f"film {film}: {name}: cannot be read") from error
 
     def put(self, film: str, name: str, data: bytes) -> None:
-        """Set a value."""
+        """Set a value.
+
+        Args:
+            film: whose value.
+            name: of the file.
+            data: all its bytes.
+        """
         path = self._path(film, name)
         try:
             with atomic_file(path) as part:
@@ -167,7 +186,14 @@ class FolderStore:
             raise StoreError(f"film {film}: {name}: cannot be written ({reason})") from error
 
     def append(self, film: str, name: str, data: bytes, *, at: int) -> None:
-        """Write behind what a long value has."""
+        """Write behind what a long value has.
+
+        Args:
+            film: whose value.
+            name: of the file.
+            data: the bytes.
+            at: length in bytes of what is kept before them; what there is behind that is cut off.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         with _told(f"film {film}: {name}", "written"):
             handle = os.open(self._path(film, name), flags, 0o600)
@@ -185,7 +211,14 @@ class FolderStore:
                 os.close(handle)
 
     def read(self, film: str, name: str, offset: int, size: int) -> bytes:
-        """Return some bytes of a long value."""
+        """Return some bytes of a long value.
+
+        Args:
+            film: whose value.
+            name: of the file.
+            offset: first byte, from 0.
+            size: how many bytes.
+        """
         with _told(f"film {film}: {name}", "read"):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             handle = os.open(self._path(film, name), flags)
