@@ -7,6 +7,8 @@ everything else is about, each beside its own correctness check.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from .part import ROOT, Part
 from .process import PYTHON
@@ -21,6 +23,7 @@ _BENCHES_APART = (
 )  # fmt: skip
 _STUDENT = ("--workload", "student-1.3b")
 _ONCE = ("--quick", "--repeats", "1")
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def parts() -> list[Part]:
@@ -48,6 +51,7 @@ def parts() -> list[Part]:
         _film("film-exact", "exact", ("--baseline", "--roofline", "--repeats", "1"), 160),
         _film("film-exact-gluon", "exact", (*_ONCE, "--kernels", "triton+gluon"), 80),
         _film("film-exact-cudnn", "exact", (*_ONCE, "--kernels", "triton+cudnn"), 80),
+        _film("film-exact-measured", "exact", _ONCE, 90, {"SHOTSTREAM_CONVOLUTIONS": "measured"}),
         _film("film-fp8-tiny", "fp8-tiny", ("--roofline", "--repeats", "1"), 140),
         _film("film-fast", "fast", _ONCE, 80),
         _film("film-tiny", "tiny", _ONCE, 80),
@@ -115,14 +119,22 @@ def _micro(name: str, where: list[str], limit_s: float) -> Part:
     return Part(name=name, command=[*command, *where], limit_s=limit_s)
 
 
-def _bench(name: str, arguments: tuple[str, ...], limit_s: float) -> Part:
+def _bench(
+    name: str, arguments: tuple[str, ...], limit_s: float, variables: Mapping[str, str] = _NONE
+) -> Part:
     command = [PYTHON, "-m", "shotstream_rt.bench", "--device", "cuda", "--dtype", "bfloat16",
                "--out", "{records}"]  # fmt: skip
+    if variables:
+        command = ["env", *(f"{key}={value}" for key, value in variables.items()), *command]
     return Part(name=name, command=[*command, *arguments], limit_s=limit_s)
 
 
-def _film(name: str, profile: str, arguments: tuple[str, ...], limit_s: float) -> Part:
-    return _bench(name, ("--workload", "film-480p", "--profile", profile, *arguments), limit_s)
+def _film(
+    name: str, profile: str, arguments: tuple[str, ...], limit_s: float,
+    variables: Mapping[str, str] = _NONE,
+) -> Part:  # fmt: skip
+    workload = ("--workload", "film-480p", "--profile", profile)
+    return _bench(name, (*workload, *arguments), limit_s, variables)
 
 
 def _counters(name: str, kernels: str, *, skip: int, count: int) -> Part:

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..reference import frame_pack, rms_silu
@@ -16,12 +18,38 @@ from .kernel_set import triton_unavailable_reason
 _log = logging.getLogger("shotstream_rt.kernels")
 
 
+class Convolve(Protocol):
+    """A convolution of pictures or of clips, by the library."""
+
+    def __call__(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]
+    ) -> Tensor:
+        """Convolve ``x`` ``[B, C, H, W]`` or ``[B, C, F, H, W]``; see ``convolve``."""
+        ...
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
+    """Convolve by what the library takes for a shape.
+
+    Args:
+        x: ``[B, C, H, W]``, or ``[B, C, F, H, W]`` over time too.
+        weight: ``[O, C, K, K]``, or ``[O, C, T, K, K]``.
+        bias: ``[O]``; ``None`` for none.
+        padding: zeros at either end of each axis after the channels.
+
+    Returns:
+        ``[B, O, H, W]`` or ``[B, O, F, H, W]``.
+    """
+    return (F.conv2d if x.dim() == 4 else F.conv3d)(x, weight, bias, padding=padding)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderKernels:
-    """Callables with the signatures of ``kernels/reference``.
+    """Callables with the signatures of ``kernels/reference``, and the convolutions between them.
 
     Attributes:
         name: ``reference`` or ``triton``.
+        convolve: the library's convolutions; see ``model/measured_convolution.py`` for others.
     """
 
     name: str
@@ -30,6 +58,7 @@ class DecoderKernels:
     ]
     add_bias: Callable[[Tensor, Tensor | None, Tensor | None, Tensor, bool], None]
     frame_pack: Callable[[Tensor], Tensor]
+    convolve: Convolve = convolve
 
 
 REFERENCE_DECODER = DecoderKernels(

@@ -28,6 +28,9 @@ HUB_OFFLINE = "HF_HUB_OFFLINE"
 """Hugging Face's own variable: ``1`` means that nothing is fetched; what is here is used."""
 HUB_ENDPOINT = "HF_ENDPOINT"
 """Hugging Face's own variable: the server to fetch from, such as a mirror."""
+CONVOLUTIONS = "SHOTSTREAM_CONVOLUTIONS"
+"""How a GPU's decoder takes its convolutions: ``heuristic`` (default), as cuDNN guesses, or
+``measured``: timed once for each shape and kept in the cache folder."""
 KERNELS = "SHOTSTREAM_KERNELS"
 """Folder of kernels built ahead of time; unset: kernels are compiled when first called."""
 CAPTURE = "SHOTSTREAM_CAPTURE"
@@ -100,6 +103,18 @@ def cache_dir() -> Path:
 def kernel_set() -> str:
     """Return the kernel set to take where none is named."""
     return os.environ.get(KERNEL_SET, "").strip() or "auto"
+
+
+def measured_convolutions() -> bool:
+    """Return whether a GPU's decoder measures its convolutions.
+
+    Raises:
+        ConfigError: the variable holds something else.
+    """
+    value = os.environ.get(CONVOLUTIONS, "").strip().lower() or "heuristic"
+    if value not in ("heuristic", "measured"):
+        raise ConfigError(f"{CONVOLUTIONS}: got {shown(value)}, wanted heuristic or measured")
+    return value == "measured"
 
 
 def kernel_bundle() -> Path | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from shotstream_rt import env
 from shotstream_rt.config import StreamConfig
 
 from ..model.chunk_decoder import ChunkCodec, ChunkShape, ProgrammableCodec
 from ..model.codec import LatentCodec
+from ..model.convolution_choices import ConvolutionChoices
 
 
 def recorded_codec(codec: LatentCodec, config: StreamConfig) -> LatentCodec:
@@ -21,4 +23,5 @@ def recorded_codec(codec: LatentCodec, config: StreamConfig) -> LatentCodec:
     shape = ChunkShape(
         frames=config.shot.chunk_frames, height=model.latent_height, width=model.latent_width
     )
-    return ChunkCodec(codec, shape, lambda: GraphCapture(device, urgent=True))
+    choices = ConvolutionChoices.of(device) if env.measured_convolutions() else None
+    return ChunkCodec(codec, shape, lambda: GraphCapture(device, urgent=True), choices)

@@ -10,7 +10,7 @@ decode thread.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,6 +20,8 @@ from shotstream_rt.errors import ConfigError
 from shotstream_rt.kernels.sets.decoder_set import DecoderKernels, decoder_kernels
 
 from .codec import LatentCodec
+from .convolution_choices import ConvolutionChoices
+from .measured_convolution import MeasuredConvolution
 
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
@@ -130,13 +132,18 @@ class ChunkCodec:
         shape: what every ``decode`` of a stream is given.
         capture: makes what records one decoder's program; decoders may run side by side, so each
             has a recorder of its own.
+        choices: how each convolution is to be chosen; ``None``: as the library guesses.
     """
 
     def __init__(
-        self, codec: ProgrammableCodec, shape: ChunkShape, capture: Callable[[], Capture]
-    ) -> None:
+        self, codec: ProgrammableCodec, shape: ChunkShape, capture: Callable[[], Capture],
+        choices: ConvolutionChoices | None = None,
+    ) -> None:  # fmt: skip
         self.codec, self.shape = codec, shape
-        self._kernels = decoder_kernels(codec.device)
+        kernels = decoder_kernels(codec.device)
+        if choices is not None:
+            kernels = replace(kernels, name=f"{kernels.name}+measured")
+        self._kernels, self._choices = kernels, choices
         self._capture = capture
         self.latent_channels = codec.latent_channels
         self.spatial_stride = codec.spatial_stride
@@ -164,7 +171,11 @@ class ChunkCodec:
 
         Cost: a few decodes, and memory for the frames between its layers.
         """
-        decoder = ChunkDecoder(self.codec.chunk_program(self.shape, self._kernels), self._capture())
+        kernels = self._kernels
+        if self._choices is not None:
+            # One for each decoder: what is chosen holds for the thread that records it.
+            kernels = replace(kernels, convolve=MeasuredConvolution(self._choices))
+        decoder = ChunkDecoder(self.codec.chunk_program(self.shape, kernels), self._capture())
         if self.codec.device.type == "cuda":
             torch.cuda.empty_cache()  # warming up took memory that the recording does not use
         return decoder

@@ -13,25 +13,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shotstream_rt.kernels.sets.decoder_set import Convolve, convolve
+
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
 WIDE = 8
 """Channels a convolution's result is padded to: tensor cores want multiples of it."""
 
 
-def conv_over_time(lane: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def conv_over_time(
+    lane: Tensor, weight: Tensor, bias: Tensor | None = None, run: Convolve = convolve
+) -> Tensor:
     """Convolve frames together with those before them; same height and width.
 
     Args:
         lane: ``[T - 1 + F, H, W, C]``, the past first.
         weight: ``[O, C, T, K, K]``, ``K`` odd.
         bias: ``[O]``.
+        run: convolves.
 
     Returns:
         ``[F, H, W, O]``.
     """
     edge = weight.shape[-1] // 2
-    y = F.conv3d(as_clip(lane), weight, bias, padding=(0, edge, edge))
+    y = run(as_clip(lane), weight, bias, (0, edge, edge))
     return y[0].permute(1, 2, 3, 0).contiguous()
 
 
@@ -41,30 +46,35 @@ def as_clip(frames: Tensor) -> Tensor:
     return frames[None].permute(0, 4, 1, 2, 3)
 
 
-def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def conv_frames(
+    frames: Tensor, weight: Tensor, bias: Tensor | None = None, run: Convolve = convolve
+) -> Tensor:
     """Convolve every frame alone, to ``[F, H, W, O]``.
 
     Args:
         frames: ``[F, H, W, C]``.
         weight: ``[O, C, K, K]``, ``K`` odd.
         bias: ``[O]``; ``None`` for none.
+        run: convolves.
     """
-    y = F.conv2d(frames.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2)
+    edge = weight.shape[-1] // 2
+    y = run(frames.permute(0, 3, 1, 2), weight, bias, (edge, edge))
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def enlarge(frames: Tensor, weight: Tensor) -> Tensor:
+def enlarge(frames: Tensor, weight: Tensor, run: Convolve = convolve) -> Tensor:
     """Double height and width and convolve, as one convolution of the frames as they are.
 
     Args:
         frames: ``[F, H, W, C]``.
         weight: from ``enlarging_weight``.
+        run: convolves.
 
     Returns:
         ``[F, 2 H, 2 W, O]``.
     """
     count, height, width, _ = frames.shape
-    quarters = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=1)
+    quarters = run(frames.permute(0, 3, 1, 2), weight, None, (1, 1))
     quarters = quarters.permute(0, 2, 3, 1).contiguous()  # [F, H + 1, W + 1, 4 O]
     frame, row, column, _ = quarters.stride()
     outputs = column // 4

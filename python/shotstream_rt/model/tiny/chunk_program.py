@@ -80,7 +80,8 @@ class TinyProgram:
                 lane[:1].zero_()
         entry, last = self._entry, self._exit
         x = self._clamp(self.latents[0].permute(0, 2, 3, 1).contiguous())
-        h = conv_frames(x, entry.weight)
+        run = self._kernels.convolve
+        h = conv_frames(x, entry.weight, run=run)
         targets = [self._input_of(layer) for layer, _ in self._body[1:]]
         h = self._add(h, entry.bias, None, self._lanes[self._body[0][0]][1:])
         for (layer, _), target in zip(self._body, [*targets, None], strict=True):
@@ -88,7 +89,7 @@ class TinyProgram:
                 h = self._remember(layer, h, target)
             else:
                 h = self._grow(layer, h, target)
-        h = conv_frames(h, self._exit_weight)
+        h = conv_frames(h, self._exit_weight, run=run)
         assert last.bias is not None
         pixels = self.pixels[0]
         bias = last.bias.float().view(-1, 1, 1)
@@ -97,22 +98,23 @@ class TinyProgram:
 
     def _remember(self, block: MemoryBlock, x: Tensor, target: Tensor | None) -> Tensor:
         conv1, conv2, conv3 = layers_of(block.conv, nn.Conv2d)
-        lane = self._lanes[block]
-        h = conv_over_time(lane, self._over_time[block])
+        lane, run = self._lanes[block], self._kernels.convolve
+        h = conv_over_time(lane, self._over_time[block], run=run)
         h = self._add(h, conv1.bias, None, h)
-        h = self._add(conv_frames(h, conv2.weight), conv2.bias, None, h)
-        h = conv_frames(h, conv3.weight)
+        h = self._add(conv_frames(h, conv2.weight, run=run), conv2.bias, None, h)
+        h = conv_frames(h, conv3.weight, run=run)
         out = self._add(h, conv3.bias, x, h if target is None else target)
         lane[:1] = lane[-1:]
         return out
 
     def _grow(self, layer: Growth, x: Tensor, target: Tensor | None) -> Tensor:
-        grown = conv_frames(x, layer.conv.weight)
+        run = self._kernels.convolve
+        grown = conv_frames(x, layer.conv.weight, run=run)
         if layer.factor > 1:
             apart = grown
             grown = x.new_empty(layer.factor * len(x), *x.shape[1:])
             spread(apart, layer.factor, grown)
-        h = enlarge(grown, self._enlarging[layer])
+        h = enlarge(grown, self._enlarging[layer], run)
         if target is not None:
             return target.copy_(h)
         return self._add(h, None, None, h)  # the ReLU in front of the last convolution

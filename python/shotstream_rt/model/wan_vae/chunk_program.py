@@ -83,7 +83,7 @@ class VaeProgram:
         z = self.latents[0].permute(0, 2, 3, 1) / self._scale + self._shift
         z = F.linear(z, network.conv2.weight.flatten(1), network.conv2.bias)
         conv = decoder.conv1
-        h = conv_over_time(self._lane(conv, z, first), conv.weight)
+        h = self._convolved(self._lane(conv, z, first), conv.weight)
         value = _Unsummed(h, conv.bias)
         for layer in (*decoder.middle, *decoder.upsamples):
             if isinstance(layer, ResidualBlock):
@@ -94,7 +94,7 @@ class VaeProgram:
                 assert isinstance(layer, Upsample)
                 value = self._upsample(layer, value, first)
         (norm,), (conv,) = layers_of(decoder.head, ChannelNorm), layers_of(decoder.head, CausalConv)
-        h = conv_over_time(self._norm(norm, value, conv, first, keep=False), self._head_weight)
+        h = self._convolved(self._norm(norm, value, conv, first, keep=False), self._head_weight)
         pixels = self.pixels[0, -len(h) :]
         assert conv.bias is not None
         torch.add(h[..., :3].permute(0, 3, 1, 2), conv.bias.float().view(-1, 1, 1), out=pixels)
@@ -105,9 +105,9 @@ class VaeProgram:
         conv1, conv2 = layers_of(block.residual, CausalConv)
         lane = self._norm(norm1, value, conv1, first, keep=True)
         x = value.h  # holds the sum by now
-        h = conv_over_time(lane, conv1.weight)
+        h = self._convolved(lane, conv1.weight)
         lane = self._norm(norm2, _Unsummed(h, conv1.bias), conv2, first, keep=False)
-        h = conv_over_time(lane, conv2.weight)
+        h = self._convolved(lane, conv2.weight)
         shortcut = block.shortcut
         if isinstance(shortcut, nn.Conv3d):
             x = F.linear(x, shortcut.weight.flatten(1), shortcut.bias)
@@ -129,7 +129,7 @@ class VaeProgram:
         if layer.time_conv is not None:
             x = self._double(layer.time_conv, x, first)
         (conv,) = layers_of(layer.resample, nn.Conv2d)
-        return _Unsummed(enlarge(x, self._enlarging[layer]), conv.bias)
+        return _Unsummed(enlarge(x, self._enlarging[layer], self._kernels.convolve), conv.bias)
 
     def _double(self, conv: nn.Conv3d, x: Tensor, first: bool) -> Tensor:
         """Make two frames of each, except of a stream's first one."""
@@ -138,8 +138,11 @@ class VaeProgram:
         out[:alone] = x[:alone]
         lane = self._lane(conv, x[alone:], first)
         if len(lane) > PAST_FRAMES:
-            spread(conv_over_time(lane, conv.weight, conv.bias), 2, out[alone:])
+            spread(self._convolved(lane, conv.weight, conv.bias), 2, out[alone:])
         return out
+
+    def _convolved(self, lane: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return conv_over_time(lane, weight, bias, self._kernels.convolve)
 
     def _norm(
         self, norm: ChannelNorm, value: _Unsummed, conv: CausalConv, first: bool, *, keep: bool
