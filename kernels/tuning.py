@@ -7,7 +7,7 @@ The tables are what an architecture can hold (registers, shared memory) at the p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -27,6 +27,27 @@ class AttentionLaunch:
     """
 
     block_q: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    tma: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductLaunch:
+    """Launch of ``wave_linear``.
+
+    Attributes:
+        block_t: rows of a tile.
+        block_n: outputs of a tile.
+        block_k: inputs of one loop iteration.
+        num_warps: warps of one program.
+        num_stages: blocks being loaded at a time.
+        tma: load through tensor descriptors where shapes and strides allow it.
+    """
+
+    block_t: int
+    block_n: int
     block_k: int
     num_warps: int
     num_stages: int
@@ -82,6 +103,36 @@ def attention_launch(
     rows = ATTENTION[known]
     fitting = [row for row in rows if row[0] >= head_dim and row[1] == (keys >= LONG_KEYS)]
     return rows[min(fitting)] if fitting else _FALLBACK
+
+
+_MMA_PRODUCT = ProductLaunch(block_t=128, block_n=128, block_k=32, num_warps=8, num_stages=3)
+_GROUP_PRODUCT = ProductLaunch(
+    block_t=128, block_n=256, block_k=64, num_warps=8, num_stages=4, tma=True
+)
+_WIDE_PRODUCT = ProductLaunch(block_t=32, block_n=32, block_k=32, num_warps=4, num_stages=1)
+"""For float32, which is for checking."""
+
+PRODUCT: dict[int, ProductLaunch] = {
+    80: replace(_MMA_PRODUCT, block_k=64),
+    86: _MMA_PRODUCT,
+    89: _MMA_PRODUCT,
+    90: _GROUP_PRODUCT,
+    100: _GROUP_PRODUCT,
+    120: _MMA_PRODUCT,
+}
+"""By compute capability."""
+
+
+def product_launch(capability: int, element_bytes: int = 2) -> ProductLaunch:
+    """Look up the launch of a product.
+
+    Args:
+        capability: 90 for sm_90; an unknown one takes the row of the nearest below it.
+        element_bytes: of both factors.
+    """
+    if element_bytes > 2:
+        return _WIDE_PRODUCT
+    return PRODUCT[max((arch for arch in PRODUCT if arch <= capability), default=min(PRODUCT))]
 
 
 def row_warps(width: int) -> int:

@@ -19,7 +19,7 @@ TEST_LIMIT_S = 60
 
 _BENCHES_APART = (
     "bench_dual_attention", "bench_linear", "bench_fp8_linear", "bench_triton_hopper",
-    "bench_chunk_decoder",
+    "bench_chunk_decoder", "bench_wave_linear",
 )  # fmt: skip
 _STUDENT = ("--workload", "student-1.3b")
 _ONCE = ("--quick", "--repeats", "1")
@@ -44,6 +44,9 @@ def parts() -> list[Part]:
         _micro("bench-attention", ["bench/bench_dual_attention.py"], 60),
         _micro("bench-products", ["bench/bench_linear.py", "bench/bench_fp8_linear.py"], 60),
         _micro("bench-gluon", ["bench/bench_triton_hopper.py"], 90),
+        # Programs wait for one another here too.
+        _micro("bench-waves", ["bench/bench_wave_linear.py"], 60),
+        _bench("student-waves", (*_STUDENT, *_ONCE, "--kernels", "triton+waves"), 45),
         _micro("bench-decoders", ["bench/bench_chunk_decoder.py"], 60),
         # By name, and past the caption's keys and the context: passes of a shot's fuller chunks.
         _counters("counters-attention", "attention|fmha|flash", skip=1500, count=6),

@@ -17,8 +17,9 @@ from ..gpu import (
     qkv_append,
     renoise,
     rope_shot,
+    wave_product,
 )
-from ..tuning import FP8_CAPABILITY, attention_launch, block_of, row_warps
+from ..tuning import FP8_CAPABILITY, attention_launch, block_of, product_launch, row_warps
 from .attention_cases import attention_cases
 from .case import (
     CAPTION_KEYS,
@@ -51,6 +52,7 @@ def compile_cases(capability: int) -> list[CompileCase]:
         _attention_case("dual_attention_d64", capability, keys=KEYS, head_dim=64),
         _attention_case("cross_attention", capability, keys=CAPTION_KEYS, head_dim=HEAD_DIM),
         _history_case(capability),
+        _product_case(capability),
         *attention_cases(capability),
     ]
 
@@ -329,3 +331,31 @@ def _history_case(capability: int) -> CompileCase:
         },
         constants={name: v for name, v in long.constants.items() if name != "HAS_BIAS"},
     )
+
+
+def _product_case(capability: int) -> CompileCase:
+    """The product in whole waves: the second one of the feed-forward, on 132 multiprocessors."""
+    launch = product_launch(capability)
+    factors: dict[str, Argument] = {"X": "*bf16", "W": "*bf16"}
+    if launch.tma:
+        factors = {
+            "X": f"tensordesc<bf16[{launch.block_t}, {launch.block_k}]>",
+            "W": f"tensordesc<bf16[{launch.block_n}, {launch.block_k}]>",
+        }
+    return CompileCase(
+        name="wave_linear",
+        kernel=wave_product._wave_product_kernel,
+        arguments={
+            **factors, "BIAS": "*bf16", "OUT": "*bf16", "SUMS": "*fp32", "READY": "*i32",
+            "rows": QUERIES, "columns": DIM, "width": FFN_DIM, "x_stride": FFN_DIM,
+            "tiles": 222, "waves": 1, "group": 4,
+        },
+        constants={
+            "BLOCK_T": launch.block_t, "BLOCK_N": launch.block_n, "BLOCK_K": launch.block_k,
+            "STAGES": launch.num_stages, "TMA": launch.tma, "WIDE": False, "PRECISION": "tf32",
+        },
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+        instructions=(
+            _MATRIX_INSTRUCTION[capability], "UTMALDG" if launch.tma else "LDGSTS", "STG.128",
+        ),
+    )  # fmt: skip

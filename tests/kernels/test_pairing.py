@@ -18,6 +18,8 @@ NOT_KERNELS = {
     "hopper_launch",
     "key_split",
     "span_table",
+    "wave_product",
+    "wave_split",
 }
 """Parts of kernels in ``kernels/gpu`` that several of them share."""
 

@@ -116,6 +116,13 @@ def _attend_by_gluon(kernels: KernelSet | None) -> KernelSet:
     )
 
 
+def _fill_waves(kernels: KernelSet | None) -> KernelSet:
+    from ..kernels.sets.waves_set import with_waves
+
+    assert kernels is not None
+    return with_waves(kernels)
+
+
 def _library(name: str, attention: Attention, summary: str) -> KernelEntry:
     return KernelEntry(
         name=name,
@@ -162,6 +169,12 @@ PARTS = (
         summary="this project's warp-specialised attention for sm_90",
         unavailable_reason=_gluon_reason,
         build=_attend_by_gluon,
+    ),
+    KernelEntry(
+        name="waves",
+        summary="products whose last wave of tiles would be half empty, by this project",
+        unavailable_reason=_triton_reason,
+        build=_fill_waves,
     ),
 )
 """Parts; ``auto`` takes one of them only on a chip on which it was proven to be the fastest."""

@@ -32,12 +32,13 @@ from shotstream_rt.kernels.aot.build import arguments_of, constants_of
 from shotstream_rt.kernels.aot.bundle import differences
 from shotstream_rt.kernels.aot.source import kernel_name
 from shotstream_rt.kernels.check.compile_cases import FP8_CAPABILITY, compile_cases
-from shotstream_rt.kernels.gpu import dual_attention_hopper, hopper_launch
+from shotstream_rt.kernels.gpu import dual_attention_hopper, hopper_launch, wave_product
 from shotstream_rt.kernels.gpu.noise import addressed_normal
 from shotstream_rt.kernels.sets.decoder_set import triton_decoder_kernels
 from shotstream_rt.kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys
 from shotstream_rt.kernels.sets.fp8_set import with_fp8
 from shotstream_rt.kernels.sets.kernel_set import KernelSet, triton_kernels
+from shotstream_rt.kernels.sets.waves_set import with_waves
 from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.chunk_decoder import ChunkProgram, ChunkShape
@@ -93,7 +94,8 @@ def finder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     for name, module in list(sys.modules.items()):
         if name.startswith("shotstream_rt.") and hasattr(module, "capability_of"):
             monkeypatch.setattr(module, "capability_of", lambda tensor: request.param)
-    monkeypatch.setattr(hopper_launch, "_multiprocessors", lambda device: 132)
+    for module in (hopper_launch, wave_product):
+        monkeypatch.setattr(module, "_multiprocessors", lambda device: 132)
     finder = Finder(request.param)
     launch.use_launcher(finder)
     yield finder
@@ -132,7 +134,7 @@ def shoot(kernels: KernelSet, history: HistoryPolicy | None) -> None:
 @pytest.mark.parametrize(
     "finder,maths",
     [
-        *itertools.product(CAPABILITIES, ["bf16", "history"]),
+        *itertools.product(CAPABILITIES, ["bf16", "history", "waves"]),
         *itertools.product(
             [capability for capability in CAPABILITIES if capability >= FP8_CAPABILITY],
             ["fp8", "fp8-keys", "fp8-attention"],
@@ -146,6 +148,8 @@ def test_every_launch_of_the_student_is_built(finder: Finder, maths: str) -> Non
     if "gluon" in maths:
         attention = dual_attention_hopper.dual_attention
         kernels = dataclasses.replace(kernels, name="triton+gluon", attention=attention)
+    if maths == "waves":
+        kernels = with_waves(kernels)
     if "fp8" in maths:
         kernels = with_fp8(kernels)
     if maths.endswith("fp8-keys"):
@@ -158,6 +162,8 @@ def test_every_launch_of_the_student_is_built(finder: Finder, maths: str) -> Non
         shoot(kernels, history if maths == "history" else None)
     assert finder.missing == set()
     assert finder.used
+    # Of the student's products, which on sm_80 have other tiles, on 132 multiprocessors.
+    assert ("wave_linear" in finder.used) == (maths == "waves")
 
 
 @pytest.mark.parametrize("decoder", ["vae", "tiny"])
