@@ -87,6 +87,14 @@ class Pipeline:
         # How the running shot began, where a cut keeps the caches: what puts them back.
         self._kept: tuple[Callable[[], None], Roll] | None = None
 
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """Compute what the next shot's passes need of its captions; changes nothing else.
+
+        Args:
+            captions: with their keys; some of those it will begin with.
+        """
+        self.film.prepare_captions(captions)
+
     def begin_shot(
         self,
         shot: int,

@@ -74,6 +74,9 @@ class ListedFilm:
         self._caption = 0
         self._noise = self._x = self._x0 = torch.empty(0)
 
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        pass
+
     def begin_shot(self, captions: CaptionSet) -> None:
         self.change_captions(captions)
 

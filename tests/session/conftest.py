@@ -103,6 +103,10 @@ class FakePipeline:
         self.gate = threading.Event()
         self.gate.set()
         self.fail_at: tuple[int, int] | None = None
+        self.prepared: list[tuple[str, ...] | None] = []
+
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        self.prepared.append(captions.keys)
 
     def begin_shot(
         self,

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,31 @@ def test_first_frame_leaves_before_the_second_chunk(open_session: Opener, bundle
     bundle.codec.decode_gate.set()  # type: ignore[attr-defined]
     list(session.stream())
     assert session.stats["shots"][0]["first_frame_before_second_chunk"]
+
+
+def test_a_cuts_caption_is_prepared_while_the_last_chunk_is_decoded(
+    open_session: Opener, bundle: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, decoding = bundle.pipeline, bundle.codec.decode_gate  # type: ignore[attr-defined]
+    run_chunk = pipeline.run_chunk
+
+    def run_and_hold(chunk: int, *others: Any) -> Any:
+        if chunk == 1:
+            decoding.clear()
+        return run_chunk(chunk, *others)
+
+    monkeypatch.setattr(pipeline, "run_chunk", run_and_hold)
+    session = open_session(bundle, queue_chunks=8)
+    session.cut("a", chunks=2)
+    session.cut("b", chunks=1)
+    wait_for(lambda: len(pipeline.prepared) == 2)
+    begun = [call[1] for call in pipeline.calls if call[0] == "begin"]
+    assert begun == [0], "the second shot waits for the first one's pixels"
+    decoding.set()
+    list(session.stream())
+    assert pipeline.prepared == [("a",), ("b",)]
+    # The context's caption comes with the same key, so it is found again.
+    assert pipeline._captions.keys == ("a", "b")
 
 
 def test_follow_waits_for_a_cut_from_another_thread(open_session: Opener) -> None:

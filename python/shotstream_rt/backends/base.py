@@ -96,6 +96,16 @@ class FilmState(Protocol):
         """The backend's."""
         ...
 
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """Compute what a coming shot needs of captions, while its frames cannot be made yet.
+
+        The film does not change by it; a backend that has nothing to compute ahead does nothing.
+
+        Args:
+            captions: with their keys; some of what ``begin_shot`` will be given.
+        """
+        ...
+
     def begin_shot(self, captions: CaptionSet) -> None:
         """Start a shot.
 

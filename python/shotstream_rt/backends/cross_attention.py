@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..device.transfer import send
+from ..model.captions import CaptionSet
 
 if TYPE_CHECKING:
     from ..kernels.sets.kernel_set import KernelSet
     from ..model.bound_student import BoundStudent
-    from ..model.captions import CaptionSet
+
+_Products = TypeVar("_Products")
 
 
 class Captions(Protocol):
@@ -72,6 +75,43 @@ class CaptionRuns:
             parts.append(caption.attend(layer, q[:, start:end]))
             start = end
         return torch.cat(parts, 1)
+
+
+class CaptionProducts(Generic[_Products]):
+    """What a film's passes need of captions, computed once for each and kept for later shots.
+
+    A shot's context frames attend to the captions of the shots before it, so all of a shot's
+    captions but its own were computed before. Captions without a key are computed at each call.
+
+    Args:
+        compute: gives what passes need of each caption of a set.
+        kept: captions kept, those used last.
+    """
+
+    def __init__(self, compute: Callable[[CaptionSet], Iterable[_Products]], kept: int) -> None:
+        self._compute, self._kept = compute, kept
+        self._done: OrderedDict[str, _Products] = OrderedDict()
+
+    def of(self, captions: CaptionSet) -> list[_Products]:
+        """Return what passes need of each caption."""
+        if captions.keys is None:
+            return list(self._compute(captions))
+        found = [self._find(captions, row, key) for row, key in enumerate(captions.keys)]
+        while len(self._done) > self._kept:
+            self._done.popitem(last=False)
+        return found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._done.clear()
+
+    def _find(self, captions: CaptionSet, row: int, key: str) -> _Products:
+        if key not in self._done:
+            # A slice, for an index would have to be sent to the device.
+            rows, lengths = captions.embeddings[row : row + 1], captions.lengths[row : row + 1]
+            (self._done[key],) = self._compute(CaptionSet(embeddings=rows, lengths=lengths))
+        self._done.move_to_end(key)
+        return self._done[key]
 
 
 def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionKV]:

@@ -9,7 +9,7 @@ serves a whole film, and all of them are captured when the film is opened.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from ..model.captions import CaptionSet
 from ..plan.noise import PhiloxNoise
 from ..plan.policy import PassPlan, RolloutPolicy, policy_of
 from ..plan.schedule import COMMIT
-from .cross_attention import CaptionKV, caption_kv
+from .cross_attention import CaptionKV, CaptionProducts, caption_kv
 from .passes import PassRunner, TabulatedStudent
 
 if TYPE_CHECKING:
@@ -68,6 +68,26 @@ class GraphCapture:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StackedCaption:
+    """One caption's keys and values of all layers in one piece, so that two copies move them.
+
+    Attributes:
+        k: ``[layers, tokens, N, D]``.
+        v: like ``k``.
+        bias: float32 ``[tokens]``.
+    """
+
+    k: Tensor
+    v: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, caption: CaptionKV) -> StackedCaption:
+        """Join a caption's layers."""
+        return cls(torch.cat(tuple(caption.k)), torch.cat(tuple(caption.v)), caption.bias)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StaticCaptions:
     """Captions' keys and values in memory that never moves, with room for the longest caption.
 
@@ -91,14 +111,13 @@ class StaticCaptions:
         k, v = (torch.zeros(shape, dtype=student.dtype, device=device) for _ in range(2))
         return cls(student.kernels, k, v, torch.zeros(captions, model.text_len, device=device))
 
-    def store(self, row: int, caption: CaptionKV) -> None:
+    def store(self, row: int, caption: StackedCaption) -> None:
         """Copy a caption into a row."""
         kept = len(caption.bias)
         self.bias[row, :kept] = caption.bias
         self.bias[row, kept:].fill_(-torch.inf)
-        for layer, (k, v) in enumerate(zip(caption.k, caption.v, strict=True)):
-            self.k[layer, row, :kept] = k[0]
-            self.v[layer, row, :kept] = v[0]
+        self.k[:, row, :kept] = caption.k
+        self.v[:, row, :kept] = caption.v
 
     def take(self, other: StaticCaptions, row: int) -> None:
         """Copy one caption of ``other`` into the first row."""
@@ -194,12 +213,18 @@ class CudaGraphFilm:
         self._rows = torch.zeros(context, dtype=torch.int64, device=self.device)
         self._captions = StaticCaptions.allocate(runner.student, context + 1)
         self._chunk_caption = StaticCaptions.allocate(runner.student, 1)
+        self._products = CaptionProducts(self._stacked, kept=context + 2)
         self._caption: int | None = None
         self._plan: PassPlan | None = None
         self._graphs: dict[tuple[object, ...], Replay] = {}
         with torch.inference_mode():
             self._record(policy, capture)
         self._warm_up(config.model)
+
+    @torch.inference_mode()
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self._products.of(captions)
 
     @torch.inference_mode()
     def begin_shot(self, captions: CaptionSet) -> None:
@@ -276,11 +301,15 @@ class CudaGraphFilm:
     def close(self) -> None:
         """Drop graphs and caches."""
         self._graphs.clear()
+        self._products.clear()
         self._runner.close()
 
     def _store(self, captions: CaptionSet) -> None:
-        for row, caption in enumerate(caption_kv(self._runner.student, captions)):
+        for row, caption in enumerate(self._products.of(captions)):
             self._captions.store(row, caption)
+
+    def _stacked(self, captions: CaptionSet) -> Iterator[StackedCaption]:
+        return map(StackedCaption.of, caption_kv(self._runner.student, captions))
 
     def _run(self, plan: PassPlan, levels: tuple[int, ...]) -> None:
         """Replay a pass; one that no film of usual length has is run as it is."""

@@ -7,6 +7,7 @@ with the ``cpu`` set it is the fast path of machines without a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..abandonment import never
 from ..plan.policy import PassPlan, RolloutPolicy, policy_of
 from ..plan.schedule import COMMIT
-from .cross_attention import CaptionKV, CaptionRuns, Captions, caption_kv
+from .cross_attention import CaptionKV, CaptionProducts, CaptionRuns, Captions, caption_kv
 from .passes import PassInputs, PassRunner, TabulatedStudent
 
 if TYPE_CHECKING:
@@ -67,14 +68,22 @@ class EagerFilm:
         self.device, self.dtype = runner.device, runner.student.dtype
         self.abandoned: Callable[[], bool] = never
         self._captions: list[CaptionKV] = []
+        self._products = CaptionProducts(
+            partial(caption_kv, runner.student), kept=runner.config.cache.context_frames + 2
+        )
         self._caption = 0
         self._inputs: PassInputs | None = None
         self._noise = self._x = self._x0 = torch.empty(0, device="cpu")
 
     @torch.inference_mode()
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self._products.of(captions)
+
+    @torch.inference_mode()
     def change_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
-        self._captions = list(caption_kv(self._runner.student, captions))
+        self._captions = self._products.of(captions)
 
     begin_shot = change_captions
 
@@ -176,5 +185,6 @@ class EagerFilm:
     def close(self) -> None:
         """Drop the caches."""
         self._captions, self._inputs = [], None
+        self._products.clear()
         self._noise = self._x = self._x0 = torch.empty(0, device="cpu")
         self._runner.close()

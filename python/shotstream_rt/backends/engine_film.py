@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..kernels.sets.arena_layout import ArenaLayout
 from ..plan.policy import PassPlan
 from .cache import DualKVCache
+from .cross_attention import CaptionProducts
 from .engine_passes import PassRun, Tensors
 from .rotary_table import RotaryTable
 
@@ -64,12 +65,18 @@ class EngineFilm:
         self._x0 = torch.zeros(latents, dtype=dtype)
         self._spare = [torch.zeros_like(self._x0), torch.zeros_like(self._x0)]
         self._captions: list[dict[str, Tensor]] = []
+        self._products = CaptionProducts(self.caption_tensors, kept=context + 2)
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         self._scattered: tuple[int, ...] | None = None
         self._caption = 0
         self._levels: tuple[tuple[int, ...], ...] = ()
         self._noise = self._x = torch.empty(0, device="cpu")
+
+    @torch.inference_mode()
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self._products.of(captions)
 
     def begin_shot(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
@@ -78,7 +85,7 @@ class EngineFilm:
     @torch.inference_mode()
     def change_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
-        self._captions = self.caption_tensors(captions)
+        self._captions = self._products.of(captions)
 
     @torch.inference_mode()
     def caption_tensors(self, captions: CaptionSet) -> list[dict[str, Tensor]]:
@@ -156,6 +163,7 @@ class EngineFilm:
     def close(self) -> None:
         """Drop the caches and this film's hold on the passes."""
         self.cache.arenas.clear()
+        self._products.clear()
         self._runs, self._captions, self._inputs, self._outputs = {}, [], {}, {}
 
     def _chunk_inputs(self, x: Tensor) -> dict[str, Tensor]:

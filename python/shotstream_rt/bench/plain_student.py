@@ -89,6 +89,9 @@ class PlainStudent:
         self._caption = 0
         self._noise = self._x = self._x0 = torch.empty(0)
 
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``; nothing is computed ahead here."""
+
     def begin_shot(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
         self.change_captions(captions)

@@ -55,6 +55,10 @@ class TimedFilm:
     def abandoned(self, abandoned: Callable[[], bool]) -> None:
         self._film.abandoned = abandoned
 
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """See ``FilmState``."""
+        self._film.prepare_captions(captions)
+
     def begin_shot(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
         with self._watch.time_ms("caption_kv_ms"):

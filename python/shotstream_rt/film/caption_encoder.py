@@ -130,6 +130,7 @@ class CaptionEncoder:
         return CaptionSet(
             embeddings=torch.stack([embedding for embedding, _ in found]),
             lengths=tuple(length for _, length in found),
+            keys=tuple(captions),
         )
 
     def caption_set(self, captions: Sequence[str]) -> CaptionSet:

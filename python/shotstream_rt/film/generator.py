@@ -198,6 +198,8 @@ class Generator:
         workers, timeline, request = self._workers, self._timeline, run.request
         selector, run.times.decided_ns = workers.selector, time.perf_counter_ns()
         captions = self._encoded(run, [run.caption])
+        # While the last chunk before is decoded, of which this shot's context is picked.
+        workers.pipeline.prepare_captions(captions)
         workers.decoder.wait_idle()
         with timeline.lock:
             place = Place(run.shot, request.take, 0, timeline.next_index)

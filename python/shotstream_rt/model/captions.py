@@ -1,7 +1,7 @@
 """Captions after the text encoder: what the student is conditioned on.
 
 Made by the session from a ``TextEncoder``'s output, read by the pipeline and the backends. Holds
-tensors only, no text.
+tensors, and of the text no more than what tells equal captions apart.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ class CaptionSet:
         embeddings: ``[N, text_len, text_dim]`` float; positions at or past a row's length are zero,
             and they do take part in cross-attention.
         lengths: real tokens of each row, ``0 <= lengths[i] <= text_len``, on the host.
+        keys: one for each row; rows of equal keys are equal, whatever set of a film they are in, so
+            that what was computed of one need not be computed again. ``None``: nothing is known.
     """
 
     embeddings: Tensor
     lengths: tuple[int, ...]
+    keys: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.embeddings.shape)
@@ -35,6 +38,10 @@ class CaptionSet:
             raise _unfit_shape(shape, len(self.lengths))
         if not all(0 <= length <= shape[1] for length in self.lengths):
             raise _unfit_lengths(self.lengths, shape[1])
+        if self.keys is not None and len(self.keys) != len(self.lengths):
+            raise ConfigError(
+                f"CaptionSet.keys: got {len(self.keys)}, wanted {len(self.lengths)}: one a caption"
+            )
 
     def __len__(self) -> int:
         return len(self.lengths)

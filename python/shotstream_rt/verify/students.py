@@ -280,6 +280,7 @@ class _WatchedFilm:
         self.clean: dict[int, int] = {}
         self.device, self.dtype, self.abandoned = film.device, film.dtype, film.abandoned
         self.begin_shot, self.change_captions = film.begin_shot, film.change_captions
+        self.prepare_captions = film.prepare_captions
         self.denoise, self.keep = film.denoise, film.keep
         self.poison, self.close = film.poison, film.close
 
