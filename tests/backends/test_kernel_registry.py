@@ -138,6 +138,19 @@ def test_a_part_that_cannot_run_is_an_error(part: str) -> None:
         kernel_registry.resolve(f"torch+{part}", HOST)
 
 
+def test_products_in_whole_waves_go_with_any_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    with pytest.raises(BackendUnavailableError, match="NVIDIA GPU"):
+        kernel_registry.resolve("torch+waves", HOST)
+    usable = tuple(dataclasses.replace(entry, unavailable_reason=lambda _: None) for entry in PARTS)
+    monkeypatch.setattr(kernel_registry, "PARTS", usable)
+    made, base = kernel_registry.resolve("torch+cudnn+waves", GPU), kernel_set.TORCH_OPS
+    assert made.name == "torch+cudnn+waves"
+    assert made.attention is cudnn_attention
+    changed = {"name": base.name, "attention": base.attention, "fuse_linear": base.fuse_linear}
+    assert dataclasses.replace(made, **changed) == base
+
+
 def test_a_part_replaces_what_it_names_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     usable = tuple(dataclasses.replace(entry, unavailable_reason=lambda _: None) for entry in PARTS)
     monkeypatch.setattr(kernel_registry, "PARTS", usable)

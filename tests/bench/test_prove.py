@@ -52,12 +52,14 @@ def failed(record: BenchRecord) -> BenchRecord:
 
 def test_sets_are_ranked_by_what_was_measured(measured: Measured) -> None:
     records = [measured("triton", 21.0), measured("triton+gluon", 28.0),
-               measured("triton+cudnn", 26.0)]  # fmt: skip
+               measured("triton+cudnn", 26.0), measured("triton+gluon+waves", 29.0),
+               measured("triton+gluon+warp", 99.0)]  # fmt: skip
     (proof,) = rank(records)
     assert (proof.gpu, proof.dtype, proof.workload) == ("NVIDIA H200", "bfloat16", "film-480p")
     assert proof.commit == "c0ffee"
     assert [(row.kernel_set, row.denoise_fps) for row in proof.ranking] == [
-        ("triton+gluon", 28.0), ("triton+cudnn", 26.0), ("triton", 21.0),
+        ("triton+gluon+waves", 29.0), ("triton+gluon", 28.0), ("triton+cudnn", 26.0),
+        ("triton", 21.0),
     ]  # fmt: skip
 
 

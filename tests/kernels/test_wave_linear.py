@@ -148,3 +148,30 @@ def test_a_set_cuts_the_products_that_it_pays_for(
             assert torch.equal(got, triton_kernels().fuse_linear([layer], False)(x))
     gelu = kernels.fuse_linear([layer], True)(x)
     assert torch.equal(gelu, triton_kernels().fuse_linear([layer], True)(x))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=["bf16"])
+def test_a_recorded_product_is_the_same_each_time(
+    dtype: torch.dtype, normal: Draw, assert_close: Check
+) -> None:
+    """Of the student's size; marks are cleared inside the recording."""
+    from shotstream_rt.backends.cuda_graph import GraphCapture
+    from shotstream_rt.kernels.gpu.wave_linear import wave_linear
+
+    device = torch.device("cuda")
+    x, weight, bias = (t.to(device, dtype) for t in operands(normal, 4680, 8960, 1536))
+    first = wave_linear(x, weight, bias)
+    out = torch.empty_like(first)
+
+    def multiply() -> None:
+        out.copy_(wave_linear(x, weight, bias))
+
+    replay = GraphCapture(device)(multiply)
+    for _ in range(5):
+        out.fill_(torch.nan)
+        replay()
+        torch.cuda.synchronize()
+        assert torch.equal(out, first)
+    wanted = x.double() @ weight.double().T + bias.double()
+    assert_close("wave_linear", first, wanted.cpu())

@@ -41,7 +41,7 @@ def prove_parser() -> argparse.ArgumentParser:
         description="From records of one run on one GPU, rank its attentions by their median "
         f"{_METRIC} and write the ranking where kernel set auto looks it up. A record counts if "
         f"its correctness passed, its workload is {' or '.join(WORKLOADS)}, its profile is exact "
-        f"and its kernel set is {PLAIN}, alone or with its attention replaced.",
+        f"and its kernel set is {PLAIN}, alone or with parts after a +.",
     )
     out.add_argument("records", nargs="+", type=Path, help="record files, or folders of them")
     out.add_argument(
@@ -124,7 +124,8 @@ def _prove(gpu: str, dtype: str, records: Sequence[BenchRecord]) -> ChipProof | 
 
 def _counts(record: BenchRecord) -> bool:
     backend = record.backend
-    parts = {f"{PLAIN}+{part.name}" for part in kernel_registry.PARTS}
+    known = {part.name for part in kernel_registry.PARTS}
+    base, *parts = backend["kernel_set"].split("+")
     return (
         record.status == "ok"
         and record.correctness is not None
@@ -132,7 +133,8 @@ def _counts(record: BenchRecord) -> bool:
         and record.hardware["gpu"] is not None
         and record.workload["id"] in WORKLOADS
         and backend["profile"] == EXACT.name
-        and backend["kernel_set"] in {PLAIN, *parts}
+        and base == PLAIN
+        and known.issuperset(parts)
         and record.metric(_METRIC) is not None
     )
 

@@ -35,6 +35,7 @@ class TimedFilm:
     def __init__(self, film: FilmState, watch: Stopwatch) -> None:
         self._film, self._watch = film, watch
         self._place = 0
+        self._ahead: list[Reading] = []
 
     @property
     def device(self) -> torch.device:
@@ -56,13 +57,17 @@ class TimedFilm:
         self._film.abandoned = abandoned
 
     def prepare_captions(self, captions: CaptionSet) -> None:
-        """See ``FilmState``."""
-        self._film.prepare_captions(captions)
+        """See ``FilmState``; a part of the next shot's ``caption_kv_ms``."""
+        with self._watch.span() as ahead:
+            self._film.prepare_captions(captions)
+        self._ahead += ahead
 
     def begin_shot(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
-        with self._watch.time_ms("caption_kv_ms"):
+        with self._watch.span() as reading:
             self._film.begin_shot(captions)
+        spans, self._ahead = [*self._ahead, *reading], []
+        self._watch.add("caption_kv_ms", lambda: sum(span() for span in spans))
 
     def change_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
@@ -135,13 +140,22 @@ class TimedPipeline(Pipeline):
         self._commits: list[Reading] = []
         self._shot_cpu_ns = 0
         self._next: tuple[int, int] = (0, 0)
+        self._begun = False
         self.applied: list[tuple[int, int]] = []
         """(shot, chunk) from which each change of a running shot's caption held."""
 
+    def prepare_captions(self, captions: CaptionSet) -> None:
+        """See ``Pipeline``; it is the first of the next shot's passes."""
+        self._forget_shot()
+        with self._account():
+            super().prepare_captions(captions)
+        self._begun = True
+
     def begin_shot(self, shot: int, *others: Any, **options: Any) -> None:
         """See ``Pipeline``."""
-        self.finish_shot()
-        self._spans, self._commits, self._shot_cpu_ns = [], [], 0
+        if not self._begun:
+            self._forget_shot()
+        self._begun = False
         with self._account(), self._watch.time_ms("context_encode_ms"):
             super().begin_shot(shot, *others, **options)
         self._next = (shot, 0)
@@ -170,6 +184,10 @@ class TimedPipeline(Pipeline):
         """Drop all samples, as after a warm-up."""
         self._next = (self._next[0], 0)
         self._watch.clear()
+
+    def _forget_shot(self) -> None:
+        self.finish_shot()
+        self._spans, self._commits, self._shot_cpu_ns = [], [], 0
 
     def finish_shot(self) -> None:
         """Note the shot's totals, if its chunks all ran."""
