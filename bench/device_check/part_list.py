@@ -61,6 +61,7 @@ def parts() -> list[Part]:
         _film("film-fp8", "fp8", _ONCE, 80),
         _film("film-fp8-attention", "fp8-attention", _ONCE, 80),
         _film("film-fp8-all-gluon", "fp8-all", (*_ONCE, "--kernels", "triton+gluon"), 80),
+        _film("film-fp8-fused-gluon", "fp8-fused", (*_ONCE, "--kernels", "triton+gluon"), 80),
         _film("film-fp8-keys", "fp8-keys", _ONCE, 80),
         _film("film-two-step", "two-step", _ONCE, 80),
         _bench("layout-0-21", ("--workload", "film-480p-0-21", *_ONCE), 60),

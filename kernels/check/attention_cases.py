@@ -31,6 +31,7 @@ _LAUNCHES = {
     "history_attention_hopper": (hopper_launch.SPANS, ("HGMMA",), 0),
     # Sums that are moved out of the matrix unit are scaled by two exponentials of their own.
     "dual_attention_fp8_hopper": (hopper_launch.FP8, ("QGMMA",), 2),
+    "dual_attention_fp8_out_hopper": (hopper_launch.FP8, ("QGMMA",), 2),
 }
 
 _MATRIX_INSTRUCTION = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA", 120: "QMMA"}
@@ -39,10 +40,10 @@ _MATRIX_INSTRUCTION = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA", 120: "QMMA"}
 
 def attention_cases(capability: int) -> list[CompileCase]:
     """Return these cases for one architecture."""
-    cases = [_merge_case()]
+    cases = [_merge_case("merge_splits", "*bf16")]
     if capability >= FP8_CAPABILITY:
-        cases += [_append_case(), _keys_case()]
-        cases += [_portable_case(name, capability) for name in ("qk8", "fp8")]
+        cases += [_append_case(), _keys_case(), _merge_case("merge_splits_out", "*fp8e4nv")]
+        cases += [_portable_case(name, capability) for name in ("qk8", "fp8", "fp8_out")]
     if capability == _HOPPER:
         cases += [_hopper_case(name, *row) for name, row in _LAUNCHES.items()]
     return cases
@@ -59,7 +60,7 @@ def _hopper_case(
         "Q": _descriptor("bf16", 16, [TILE // 2, WIDTH]),
         "K": _descriptor(*k_type, k_block),
         "V": _descriptor(*v_type, k_block[::-1] if launch.pv8 else k_block),
-        "OUT": "*bf16",
+        "OUT": "*fp8e4nv" if "_out_" in name else "*bf16",
         **dict.fromkeys(("PARTS", "LOG_SUMS", "K_SCALES", "V_SCALES"), "*fp32"),
         "TABLE": "*i32" if launch.spans else "*fp32",
         "queries": QUERIES,
@@ -85,12 +86,12 @@ def _descriptor(element: str, bits: int, block: list[int]) -> str:
     return f"tensordesc<{element}{block},{block_layout(bits)!r}>"
 
 
-def _merge_case() -> CompileCase:
+def _merge_case(name: str, result: str) -> CompileCase:
     return CompileCase(
-        name="merge_splits",
+        name=name,
         kernel=merge_splits._merge_splits_kernel,
         arguments={
-            "PARTS": "*fp32", "LOG_SUMS": "*fp32", "OUT": "*bf16", "first_tile": 396,
+            "PARTS": "*fp32", "LOG_SUMS": "*fp32", "OUT": result, "first_tile": 396,
             "queries": QUERIES, "splits": 5, "out_token": _TOKEN,
         },
         constants={"TILE": TILE, "WIDTH": WIDTH, "ROWS": merge_splits.ROWS},
@@ -139,12 +140,13 @@ def _keys_case() -> CompileCase:
 
 
 def _portable_case(precision: str, capability: int) -> CompileCase:
-    pv8 = precision == "fp8"
+    pv8 = precision != "qk8"
     constants: dict[str, Any] = dual_attention_fp8._options(HEAD_DIM, pv8)
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     arguments: dict[str, Argument] = {
         "Q": "*bf16", "K": "*fp8e4nv", "V": "*fp8e4nv" if pv8 else "*bf16",
-        "K_SCALES": "*fp32", "V_SCALES": "*fp32", "OUT": "*bf16",
+        "K_SCALES": "*fp32", "V_SCALES": "*fp32",
+        "OUT": "*fp8e4nv" if precision == "fp8_out" else "*bf16",
         "queries": QUERIES, "keys": KEYS, "scale": 0.5,
     }  # fmt: skip
     for tensor in ("q", "k", "v", "out"):

@@ -126,17 +126,39 @@ def dual_attention_fp8(
     return _launch(q, k, v[None].permute(0, 3, 1, 2), keys, scale, k_scales, v_scales)
 
 
+def dual_attention_fp8_out(
+    q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor, v_shares: Tensor
+) -> Tensor:
+    """Like ``kernels.reference.dual_attention_fp8.dual_attention_fp8_out``; scale positive.
+
+    Args:
+        q: as for ``dual_attention_fp8``.
+        k: likewise.
+        v: likewise.
+        keys: likewise.
+        scale: likewise.
+        k_scales: likewise.
+        v_shares: float32 ``[N]``, scales of the values over the largest of them.
+
+    Raises:
+        ValueError: a scale that is not positive, or a device without e4m3.
+    """
+    values = v[None].permute(0, 3, 1, 2)
+    return _launch(q, k, values, keys, scale, k_scales, v_shares, k.dtype)
+
+
 def _launch(
     q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor,
-    v_scales: Tensor | None,
+    v_scales: Tensor | None, result: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
+    """Launch; the result is of type ``result``, that of ``q`` if not given."""
     if not scale > 0:
         raise ValueError(f"scale: got {scale}, wanted a positive number")
     if q.is_cuda and capability_of(q) < FP8_CAPABILITY:
         raise ValueError(f"device: got sm_{capability_of(q)}, wanted sm_{FP8_CAPABILITY} or later")
     batch, queries, heads, width = q.shape
     q, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k))
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    out = torch.empty(q.shape, dtype=result or q.dtype, device=q.device)
     run_kernel(
         _attention_fp8_kernel, (triton.cdiv(queries, BLOCK_Q), heads, batch),
         q, k, v, k_scales, k_scales if v_scales is None else v_scales, out, queries, keys,

@@ -9,6 +9,7 @@ exponentials and of the instructions around them, which then bound it.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..reference.dual_attention_fp8 import KEY_GROUP
@@ -50,6 +51,33 @@ def dual_attention_fp8(
     Raises:
         ValueError: a scale that is not positive, or operands that the kernel cannot read.
     """
+    return _attend(q, k, v, keys, scale, k_scales, v_scales, q.dtype)
+
+
+def dual_attention_fp8_out(
+    q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor, v_shares: Tensor
+) -> Tensor:
+    """Like ``kernels.reference.dual_attention_fp8.dual_attention_fp8_out``.
+
+    Args:
+        q: as for ``dual_attention_fp8``.
+        k: likewise.
+        v: likewise.
+        keys: likewise.
+        scale: likewise.
+        k_scales: likewise.
+        v_shares: float32 ``[N]``, scales of the values over the largest of them.
+
+    Raises:
+        ValueError: a scale that is not positive, or operands that the kernel cannot read.
+    """
+    return _attend(q, k, v, keys, scale, k_scales, v_shares, k.dtype)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor, v_scales: Tensor,
+    result: torch.dtype,
+) -> Tensor:  # fmt: skip
     rows = -(-keys // KEY_GROUP) * KEY_GROUP
     if k.shape[1] < rows:
         raise ValueError(f"k: got {k.shape[1]} rows, wanted {rows} at least for {keys} keys")
@@ -61,4 +89,4 @@ def dual_attention_fp8(
         )
     if v.data_ptr() % 16 or v.stride(1) % 16 or v.stride(0) != width * v.stride(1):
         raise ValueError(f"v: got strides {v.stride()}, wanted dense rows divisible by 16")
-    return launch_attention(FP8, q, k[:, :rows], v, keys, scale, k_scales, v_scales)
+    return launch_attention(FP8, q, k[:, :rows], v, keys, scale, k_scales, v_scales, result=result)

@@ -362,7 +362,8 @@ def _attend(
     if part < 0:
         inside = first_query + row < queries
         place = (first_query + row).to(gl.int64) * out_token + head * WIDTH
-        gl.store(OUT + place[:, None] + feature[None, :], acc.to(gl.bfloat16), mask=inside[:, None])
+        rounded = acc.to(OUT.dtype.element_ty)
+        gl.store(OUT + place[:, None] + feature[None, :], rounded, mask=inside[:, None])
     else:
         gl.store(PARTS + (part * TILE + row)[:, None] * WIDTH + feature[None, :], acc)
         log_row = HALF * _HALF + gl.arange(0, _HALF, layout=ROWS)

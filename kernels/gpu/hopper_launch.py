@@ -98,6 +98,7 @@ def launch_attention(
     v_scales: Tensor | None = None,
     split: KeySplit | None = None,
     table: Tensor | None = None,
+    result: torch.dtype | None = None,
 ) -> Tensor:
     """Attend.
 
@@ -112,6 +113,7 @@ def launch_attention(
         v_scales: float32 ``[N]``; with ``pv8``.
         split: of the keys; chosen from shapes and multiprocessors if not given.
         table: int32 ``[N * 7]``, which keys each head reads; with ``spans``.
+        result: type of the result; that of ``q`` if not given.
 
     Returns:
         ``[1, Tq, N, 128]``.
@@ -131,7 +133,7 @@ def launch_attention(
         split = KeySplit(tiles=tiles, whole=tiles, splits=1)
     elif split is None:
         split = plan_key_split(tiles, -(-keys // launch.block_k), _multiprocessors(q.device))
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    out = torch.empty(q.shape, dtype=result or q.dtype, device=q.device)
     # A launch without parts still names them.
     room = (split.cut, split.splits, TILE) if split.cut else (1, 1, 1)
     parts = torch.empty((*room, WIDTH), dtype=torch.float32, device=q.device)

@@ -169,13 +169,44 @@ def dual_attention_fp8(
     Returns:
         ``[1, Tq, N, D]`` in the type of ``q``.
     """
+    summed, total = _weighed(q, k, v, keys, scale, k_scales)
+    return (summed * v_scales[:, None] / total[..., None]).to(q.dtype)
+
+
+def dual_attention_fp8_out(
+    q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor, v_shares: Tensor
+) -> Tensor:
+    """Attend as ``dual_attention_fp8``, and leave the result in e4m3 for the next linear layer.
+
+    It lies between values, so it is within 448 in units of their scale. All heads are given in
+    units of the largest scale, which is then one for all tokens.
+
+    Args:
+        q: as there.
+        k: as there.
+        v: as there.
+        keys: as there.
+        scale: as there.
+        k_scales: as there.
+        v_shares: float32 ``[N]``, scales of the values over the largest of them.
+
+    Returns:
+        e4m3 ``[1, Tq, N, D]``; times the largest scale it is the result.
+    """
+    summed, total = _weighed(q, k, v, keys, scale, k_scales)
+    return quantise(summed / total[..., None], 1 / v_shares)
+
+
+def _weighed(
+    q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sums of stored values by their weights ``[1, Tq, N, D]``, and of weights ``[1, Tq, N]``."""
     wide_k = k[:, key_rows(keys, k.device)].float() * k_scales[:, None]
     logits = torch.einsum("bqnd,bknd->bnqk", rounded_queries(q), wide_k) * scale
     weights = (logits - logits.amax(-1, keepdim=True)).exp()
     rounded = (weights * _HEADROOM).to(torch.float8_e4m3fn).float() / _HEADROOM
     summed = torch.einsum("bnqk,ndk->bqnd", rounded, v[:, :, :keys].float())
-    total = weights.sum(-1).transpose(1, 2)
-    return (summed * v_scales[:, None] / total[..., None]).to(q.dtype)
+    return summed, weights.sum(-1).transpose(1, 2)
 
 
 def rounded_queries(q: Tensor) -> Tensor:

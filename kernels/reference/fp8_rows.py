@@ -42,6 +42,10 @@ class Fp8Rows(NamedTuple):
         """Return float32 like ``values``."""
         return self.values.float() * self.scale
 
+    def flatten(self, start: int) -> Fp8Rows:
+        """Return rows whose axes from ``start`` on, heads and features, are one."""
+        return Fp8Rows(self.values.flatten(start), self.scale)
+
 
 def quantise_rows(x: Tensor) -> Fp8Rows:
     """Quantise along the last axis.

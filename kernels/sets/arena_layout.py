@@ -13,16 +13,36 @@ from ..reference.dual_attention_fp8 import KEY_GROUP
 E4M3 = torch.float8_e4m3fn
 
 
+class ResultScales(NamedTuple):
+    """Scales of an attention's result in e4m3: of its heads, and of its rows.
+
+    Attributes:
+        shares: float32 ``[N]``, scales of the values over the largest of them.
+        rows: float32 ``[tokens, 1]``, the largest in each row, as products want it.
+    """
+
+    shares: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, scales: Tensor, tokens: int) -> ResultScales:
+        """Make them of the values' scales ``[N]``, for at most ``tokens`` queries."""
+        largest = scales.amax()
+        return cls(scales / largest, largest.repeat(tokens, 1))
+
+
 class ScaledPart(NamedTuple):
     """Keys or values in e4m3.
 
     Attributes:
         numbers: what is stored, in the layout of ``reference.dual_attention_fp8``.
         scales: float32 ``[N]``; a head's numbers times its scale are its keys or values.
+        result: of values whose attention leaves its result in 8 bits.
     """
 
     numbers: Tensor
     scales: Tensor
+    result: ResultScales | None = None
 
 
 class ArenaScales(NamedTuple):
@@ -48,14 +68,18 @@ class ArenaLayout:
         keys_in_8_bits: keys are a ``ScaledPart``; otherwise they have the type of activations.
         values_in_8_bits: so are values, and both are laid out for ``dual_attention_fp8``: keys
             exchanged within sixteen rows, values transposed. Needs ``keys_in_8_bits``.
+        result_in_8_bits: attention's result is ``Fp8Rows``, and values have the ``ResultScales``
+            for it. Needs ``values_in_8_bits``.
     """
 
     head_major: bool = False
     keys_in_8_bits: bool = False
     values_in_8_bits: bool = False
+    result_in_8_bits: bool = False
 
     def __post_init__(self) -> None:
         assert self.keys_in_8_bits or not self.values_in_8_bits, "values in 8 bits without keys"
+        assert self.values_in_8_bits or not self.result_in_8_bits, "result in 8 bits without values"
 
     def bytes_of(self, tokens: int, heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """Return what an arena holds; scales, a number per head, belong to the model.

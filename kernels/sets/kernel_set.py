@@ -124,7 +124,8 @@ class Attention(Protocol):
         """Attend with ``q`` ``[B, T, N, D]`` to ``k``, ``v`` ``[B, keys, N, D]``.
 
         A prefix is in the form that the set's ``arena`` says. ``bias`` is added to the logits
-        ``[B, N, T, keys]``; ``None`` for none.
+        ``[B, N, T, keys]``; ``None`` for none. The result is like ``q``; over an arena whose
+        layout says so it is not a tensor but ``Fp8Rows``, which a linear layer takes as well.
         """
         ...
 

@@ -146,6 +146,18 @@ FP8_ALL = Profile(
 )
 """Two right forms differ by 0.19 after a shot of nano: twice as much is rounded as in either."""
 
+FP8_FUSED = Profile(
+    name="fp8-fused",
+    summary="profile fp8-all with self-attention's result in 8 bits as it is computed",
+    changes=(
+        f"{FP8_ALL.changes}; self-attention's result is rounded to 8-bit numbers with one scale "
+        "for all tokens of a layer"
+    ),
+    needs=FP8_ALL.needs,
+    kernel_parts=("fp8", "fp8-attention", "fp8-out"),
+    latents_tolerance=2 * _FP8_TOLERANCE,
+)
+
 FAST = Profile(
     name="fast",
     summary="8-bit linear layers, pruned history and the smallest decoder",
@@ -180,7 +192,18 @@ TWO_STEP = Profile(
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         p.name: p
-        for p in (EXACT, TINY, FP8, FP8_TINY, FP8_KEYS, FP8_ATTENTION, FP8_ALL, FAST, TWO_STEP)
+        for p in (
+            EXACT,
+            TINY,
+            FP8,
+            FP8_TINY,
+            FP8_KEYS,
+            FP8_ATTENTION,
+            FP8_ALL,
+            FP8_FUSED,
+            FAST,
+            TWO_STEP,
+        )
     }
 )
 """Every profile by name, ``exact`` first."""

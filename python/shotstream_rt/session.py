@@ -222,7 +222,7 @@ class Session:
             kernels: likewise; default: ``SHOTSTREAM_KERNEL_SET``, else ``auto``.
             profile: ``exact``, or a lossy one: ``tiny`` (frames from a tiny decoder), ``fp8``
                 (8-bit linear layers), ``fp8-keys`` and ``fp8-attention`` (8-bit attention),
-                ``fp8-all``, ``fp8-tiny``, ``fast``. See ``profiles``.
+                ``fp8-all``, ``fp8-fused``, ``fp8-tiny``, ``fast``. See ``profiles``.
             size: ``(height, width)`` or ``"HxW"`` in pixels, multiples of 16; default: the model's.
             dtype: ``float32`` or ``bfloat16``; default: the model's choice for the device.
             lora: a LoRA file (PEFT's names, or a trainer's checkpoint with ``generator_lora``) or a

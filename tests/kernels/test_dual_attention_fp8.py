@@ -154,6 +154,40 @@ def test_all_in_8_bits(
     assert close(got, exact(formats.rounded_queries(q).double(), wide_k, wide_v, 0.1), limit)
 
 
+@pytest.mark.parametrize(
+    "queries,keys,heads,width",
+    [(1, 1, 1, 32), (5, 8, 2, 32), (33, 95, 2, 64), (130, 136, 1, 128)],
+    ids=str,
+)
+def test_the_result_stays_in_8_bits(
+    twin: Any, normal: Draw, queries: int, keys: int, heads: int, width: int
+) -> None:
+    # One more rounding to e4m3; where the interpreter truncates both, their errors add up.
+    limit = tolerance_of(twin, {"reference": 5e-2, "cpu": 1.6e-1, "cuda": 5e-2})
+    q = normal(1, queries, heads, width, dtype=torch.bfloat16)
+    k8, v8, k_scales, v_scales, *_ = arena_fp8(normal, keys, heads, width)
+    v_scales *= torch.arange(1, heads + 1)
+    shares = v_scales / v_scales.amax()
+    there = [x.to(twin.device) for x in (q, k8, v8, k_scales, shares)]
+    attend = twin.load("dual_attention_fp8").dual_attention_fp8_out
+    got = attend(*there[:3], keys, 0.1, *there[3:])
+    assert got.dtype == torch.float8_e4m3fn
+    wide_k = k8[:, formats.key_rows(keys)].double() * k_scales[:, None]
+    wide_v = v8[:, :, :keys].permute(2, 0, 1)[None].double() * v_scales[:, None]
+    wanted = exact(formats.rounded_queries(q).double(), wide_k, wide_v, 0.1)
+    assert close(got.cpu().double() * v_scales.amax(), wanted, limit)
+
+
+def test_a_result_of_the_largest_values_is_not_lost() -> None:
+    """Rounded weights may sum up to more than their sum; the result saturates, it is not NaN."""
+    q, k = torch.zeros(1, 3, 1, 32), torch.zeros(40, 1, 32)
+    v = torch.full((40, 1, 32), 448.0)
+    k8, v8 = formats.arena_of(*(x.to(torch.float8_e4m3fn) for x in (k, v)))
+    one = torch.ones(1)
+    out = formats.dual_attention_fp8_out(q, k8, v8, 40, 0.1, one, one)
+    assert bool((out.float() == 448).all())
+
+
 def test_scales_of_logits_must_be_positive(triton_device: torch.device) -> None:
     from shotstream_rt.kernels.gpu.dual_attention_fp8 import dual_attention_qk8
 

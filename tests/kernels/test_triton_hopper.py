@@ -190,6 +190,25 @@ def test_sums_of_like_values_do_not_drift(hopper: torch.device, normal: Draw) ->
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("splits", [1, 5], ids=lambda n: f"S{n}")
+def test_the_result_stays_in_8_bits(hopper: torch.device, normal: Draw, splits: int) -> None:
+    queries, keys, heads = 300, 3121, 5
+    q = normal(1, queries, heads, 128, dtype=torch.bfloat16).to(hopper)
+    k, v = (normal(keys, heads, 128).to(hopper) for _ in "kv")
+    v *= torch.arange(1, heads + 1, device=hopper)[:, None]
+    k_scales, v_scales = formats.head_scales(k), formats.head_scales(v)
+    k8, v8 = formats.arena_of(formats.quantise(k, k_scales), formats.quantise(v, v_scales))
+    tiles = -(-queries // 128) * heads
+    split = KeySplit(tiles=tiles, whole=tiles if splits == 1 else 9, splits=splits)
+    shares = v_scales / v_scales.amax()
+    given = FP8, q, k8, v8, keys, 0.09, k_scales
+    wide = launch_attention(*given, v_scales, split)
+    out = launch_attention(*given, shares, split, result=torch.float8_e4m3fn)
+    # One rounding to three bits is 2.6 % off.
+    assert_near(out.float() * v_scales.amax(), wide.double(), 3e-2)
+
+
+@pytest.mark.gpu
 def test_every_head_reads_its_own_spans(hopper: torch.device, normal: Draw) -> None:
     q = normal(1, 4680, 3, 128, dtype=torch.bfloat16).to(hopper)
     k, v = (normal(1, 12480, 3, 128, dtype=torch.bfloat16).to(hopper) for _ in "kv")

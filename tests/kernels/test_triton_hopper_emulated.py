@@ -84,6 +84,7 @@ class Pointer:
 
     def __init__(self, data: Tensor, offset: Any = 0) -> None:
         self.data, self.offset = data, offset
+        self.dtype = SimpleNamespace(element_ty=data.dtype)
 
     def __add__(self, more: Any) -> Pointer:
         return Pointer(self.data, self.offset + more)
@@ -413,6 +414,11 @@ def test_all_in_8_bits(
     wanted = formats.dual_attention_fp8(q, k, v, keys, 0.1, k_scales, v_scales)
     # Weights are rounded to three bits.
     assert distance(got, wanted) < 4e-2
+    shares = v_scales / v_scales.amax()
+    out = dual_attention_fp8_hopper.dual_attention_fp8_out(q, k, v, keys, 0.1, k_scales, shares)
+    assert out.dtype == torch.float8_e4m3fn
+    # And so is the result.
+    assert distance(out.float() * v_scales.amax(), wanted) < 6e-2
 
 
 def arena_fp8(normal: Draw, keys: int, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

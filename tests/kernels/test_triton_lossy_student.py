@@ -17,7 +17,11 @@ from shotstream_rt.kernels.gpu.fp8_support import (
     fp8_unavailable_reason,
     row_scales_unavailable_reason,
 )
-from shotstream_rt.kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys
+from shotstream_rt.kernels.sets.fp8_attention_set import (
+    with_fp8_attention,
+    with_fp8_keys,
+    with_fp8_out,
+)
 from shotstream_rt.kernels.sets.fp8_set import with_fp8
 from shotstream_rt.kernels.sets.kernel_set import REFERENCE, TORCH_OPS, KernelSet, triton_kernels
 from shotstream_rt.model.bound_student import BoundStudent
@@ -153,6 +157,49 @@ class TestArenaIn8Bits:
         got = shoot(there, quantise(triton_kernels()), SHORT)
         # The interpreter halves some numbers as it rounds to e4m3; a GPU only turns ties over.
         assert distance(got, wanted) < (0.1 if triton_device.type == "cpu" else 0.03)
+
+
+class TestResultIn8Bits:
+    """The same with 8-bit products, and attention's result in 8 bits in front of them."""
+
+    @staticmethod
+    def fused(kernels: KernelSet) -> KernelSet:
+        return with_fp8_out(with_fp8_attention(with_fp8(kernels)))
+
+    def test_only_the_attention_and_what_it_leaves_are_replaced(self) -> None:
+        before = with_fp8_attention(with_fp8(TORCH_OPS))
+        made = with_fp8_out(before)
+        changed = {
+            field.name
+            for field in dataclasses.fields(made)
+            if getattr(made, field.name) is not getattr(before, field.name)
+        }
+        assert changed == {"name", "arena", "attention"}
+        assert made.name == "torch+fp8+fp8-attention+fp8-out"
+        with pytest.raises(AssertionError, match="values in 8 bits"):
+            with_fp8_out(with_fp8_keys(with_fp8(TORCH_OPS)))
+
+    def test_a_shot_is_as_near_exact_as_one_whose_result_is_quantised_by_rows(
+        self, student: Student
+    ) -> None:
+        exact = shoot(student, REFERENCE)
+        by_rows = shoot(student, with_fp8_attention(with_fp8(REFERENCE)))
+        made = shoot(student, self.fused(REFERENCE))
+        assert 0.01 < distance(made, exact) < 1.3 * distance(by_rows, exact)
+        assert distance(made, by_rows) > 1e-3
+
+    def test_triton_s_form_makes_the_reference_s_shot(
+        self, triton_device: torch.device, student: Student
+    ) -> None:
+        if (reason := row_scales_unavailable_reason(triton_device)) is not None:
+            pytest.skip(reason)
+        wanted = shoot(student, self.fused(REFERENCE), SHORT)
+        there = Student(MODEL)
+        there.load_state_dict(student.state_dict())
+        there = there.to(triton_device).eval().requires_grad_(False)
+        got = shoot(there, self.fused(triton_kernels()), SHORT)
+        # The interpreter halves some numbers as it rounds to e4m3; a GPU only turns ties over.
+        assert distance(got, wanted) < (0.4 if triton_device.type == "cpu" else 0.1)
 
 
 def test_an_arena_in_8_bits_is_as_small_as_it_says(student: Student) -> None:

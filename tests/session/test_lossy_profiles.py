@@ -106,6 +106,7 @@ def test_profiles_tell_what_they_run(folder: Path, caplog: pytest.LogCaptureFixt
         ("fp8-keys", "fp8-keys"),
         ("fp8-attention", "fp8-attention"),
         ("fp8-all", "fp8+fp8-attention"),
+        ("fp8-fused", "fp8+fp8-attention+fp8-out"),
     ],
 )
 def test_an_arena_in_8_bits_is_played_and_told(

@@ -74,7 +74,7 @@ def play(folder: Path, profile: str) -> tuple[torch.Tensor, dict[str, object]]:
 
 
 def test_table_says_what_is_lossy() -> None:
-    fp8 = ["fp8", "fp8-tiny", "fp8-keys", "fp8-attention", "fp8-all"]
+    fp8 = ["fp8", "fp8-tiny", "fp8-keys", "fp8-attention", "fp8-all", "fp8-fused"]
     assert list(PROFILES) == ["exact", "tiny", *fp8, "fast", "two-step"]
     assert find_profile("exact") is EXACT
     assert not EXACT.lossy

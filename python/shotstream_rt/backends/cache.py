@@ -13,7 +13,14 @@ from torch import Tensor
 
 from ..config import ModelConfig, StreamConfig
 from ..errors import ConfigError
-from ..kernels.sets.arena_layout import E4M3, ArenaLayout, ArenaPart, ArenaScales, ScaledPart
+from ..kernels.sets.arena_layout import (
+    E4M3,
+    ArenaLayout,
+    ArenaPart,
+    ArenaScales,
+    ResultScales,
+    ScaledPart,
+)
 
 _NO_SCALES = ArenaScales()
 
@@ -89,6 +96,10 @@ class KVArena:
             self.k, self.v = storage.transpose(1, 2).unbind(0)
         else:
             self.k, self.v = torch.zeros(2, *shape, dtype=dtype, device=device).unbind(0)
+        self._result: ResultScales | None = None
+        if layout.result_in_8_bits:
+            assert scales.values is not None
+            self._result = ResultScales.of(scales.values, rows)
         self.keys, self.values = _part(self.k, scales.keys), _part(self.v, scales.values)
 
     @property
@@ -109,7 +120,7 @@ class KVArena:
     def _scaled_prefix(self, tokens: int) -> tuple[ArenaPart, ArenaPart]:
         k, v = self.k[: self._layout.rows(tokens)].unsqueeze(0), self.v
         v = v[..., :tokens] if self._layout.values_in_8_bits else v[:tokens].unsqueeze(0)
-        return _part(k, self._scales.keys), _part(v, self._scales.values)
+        return _part(k, self._scales.keys), _part(v, self._scales.values, self._result)
 
 
 class DualKVCache:
@@ -201,5 +212,5 @@ class DualKVCache:
             arena.v.fill_(torch.nan)
 
 
-def _part(numbers: Tensor, scales: Tensor | None) -> ArenaPart:
-    return numbers if scales is None else ScaledPart(numbers, scales)
+def _part(numbers: Tensor, scales: Tensor | None, result: ResultScales | None = None) -> ArenaPart:
+    return numbers if scales is None else ScaledPart(numbers, scales, result)

@@ -19,7 +19,7 @@ import torch
 from ..errors import BackendUnavailableError, ConfigError
 from ..kernels.gpu.fp8_support import fp8_unavailable_reason
 from ..kernels.sets import kernel_set
-from ..kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys
+from ..kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys, with_fp8_out
 from ..kernels.sets.fp8_set import with_fp8
 from ..kernels.sets.kernel_set import KernelSet
 from ..kernels.sets.library_attention import (
@@ -202,6 +202,7 @@ LOSSY_PARTS = (
     _lossy("fp8", with_fp8, "linear layers on 8-bit numbers"),
     _lossy("fp8-keys", with_fp8_keys, "an arena with keys in 8 bits"),
     _lossy("fp8-attention", with_fp8_attention, "an arena with keys and values in 8 bits"),
+    _lossy("fp8-out", with_fp8_out, "that arena's attention leaves its result in 8 bits"),
 )
 """Parts that change the result by more than rounding: only a profile names them."""
 

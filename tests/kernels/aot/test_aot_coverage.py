@@ -35,7 +35,11 @@ from shotstream_rt.kernels.check.compile_cases import FP8_CAPABILITY, compile_ca
 from shotstream_rt.kernels.gpu import dual_attention_hopper, hopper_launch, wave_product
 from shotstream_rt.kernels.gpu.noise import addressed_normal
 from shotstream_rt.kernels.sets.decoder_set import triton_decoder_kernels
-from shotstream_rt.kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys
+from shotstream_rt.kernels.sets.fp8_attention_set import (
+    with_fp8_attention,
+    with_fp8_keys,
+    with_fp8_out,
+)
 from shotstream_rt.kernels.sets.fp8_set import with_fp8
 from shotstream_rt.kernels.sets.kernel_set import KernelSet, triton_kernels
 from shotstream_rt.kernels.sets.waves_set import with_waves
@@ -137,9 +141,11 @@ def shoot(kernels: KernelSet, history: HistoryPolicy | None) -> None:
         *itertools.product(CAPABILITIES, ["bf16", "history", "waves"]),
         *itertools.product(
             [capability for capability in CAPABILITIES if capability >= FP8_CAPABILITY],
-            ["fp8", "fp8-keys", "fp8-attention"],
+            ["fp8", "fp8-keys", "fp8-attention", "fp8-attention-out"],
         ),
-        *itertools.product([90], ["gluon", "gluon-fp8-keys", "gluon-fp8-attention"]),
+        *itertools.product(
+            [90], ["gluon", "gluon-fp8-keys", "gluon-fp8-attention", "gluon-fp8-attention-out"]
+        ),
     ],
     indirect=["finder"],
 )
@@ -154,8 +160,10 @@ def test_every_launch_of_the_student_is_built(finder: Finder, maths: str) -> Non
         kernels = with_fp8(kernels)
     if maths.endswith("fp8-keys"):
         kernels = with_fp8_keys(kernels)
-    elif maths.endswith("fp8-attention"):
+    elif "fp8-attention" in maths:
         kernels = with_fp8_attention(kernels)
+    if maths.endswith("-out"):
+        kernels = with_fp8_out(kernels)
     # A pruned profile runs both attentions: a layer's heads all look at everything, or some do not.
     history = HistoryPolicy(recent_frames=3, pruned_heads=((), (0, 5)))
     with torch.inference_mode():
