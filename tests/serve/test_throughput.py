@@ -25,13 +25,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_as_many_films_play_as_nine_tenths_of_the_rate_carry() -> None:
+def test_nine_tenths_of_the_rate_are_used_and_less_before_films_are_shown() -> None:
     told = Throughput()
     assert told.frames_per_s is None
     assert told.films(16) == 1
     told.note(30, 1.0)
     told.note(50, 1.0)
     assert told.frames_per_s == 40
+    assert [told.films(rate) for rate in (8, 16, 40)] == [3, 1, 1]
+    for _ in range(64):
+        told.note(40, 1.0)
     assert [told.films(rate) for rate in (8, 16, 40)] == [4, 2, 1]
 
 
