@@ -87,7 +87,7 @@ class Tape(Pipeline):
         abandoned: Callable[[], bool] = never,
         **options: Any,
     ) -> None:
-        """See ``Pipeline``."""
+        """See ``Pipeline.begin_shot``; arguments as there."""
         super().begin_shot(shot, context, *others, abandoned=abandoned, **options)
         kept = context.clone()
         self._keep(lambda other: other.begin_shot(shot, kept, *others, **options))
@@ -100,7 +100,7 @@ class Tape(Pipeline):
     def run_chunk(
         self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = never
     ) -> Tensor:
-        """See ``Pipeline``."""
+        """See ``Pipeline.run_chunk``; arguments as there."""
         x0 = super().run_chunk(chunk, noise, abandoned)
         if self._keep(lambda other: other.run_chunk(chunk, noise)):
             self.latents.append(x0.float().clone())

@@ -113,7 +113,10 @@ def fuse_linear(layers: Sequence[nn.Linear], gelu: bool = False) -> PackedLinear
 def dual_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
-    """See ``reference.dual_attention``; logits are in the type of the inputs."""
+    """See ``reference.dual_attention.dual_attention``; arguments as there.
+
+    Logits are in the type of the inputs.
+    """
     # Nano's films in float32 keep their bits, and it has narrow heads.
     narrow_float32 = q.dtype == torch.float32 and q.shape[-1] <= _NARROW
     if not narrow_float32 and has_matrix_unit():

@@ -28,7 +28,10 @@ _NARROW = 64
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """See ``reference.qk_norm``; ``x`` and ``weight`` are of one type."""
+    """See ``reference.qk_norm.rms_norm``; arguments as there.
+
+    ``x`` and ``weight`` are of one type.
+    """
     width = x.shape[-1]
     fits = x.dtype == torch.bfloat16 and width % _LANES == 0 and x.is_contiguous()
     if not fits or x.numel() > _MOST_NUMBERS:

@@ -9,7 +9,10 @@ from torch import Tensor
 def dual_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
-    """See ``reference.dual_attention``; no logits are kept in memory."""
+    """See ``reference.dual_attention.dual_attention``; arguments as there.
+
+    No logits are kept in memory.
+    """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     mask = None if bias is None else bias.to(q.dtype).expand(*q.shape[:3], k.shape[2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)

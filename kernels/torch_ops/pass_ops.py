@@ -15,7 +15,10 @@ from torch import Tensor
 
 
 def layer_norm(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Tensor:
-    """See ``reference.adaln``; one pass over memory where one row serves all tokens."""
+    """See ``reference.adaln.layer_norm``; arguments as there.
+
+    One pass over memory where one row serves all tokens.
+    """
     width, frames = x.shape[-1], factor.shape[1]
     if frames == 1:
         return F.layer_norm(x, (width,), factor.view(width), offset.view(width), eps)
@@ -24,7 +27,7 @@ def layer_norm(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Tensor:
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """See ``reference.adaln``."""
+    """See ``reference.adaln.gated_residual``; arguments as there."""
     frames = gate.shape[1]
     if frames == 1:
         return torch.addcmul(x, y, gate)
@@ -35,13 +38,13 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
 def gated_residual_norm(
     x: Tensor, y: Tensor, gate: Tensor | None, factor: Tensor, offset: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See ``reference.adaln``."""
+    """See ``reference.adaln.gated_residual_norm``; arguments as there."""
     total = x + y if gate is None else gated_residual(x, y, gate)
     return total, layer_norm(total, factor, offset, eps)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """See ``reference.qk_norm``."""
+    """See ``reference.qk_norm.rms_norm``; arguments as there."""
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
@@ -55,7 +58,10 @@ def qkv_append(
     qkv: Tensor, weight_q: Tensor, weight_k: Tensor, table: Tensor, arena_k: Tensor,
     arena_v: Tensor, slots: Sequence[int], frame_tokens: int, eps: float, rotate_key: bool,
 ) -> Tensor:  # fmt: skip
-    """See ``reference.qkv_append``; neighbouring slots are written in one copy."""
+    """See ``reference.qkv_append.qkv_append``; arguments as there.
+
+    Neighbouring slots are written in one copy.
+    """
     q, k, v = qkv.unflatten(-1, (3, -1)).unbind(-2)
     heads = (arena_k.shape[1], -1)
     q = rotate(rms_norm(q, weight_q, eps).unflatten(-1, heads), table)
@@ -73,13 +79,13 @@ def qkv_append(
 
 
 def to_x0(x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
-    """See ``reference.renoise``."""
+    """See ``reference.renoise.to_x0``; arguments as there."""
     return (x_t.double() - sigma * flow.double()).to(flow.dtype)
 
 
 def advance(
     x_t: Tensor, flow: Tensor, noise: Tensor, sigmas: Tensor, step: int
 ) -> tuple[Tensor, Tensor]:
-    """See ``reference.renoise``."""
+    """See ``reference.renoise.advance``; arguments as there."""
     x0, level = to_x0(x_t, flow, sigmas[step]), sigmas[step + 1].float()
     return x0, ((1 - level) * x0.float() + level * noise.float()).to(noise.dtype)

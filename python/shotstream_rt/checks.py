@@ -49,7 +49,12 @@ def check_seed(seed: object, name: str = "seed") -> int:
 
 
 def check_text(text: object, name: str = "prompt", *, blank: bool = False) -> str:
-    """Return a usable text for the argument ``name``; ``blank`` allows one without a word.
+    """Return a text if it is usable.
+
+    Args:
+        text: what was given.
+        name: of the argument, for the error.
+        blank: whether it may be without a word.
 
     Raises:
         ConfigError: not a text, nothing but blanks, more than ``MAX_PROMPT_CHARACTERS``, or not

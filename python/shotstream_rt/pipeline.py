@@ -218,8 +218,13 @@ class Pipeline:
     ) -> Tensor:
         """Denoise one chunk, and return its clean latents ``[1, F, C, h, w]`` on the film's device.
 
-        They are valid until the next call. Chunks run in order from 0, given ones counted. Each
-        step asks ``abandoned`` too, and raises ``ChunkAbandonedError`` if it says yes.
+        They are valid until the next call.
+
+        Args:
+            chunk: number within the shot; in order from 0, given ones counted.
+            noise: the shot's.
+            abandoned: asked in front of each step and layer; ``ChunkAbandonedError`` if it says
+                yes.
         """
         if chunk < len(self._given):
             return self._given[chunk]

@@ -199,7 +199,13 @@ class Receipt(tuple[str, ...]):
     ) -> bool:
         """Set what became of it, unless that is set; called by the session.
 
-        ``place`` says where it takes effect, ``error`` why it failed. Returns whether it was set.
+        Args:
+            state: what became of it.
+            place: where it takes effect, if it does.
+            error: why it failed, if it did.
+
+        Returns:
+            Whether it was set.
         """
         if self.state != "waiting":
             return False

@@ -89,7 +89,7 @@ class EagerFilm:
 
     @torch.inference_mode()
     def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
-        """See ``FilmState``."""
+        """See ``FilmState.encode_context``; arguments as there."""
         shown: Captions = self._captions[captions[0]]
         if captions.count(captions[0]) < len(captions):
             shown = CaptionRuns(self._captions, captions)
@@ -101,7 +101,7 @@ class EagerFilm:
 
     @torch.inference_mode()
     def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
-        """See ``FilmState``."""
+        """See ``FilmState.begin_chunk``; arguments as there."""
         before, self._x = self._x, noise[0].clone()
         if plan.carried:
             self._x[:, : plan.carried] = before[:, before.shape[1] - plan.carried :]

@@ -101,7 +101,7 @@ class EngineFilm:
 
     @torch.inference_mode()
     def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
-        """See ``FilmState``."""
+        """See ``FilmState.encode_context``; arguments as there."""
         if plan.chunk is not None:  # a given chunk: what a clean pass leaves of it
             if self._commit_time:
                 raise ConfigError(
@@ -123,7 +123,7 @@ class EngineFilm:
 
     @torch.inference_mode()
     def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
-        """See ``FilmState``."""
+        """See ``FilmState.begin_chunk``; arguments as there."""
         self._rotation.set(plan.positions)
         self._scattered, self._outputs = self._own_slots(plan)
         self._inputs = self._prefix(plan)

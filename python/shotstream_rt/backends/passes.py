@@ -167,8 +167,14 @@ class PassRunner:
     ) -> Tensor | None:  # fmt: skip
         """Run a pass, which leaves keys and values in the planned slots; give the predicted flow.
 
-        Without ``keep_flow`` it ends at the last layer's keys and values and gives None. In front
-        of each layer ``abandoned`` is asked, and ``ChunkAbandonedError`` raised if it says yes.
+        Args:
+            latents: the frames that it is over, ``[1, F, C, h, w]`` of any float type.
+            times: time table of their levels.
+            inputs: of the plan that was placed last.
+            captions: what the frames attend to.
+            keep_flow: whether the flow is wanted; without, the pass ends at the last layer's keys
+                and values and gives None.
+            abandoned: asked in front of each layer; ``ChunkAbandonedError`` if it says yes.
         """
         student, plan, tokens = self.student, inputs.plan, inputs.read_tokens
         context = len(plan.writes) if plan.chunk is None else 0
@@ -199,10 +205,14 @@ class PassRunner:
     def advance(
         self, levels: Sequence[int], x: Tensor, x0: Tensor, flow: Tensor, noise: Tensor
     ) -> None:
-        """Finish a denoising pass, whose frames have these levels.
+        """Finish a denoising pass.
 
-        Its clean estimates are written to ``x0``; its input ``x`` becomes that of the next step,
-        for frames that have one.
+        Args:
+            levels: of each of its frames, as an index into the schedule's levels.
+            x: its input; becomes that of the next step, for frames that have one.
+            x0: takes its clean estimates.
+            flow: what it predicted.
+            noise: for all steps; entry ``s`` enters the input of a frame's step ``s``.
         """
         kernels, sigmas, first = self.kernels, self.shared.sigmas, 0
         for level, run in groupby(levels):

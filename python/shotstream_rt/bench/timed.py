@@ -168,7 +168,7 @@ class TimedPipeline(Pipeline):
     def run_chunk(
         self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = lambda: False
     ) -> Tensor:
-        """See ``Pipeline``."""
+        """See ``Pipeline.run_chunk``; arguments as there."""
         with self._account(), self._watch.time_ms("chunk_ms", f"chunk_ms.{chunk + 1}"):
             x0 = super().run_chunk(chunk, noise, abandoned)
         self._next = (self._next[0], chunk + 1)

@@ -76,10 +76,15 @@ class CaptionEncoder:
         return tuple(encoder.check(caption))
 
     def want(self, owner: object, captions: Sequence[str], on_ready: Callable[[], None]) -> None:
-        """Replace what ``owner`` wants encoded, the most urgent first.
+        """Replace what somebody wants encoded; what it wanted before and is not begun is dropped.
 
-        What it wanted before and is not begun is dropped. ``on_ready`` is called from the text
-        thread when one of them is encoded, or failed. Raises ``SessionClosedError`` once closed.
+        Args:
+            owner: who wants it, such as a film's timeline.
+            captions: the most urgent first.
+            on_ready: called from the text thread when one of them is encoded, or failed.
+
+        Raises:
+            SessionClosedError: the encoder is closed.
         """
         with self.lock:
             if self._encoder is None:

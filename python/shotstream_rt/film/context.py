@@ -98,9 +98,14 @@ class ContextSelector:
         )
 
     def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
-        """Start collecting the frames of a shot; the first has number ``first_index`` in the film.
+        """Start collecting the frames of a shot.
 
         The shot before it is dropped unless ``end_shot`` was called: a retake replaces it.
+
+        Args:
+            shot: its number in the film.
+            caption: its caption, with a story's prefix.
+            first_index: number of its first frame in the film.
         """
         if self._before is not None:
             self._let_go(self._before)
@@ -231,11 +236,15 @@ class ContextSelector:
         context: Sequence[int] | None = None,
         images: Sequence[ReferencePicture] = (),
     ) -> ContextSelection:
-        """Pick and encode the context of the next shot; the oldest frames make room for ``images``.
+        """Pick and encode the context of the next shot.
 
-        Where its frames of past shots were picked before, ``context`` has their numbers in the
-        film. Raises ``ConfigError`` where ``choose`` returned what is not usable, or a frame is not
-        kept.
+        Args:
+            caption: of that shot.
+            context: numbers in the film of its frames of past shots, where they were picked before.
+            images: pictures that it sees too; the oldest frames make room for them.
+
+        Raises:
+            ConfigError: ``choose`` returned what is not usable, or a frame is not kept.
         """
         room = self.budget - len(images)
         picks = self._picks(self.past, caption, context, room) if self.past else []

@@ -233,7 +233,14 @@ class BoundBlock:
             return qkv
 
     def append(self, qkv: Tensor, rotation: Tensor, arena: KVArena, plan: PassPlan) -> Tensor:
-        """Store a pass's keys and values in their slots; return its queries ``[1, T, N, D]``."""
+        """Store a pass's keys and values in their slots; return its queries ``[1, T, N, D]``.
+
+        Args:
+            qkv: what ``project`` returned, ``[1, T, 3 * dim]``.
+            rotation: complex64 ``[T, D / 2]``.
+            arena: of this layer.
+            plan: says the slots, and whether keys are stored rotated.
+        """
         with detail("attn"):
             return self.kernels.qkv_append(
                 qkv[0], self.norm_q, self.norm_k, rotation, arena.keys, arena.values, plan.writes,
@@ -241,7 +248,13 @@ class BoundBlock:
             ).unsqueeze(0)  # fmt: skip
 
     def leave_self(self, x: Tensor, attended: Tensor, m: Modulation) -> tuple[Tensor, Tensor]:
-        """Add self-attention's result; return the sum and cross-attention's queries."""
+        """Add self-attention's result; return the sum and cross-attention's queries.
+
+        Args:
+            x: what ``project`` was given, ``[B, T, dim]``.
+            attended: like ``x``, all heads side by side.
+            m: of the frames.
+        """
         kernels, eps = self.kernels, self.eps
         with detail("attn"):
             x, h = kernels.gated_residual_norm(
@@ -252,7 +265,7 @@ class BoundBlock:
             return x, q.unflatten(-1, (self.heads, -1))
 
     def leave_cross(self, x: Tensor, attended: Tensor, m: Modulation) -> Tensor:
-        """Add cross-attention's result, then the feed-forward's."""
+        """Add cross-attention's result, then the feed-forward's; arguments as in ``leave_self``."""
         kernels = self.kernels
         with detail("cross"):
             x, h = kernels.gated_residual_norm(
@@ -303,7 +316,14 @@ class Head(nn.Module):
         return 1 + scale, offset
 
     def forward(self, x: Tensor, factor: Tensor, offset: Tensor, kernels: KernelSet) -> Tensor:
-        """Map ``[B, T, dim]`` to ``[B, T, 4 * out_dim]``; factor and offset are ``modulate``'s."""
+        """Return patches ``[B, T, 4 * out_dim]``.
+
+        Args:
+            x: ``[B, T, dim]``.
+            factor: as ``modulate`` returns it.
+            offset: likewise.
+            kernels: the kernel set to run.
+        """
         out: Tensor = self.head(kernels.head_norm(x, factor, offset, self.eps))
         return out
 

@@ -109,7 +109,13 @@ class Student(nn.Module):
         return torch.cat((tokens[:, :context] + other, tokens[:, context:] + own), 1)
 
     def fold_patches(self, patches: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-        """Turn tokens ``[B, T, 4 * C]``, channel fastest, back into latents ``[B, F, C, h, w]``."""
+        """Turn tokens back into latents ``[B, F, C, h, w]``.
+
+        Args:
+            patches: ``[B, T, 4 * C]``, channel fastest.
+            frames: latent frames ``F`` that they are of.
+            grid: rows and columns of tokens in one of them.
+        """
         x = patches.view(patches.shape[0], frames, *grid, 2, 2, -1)
         return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 

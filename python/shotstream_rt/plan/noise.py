@@ -60,7 +60,7 @@ class PhiloxNoise:
     def draw(
         self, shot: int, chunk: int, step: int, shape: Sequence[int], device: torch.device = HOST
     ) -> Tensor:
-        """See ``NoiseSource``."""
+        """See ``NoiseSource.draw``; arguments as there."""
         if device.type != "cpu":
             address = send(noise_address(self._seed, shot, chunk, HOST), device)
             return _kernel()(address, step, math.prod(shape)).view(tuple(shape))
@@ -96,7 +96,7 @@ class RecordedNoise:
     def draw(
         self, shot: int, chunk: int, step: int, shape: Sequence[int], device: torch.device = HOST
     ) -> Tensor:
-        """See ``NoiseSource``."""
+        """See ``NoiseSource.draw``; arguments as there."""
         if shot >= len(self._initial):
             raise ConfigError(f"RecordedNoise: got shot {shot}, wanted < {len(self._initial)}")
         frames = shape[1]

@@ -129,7 +129,7 @@ class ChunkByChunk:
         )
 
     def chunk(self, shot: int, chunk: int, flag: int, roll: Roll = PLAIN) -> PassPlan:
-        """See ``RolloutPolicy``."""
+        """See ``RolloutPolicy.chunk``; arguments as there."""
         levels = self._levels if chunk else self._first_levels
         return self._of(self.native(shot, chunk, flag, roll), chunk, levels)
 
@@ -162,7 +162,7 @@ class ChunkByChunk:
         return plans
 
     def recache(self, frames: int, flag: int, roll: Roll) -> tuple[PassPlan, Roll]:
-        """See ``RolloutPolicy``."""
+        """See ``RolloutPolicy.recache``; arguments as there."""
         window, sink = self._planner.local_frames, self._planner.sink_frames
         if self._rollout.renew_sink or frames <= window:
             roll = roll._replace(origin=max(0, frames - window))
@@ -209,7 +209,7 @@ class PrunedHistory(ChunkByChunk):
         )
 
     def chunk(self, shot: int, chunk: int, flag: int, roll: Roll = PLAIN) -> PassPlan:
-        """See ``RolloutPolicy``."""
+        """See ``RolloutPolicy.chunk``; arguments as there."""
         plan = super().chunk(shot, chunk, flag, roll)
         native, planner = self.native(shot, chunk, flag, roll), self._planner
         near = self._history.visible_slots(

@@ -79,7 +79,7 @@ class RollingWindow:
         raise ConfigError(f"given start: got {frames} frame(s), wanted none: a rolling window")
 
     def recache(self, frames: int, flag: int, roll: Roll) -> tuple[PassPlan, Roll]:
-        """See ``RolloutPolicy``."""
+        """See ``RolloutPolicy.recache``; arguments as there."""
         raise ConfigError(f"prompt: got a new one after {frames} frame(s), wanted a cut instead")
 
     def _window(self, window: int, flag: int, chunks: int | None) -> PassPlan:
