@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..printable import listed
 from ..types import Place, Receipt
+from . import rewind
 from .places import next_place, shot_place
 from .reference import ReferencePicture, reference_pictures
 from .shots import FilmState, ShotRequest, ShotRun
@@ -63,8 +64,8 @@ class Director:
             timeline.check_running()
             if request.images:
                 timeline.check_room(request)
-            timeline.count_as_made()
-            timeline.wind_back(index, "cut", ends=True, keeps_later=False)
+            rewind.count_as_made(timeline)
+            rewind.wind_back(timeline, index, "cut", ends=True, keeps_later=False)
             timeline.add([request])
         timeline.events.tell()
 
@@ -94,7 +95,7 @@ class Director:
         with timeline.lock, timeline.frames.standstill() as index:
             timeline.check_running()
             if flush or timeline.playlist.run is None:
-                timeline.count_as_made()
+                rewind.count_as_made(timeline)
             read = self._read_run(shot, index) if flush else None
             if self._refuses_prompts and (read or self._steerable_run(shot)) is not None:
                 raise ConfigError(
@@ -102,7 +103,7 @@ class Director:
                     "theirs: the chunks in flight carry the text they began with; cut instead"
                 )
             if read is not None:
-                timeline.wind_back(index, "prompt", ends=False, keeps_later=True)
+                rewind.wind_back(timeline, index, "prompt", ends=False, keeps_later=True)
             run = read or self._steerable_run(shot)
             if run is not None:
                 timeline.drop_prompt("superseded")
@@ -145,14 +146,14 @@ class Director:
         timeline, now_ns = self._timeline, time.perf_counter_ns()
         with timeline.lock, timeline.frames.standstill() as index:
             timeline.check_running()
-            timeline.count_as_made()
+            rewind.count_as_made(timeline)
             read = [run for run in timeline.runs if run.first_index < index]
             newest = read[-1] if read and flush else timeline.playlist.run
             if newest is not None and shot is not None and shot != newest.shot:
                 timeline.add([self._older_retake(shot, index, receipt, keep_following)])
             else:
                 if newest is not None and newest in read and flush:
-                    timeline.wind_back(index, "retake", ends=True, keeps_later=True)
+                    rewind.wind_back(timeline, index, "retake", ends=True, keeps_later=True)
                 request = timeline.playlist.retake_request(
                     shot, requested_ns=now_ns, receipt=receipt
                 )
@@ -177,9 +178,9 @@ class Director:
         timeline = self._timeline
         with timeline.lock, timeline.frames.standstill() as read:
             timeline.check_running()
-            timeline.count_as_made()
+            rewind.count_as_made(timeline)
             index = self._undo_index(read, chunks, frame, shot)
-            timeline.wind_back(index, "undo", ends=False, keeps_later=False)
+            rewind.wind_back(timeline, index, "undo", ends=False, keeps_later=False)
             run = timeline.runs[-1]
             place = Place(run.shot, run.request.take, run.next_chunk, index)
             receipt.decide("applied", place)
@@ -275,7 +276,7 @@ class Director:
             raise ConfigError(f"retake: got shot {shot}, wanted one of {listed(known)}")
         run = found[-1]
         later = [after for after in timeline.runs if after.first_index > run.first_index]
-        timeline.wind_back(run.first_index, "retake", ends=True, keeps_later=False)
+        rewind.wind_back(timeline, run.first_index, "retake", ends=True, keeps_later=False)
         if keep_following:
             for after in reversed(later):
                 timeline.playlist.pending.appendleft(after.request_fresh())

@@ -1,8 +1,8 @@
 """Where a film stands: what its callers and its threads share, under one lock.
 
 Plain values; it knows no model, so whoever keeps it keeps no weights. Callers change it through
-``director.py``, the generator thread takes its turns from it, and readers ask it whether more will
-come.
+``director.py``, and take it back through ``rewind.py``; the generator thread takes its turns from
+it, and readers ask it whether more will come.
 """
 
 from __future__ import annotations
@@ -10,23 +10,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SessionClosedError
 from ..printable import printable
 from ..types import Place, Receipt
 from .caption_encoder import CaptionEncoder
-from .directions import directions_of
 from .events import EventLog, Unshown
 from .frame_queue import FrameQueue
 from .playlist import Playlist
 from .reference import ReferencePicture, check_room
 from .shot_memory import ShotMemory
 from .shots import FilmState, ShotRequest, ShotRun
-
-_KEPT_UNDONE = 64
-"""Times that the film went back of which is told what was undone; the last ones."""
 
 _KEPT_PASTS = 2
 """Shots begun last whose past shots are kept, so that the film can go back to them at once; to go
@@ -299,113 +295,3 @@ class Timeline:
         # The generator may be waiting for room in the queue, so make some before waking it.
         self.frames.clear(state.next_index)
         self.changed.notify_all()
-
-    def replay(self) -> None:
-        """Make the last shot begun once more, with as many before it as that takes."""
-        first = 0 if self.whole else len(self.runs) - 1
-        while first > 0 and self.runs[first].past is None:
-            first -= 1
-        again, self.runs = self.runs[first:], self.runs[:first]
-        requests = [
-            replace(
-                run.request_replay(run.frames, first=run is again[0]),
-                again=True,
-                receipt=run.waiting_receipt(),
-            )
-            for run in again
-        ]
-        self.playlist.reset([*requests, *self.playlist.pending], next_shot=again[0].shot)
-        self.next_index = again[0].first_index
-        self.reload, self.recalls = again[0].past or (), True
-
-    def wind_back(self, index: int, asked_by: str, *, ends: bool, keeps_later: bool) -> None:
-        """Go back to a frame that was delivered, or to the one that comes next.
-
-        What was made behind it is dropped, and so is a new caption that was not applied. The
-        generator brings caches and decoder there before its next turn.
-
-        Args:
-            index: number of the frame that comes next from then on.
-            asked_by: what asks for it, for the directions.
-            ends: whether the shot ends there; otherwise it goes on.
-            keeps_later: whether later shots that were begun are to be made all the same.
-        """
-        dropped: list[ShotRun] = []
-        while self.runs and (
-            self.runs[-1].first_index > index or (ends and self.runs[-1].first_index == index)
-        ):
-            dropped.insert(0, self.runs.pop())
-        run = self.runs[-1] if self.runs else None
-        self._note_undone(index, asked_by, run, dropped)
-        self.frames.clear(index)
-        self.drop_prompt("superseded")
-        self._drop_runs(dropped, keeps_later)
-        made_more = self.making is not None or index != self.next_index
-        if dropped or made_more or self.failed is not None:
-            self.revive()
-            if run is not None:
-                run.wind_back(index - run.first_index)
-                run.ended = run.failed = False
-            self._wind_back_to(run, index)
-            self.playlist.forget_context()
-            self.pins = {frame for frame in self.pins if frame < index}
-            begun = {run.shot for run in self.runs}
-            self.forgotten &= begun
-        if run is not None and ends:
-            run.ended = True
-        self.wish()
-        self.changed.notify_all()
-
-    def count_as_made(self) -> None:
-        """Take shots that are being made again up to where the reader is for made."""
-        run, first = self.runs[-1] if self.runs else None, True
-        if run is not None and run.frames < run.request.given:
-            given = run.request.given
-            made = ShotRun.made(run.request, run.shot, run.first_index, self.chunk_frames)
-            run.prompts, run.frames, run.memory, first = made.prompts, given, None, False
-            self._wind_back_to(run, run.first_index + given)
-        while self.playlist.makes_again:
-            (shot, request), past = self.playlist.upcoming(1)[0], self.reload
-            self.playlist.pending.popleft()
-            run = ShotRun.made(request, shot, self.next_index, self.chunk_frames)
-            run.past, first = past if first else None, False
-            self.runs.append(run)
-            self._wind_back_to(run, run.first_index + run.frames)
-
-    def _wind_back_to(self, run: ShotRun | None, index: int) -> None:
-        """Let the generator go on with a shot, or what comes behind it, at a frame."""
-        self.epoch += 1
-        self.playlist.wind_back(run, self.runs[-2] if len(self.runs) > 1 else None)
-        self.next_index, self.wound_back, self.reload, self.steady_ns = index, True, None, 0
-
-    def _drop_runs(self, dropped: list[ShotRun], keeps_later: bool) -> None:
-        """Queue shots that were begun once more, or tell that they will not be shown."""
-        again = [
-            replace(run.request_fresh(), receipt=run.waiting_receipt())
-            for run in dropped
-            if keeps_later and not run.request.looped
-        ]
-        for run in dropped:
-            if not keeps_later and run.waiting_receipt() is not None:
-                self.events.drop(run.request.receipt, "superseded", run.caption)
-        for request in reversed(again):
-            self.playlist.pending.appendleft(request)
-
-    def _note_undone(
-        self, index: int, asked_by: str, run: ShotRun | None, dropped: list[ShotRun]
-    ) -> None:
-        """Keep what is dropped for the directions."""
-        kept = [] if run is None else [run]
-        gone = directions_of(kept, starts=False) + directions_of(dropped, starts=False)
-        gone = [one for one in gone if one["frame"] > index or one["kind"] == "prompt"]
-        made = self.next_index - index
-        if made > 0 or dropped:
-            self.undone.append(
-                {
-                    "by": asked_by,
-                    "frame": index,
-                    "frames": made,
-                    "directions": [one for one in gone if one["frame"] >= index],
-                }
-            )
-            del self.undone[:-_KEPT_UNDONE]

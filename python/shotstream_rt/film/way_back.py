@@ -7,6 +7,7 @@ before its next turn.
 from __future__ import annotations
 
 from ..abandonment import ChunkAbandonedError
+from .rewind import replay
 from .shots import ShotRun
 from .timeline import Timeline
 from .workers import Workers
@@ -63,7 +64,7 @@ class WayBack:
             has_keys = run is self.loaded and (self._can_go_on(run) or self._can_recache(run))
             needs_none = run.ended and not timeline.whole
             if not (needs_none or has_keys) or not self._reopen(run):
-                timeline.replay()
+                replay(timeline)
 
     def _reopen(self, run: ShotRun) -> bool:
         """Bring the selector back to a shot's frames; False if it does not have them any more."""
@@ -101,5 +102,5 @@ class WayBack:
         with self._timeline.lock:
             if self.needs_prompt:
                 self.needs_prompt = False
-                self._timeline.replay()
+                replay(self._timeline)
         raise ChunkAbandonedError
