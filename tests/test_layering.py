@@ -15,7 +15,7 @@ PACKAGES = ("shotstream_rt", "shotstream_distill")
 
 FLOORS = (
     {"errors", "printable"},
-    {"inputs", "json_object"},
+    {"inputs", "json_object", "config_object"},
     {"env", "history", "checks", "abandonment", "outputs", "types", "_native"},
     {"config", "nvtx", "profiles", "device", "story", "terminal"},
     {"kernels"},

@@ -9,78 +9,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
+from .config_object import ConfigObject, is_int, is_number, require
 from .errors import ConfigError
 from .history import HistoryPolicy
-from .printable import listed, shown
+from .printable import listed
 
 KeyRotation = Literal["on_write", "on_read"]
 Numbering = Literal["original", "slot"]
 Policy = Literal["chunks", "rolling"]
 ContextChoice = Literal["dynamic", "first", "first_last"]
-T = TypeVar("T", bound="_Config")
 
 _MOST_CACHED = 1 << 38
 """Keys and values of one film, 512 GB in bfloat16; the released model has 2**32 at its own size."""
 
 
-def _require(ok: bool, name: str, got: object, wanted: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name}: got {shown(got)}, wanted {wanted}")
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    """Tell whether it is a number in ``[low, high]``; a NaN is in no range."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_int(value: object, low: int, high: int = 2**31 - 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-class _Config:
-    """JSON in and out, unknown keys rejected.
-
-    Attributes:
-        UNLESS_DEFAULT: fields that are written only where they differ from their default, so that
-            files and fingerprints from before they existed stay as they are.
-    """
-
-    __slots__ = ()
-    UNLESS_DEFAULT: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
-        """Build from a JSON object.
-
-        Raises:
-            ConfigError: an unknown or missing key, or a value out of range.
-        """
-        _require(isinstance(data, Mapping), cls.__name__, data, "a JSON object")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(map(str, set(data) - set(fields)))
-        if unknown:
-            raise ConfigError(
-                f"{cls.__name__}: unknown key(s) {listed(unknown)}; known: {', '.join(fields)}"
-            )
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"{cls.__name__}: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        data = dataclasses.asdict(self)  # type: ignore[call-overload]
-        for entry in dataclasses.fields(self):  # type: ignore[arg-type]
-            if entry.name in self.UNLESS_DEFAULT and data[entry.name] == entry.default:
-                del data[entry.name]
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(ConfigObject):
     """Shape of a student (or teacher): the Wan2.1 text-to-video transformer.
 
     Source: Wan2.1-T2V-1.3B ``config.json``; ``latent_height``/``latent_width`` are the resolution
@@ -112,23 +58,23 @@ class ModelConfig(_Config):
     cache_indicator: bool = False
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.cache_indicator, bool), "ModelConfig.cache_indicator",
-                 self.cache_indicator, "true or false")  # fmt: skip
+        require(isinstance(self.cache_indicator, bool), "ModelConfig.cache_indicator",
+                self.cache_indicator, "true or false")  # fmt: skip
         for name, most in self.MOST.items():
             value = getattr(self, name)
-            _require(_is_int(value, 1, most), f"ModelConfig.{name}", value,
-                     f"an integer from 1 to {most}")  # fmt: skip
-        _require(_is_number(self.eps, 1e-12, 0.1), "ModelConfig.eps", self.eps,
-                 "a number from 1e-12 to 0.1")  # fmt: skip
-        _require(self.dim % self.num_heads == 0 and (self.dim // self.num_heads) % 2 == 0,
-                 "ModelConfig.num_heads", self.num_heads,
-                 f"a divisor of dim {self.dim} that leaves an even head size")  # fmt: skip
-        _require(self.head_dim >= 6, "ModelConfig.num_heads", self.num_heads, "a head size >= 6")
-        _require(self.freq_dim % 2 == 0, "ModelConfig.freq_dim", self.freq_dim, "an even number")
+            require(is_int(value, 1, most), f"ModelConfig.{name}", value,
+                    f"an integer from 1 to {most}")  # fmt: skip
+        require(is_number(self.eps, 1e-12, 0.1), "ModelConfig.eps", self.eps,
+                "a number from 1e-12 to 0.1")  # fmt: skip
+        require(self.dim % self.num_heads == 0 and (self.dim // self.num_heads) % 2 == 0,
+                "ModelConfig.num_heads", self.num_heads,
+                f"a divisor of dim {self.dim} that leaves an even head size")  # fmt: skip
+        require(self.head_dim >= 6, "ModelConfig.num_heads", self.num_heads, "a head size >= 6")
+        require(self.freq_dim % 2 == 0, "ModelConfig.freq_dim", self.freq_dim, "an even number")
         for name in ("latent_height", "latent_width"):
             value = getattr(self, name)
-            _require(_is_int(value, 2, 2048) and value % 2 == 0, f"ModelConfig.{name}", value,
-                     "an even integer from 2 to 2048 (pixels / 8; patches are 2x2)")  # fmt: skip
+            require(is_int(value, 2, 2048) and value % 2 == 0, f"ModelConfig.{name}", value,
+                    "an even integer from 2 to 2048 (pixels / 8; patches are 2x2)")  # fmt: skip
 
     @property
     def head_dim(self) -> int:
@@ -148,7 +94,7 @@ class ModelConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheConfig(_Config):
+class CacheConfig(ConfigObject):
     """The dual KV cache, in latent frames.
 
     Without context frames (0) every shot forgets the ones before it, as a single-shot model does.
@@ -171,26 +117,26 @@ class CacheConfig(_Config):
     numbering: Numbering = "original"
 
     def __post_init__(self) -> None:
-        _require(_is_int(self.context_frames, 0, 512), "CacheConfig.context_frames",
-                 self.context_frames, "an integer from 0 to 512")  # fmt: skip
-        _require(_is_int(self.sink_frames, 0, 512), "CacheConfig.sink_frames", self.sink_frames,
-                 "an integer from 0 to 512")  # fmt: skip
-        _require(self.window_frames is None or _is_int(self.window_frames, 1, 512),
-                 "CacheConfig.window_frames", self.window_frames, "None or 1 to 512")  # fmt: skip
-        _require(self.key_rotation in ("on_write", "on_read"), "CacheConfig.key_rotation",
-                 self.key_rotation, "'on_write' or 'on_read'")  # fmt: skip
-        _require(self.context_choice in ("dynamic", "first", "first_last"),
-                 "CacheConfig.context_choice", self.context_choice,
-                 "'dynamic', 'first' or 'first_last'")  # fmt: skip
-        _require(self.numbering in ("original", "slot"), "CacheConfig.numbering", self.numbering,
-                 "'original' or 'slot'")  # fmt: skip
-        _require(self.numbering == "original" or self.key_rotation == "on_read",
-                 "CacheConfig.numbering", self.numbering,
-                 "'original' where keys are rotated on_write")  # fmt: skip
+        require(is_int(self.context_frames, 0, 512), "CacheConfig.context_frames",
+                self.context_frames, "an integer from 0 to 512")  # fmt: skip
+        require(is_int(self.sink_frames, 0, 512), "CacheConfig.sink_frames", self.sink_frames,
+                "an integer from 0 to 512")  # fmt: skip
+        require(self.window_frames is None or is_int(self.window_frames, 1, 512),
+                "CacheConfig.window_frames", self.window_frames, "None or 1 to 512")  # fmt: skip
+        require(self.key_rotation in ("on_write", "on_read"), "CacheConfig.key_rotation",
+                self.key_rotation, "'on_write' or 'on_read'")  # fmt: skip
+        require(self.context_choice in ("dynamic", "first", "first_last"),
+                "CacheConfig.context_choice", self.context_choice,
+                "'dynamic', 'first' or 'first_last'")  # fmt: skip
+        require(self.numbering in ("original", "slot"), "CacheConfig.numbering", self.numbering,
+                "'original' or 'slot'")  # fmt: skip
+        require(self.numbering == "original" or self.key_rotation == "on_read",
+                "CacheConfig.numbering", self.numbering,
+                "'original' where keys are rotated on_write")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShotConfig(_Config):
+class ShotConfig(ConfigObject):
     """How a film is cut into shots and chunks, in latent frames."""
 
     chunk_frames: int = 3
@@ -199,14 +145,14 @@ class ShotConfig(_Config):
     shot_phase: bool = True
 
     def __post_init__(self) -> None:
-        _require(_is_int(self.chunk_frames, 1, 512), "ShotConfig.chunk_frames", self.chunk_frames,
-                 "an integer from 1 to 512")  # fmt: skip
-        _require(_is_int(self.shot_frames, 1, 1000) and self.shot_frames % self.chunk_frames == 0,
-                 "ShotConfig.shot_frames", self.shot_frames,
-                 f"a multiple of chunk_frames {self.chunk_frames} up to 1000")  # fmt: skip
+        require(is_int(self.chunk_frames, 1, 512), "ShotConfig.chunk_frames", self.chunk_frames,
+                "an integer from 1 to 512")  # fmt: skip
+        require(is_int(self.shot_frames, 1, 1000) and self.shot_frames % self.chunk_frames == 0,
+                "ShotConfig.shot_frames", self.shot_frames,
+                f"a multiple of chunk_frames {self.chunk_frames} up to 1000")  # fmt: skip
         for name in ("multi_caption", "shot_phase"):
             value = getattr(self, name)
-            _require(isinstance(value, bool), f"ShotConfig.{name}", value, "true or false")
+            require(isinstance(value, bool), f"ShotConfig.{name}", value, "true or false")
 
     @property
     def chunks(self) -> int:
@@ -215,7 +161,7 @@ class ShotConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleConfig(_Config):
+class ScheduleConfig(ConfigObject):
     """The few-step flow-matching schedule (``schedule.py`` makes the tables).
 
     Attributes:
@@ -240,24 +186,24 @@ class ScheduleConfig(_Config):
     first_steps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.warp, bool), "ScheduleConfig.warp", self.warp, "true or false")
+        require(isinstance(self.warp, bool), "ScheduleConfig.warp", self.warp, "true or false")
         for name, least in (("denoising_steps", 1), ("first_steps", 0)):
             steps = getattr(self, name)
-            _require(isinstance(steps, tuple) and least <= len(steps) <= 1000
-                     and all(_is_number(s, 0.01, 1000) for s in steps)
-                     and list(steps) == sorted(set(steps), reverse=True),
-                     f"ScheduleConfig.{name}", steps,
-                     f"{least} to 1000 falling numbers from 0.01 to 1000")  # fmt: skip
-            _require(not self.warp or all(float(s).is_integer() for s in steps),
-                     f"ScheduleConfig.{name}", steps,
-                     "integers: with warp they index the 1000-entry grid")  # fmt: skip
-        _require(_is_number(self.shift, 0.01, 100), "ScheduleConfig.shift", self.shift,
-                 "a number from 0.01 to 100")  # fmt: skip
-        _require(_is_number(self.context_noise, 0, 1000),
-                 "ScheduleConfig.context_noise", self.context_noise,
-                 "a timestep in [0, 1000]")  # fmt: skip
-        _require(isinstance(self.carry_renoise, bool), "ScheduleConfig.carry_renoise",
-                 self.carry_renoise, "true or false")  # fmt: skip
+            require(isinstance(steps, tuple) and least <= len(steps) <= 1000
+                    and all(is_number(s, 0.01, 1000) for s in steps)
+                    and list(steps) == sorted(set(steps), reverse=True),
+                    f"ScheduleConfig.{name}", steps,
+                    f"{least} to 1000 falling numbers from 0.01 to 1000")  # fmt: skip
+            require(not self.warp or all(float(s).is_integer() for s in steps),
+                    f"ScheduleConfig.{name}", steps,
+                    "integers: with warp they index the 1000-entry grid")  # fmt: skip
+        require(is_number(self.shift, 0.01, 100), "ScheduleConfig.shift", self.shift,
+                "a number from 0.01 to 100")  # fmt: skip
+        require(is_number(self.context_noise, 0, 1000),
+                "ScheduleConfig.context_noise", self.context_noise,
+                "a timestep in [0, 1000]")  # fmt: skip
+        require(isinstance(self.carry_renoise, bool), "ScheduleConfig.carry_renoise",
+                self.carry_renoise, "true or false")  # fmt: skip
 
     @property
     def num_steps(self) -> int:
@@ -271,8 +217,8 @@ class ScheduleConfig(_Config):
             ConfigError: there are two steps or fewer, or the first chunk has its own already.
         """
         steps = self.denoising_steps
-        _require(len(steps) > 2 and not self.first_steps, "ScheduleConfig.denoising_steps", steps,
-                 "three or more, for the first chunk too: only those can be shortened")  # fmt: skip
+        require(len(steps) > 2 and not self.first_steps, "ScheduleConfig.denoising_steps", steps,
+                "three or more, for the first chunk too: only those can be shortened")  # fmt: skip
         later = (steps[0], steps[len(steps) // 2])
         return dataclasses.replace(self, denoising_steps=later, first_steps=steps)
 
@@ -283,7 +229,7 @@ class ScheduleConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutConfig(_Config):
+class RolloutConfig(ConfigObject):
     """Which frames are denoised together, and what directions do to the caches.
 
     Attributes:
@@ -322,17 +268,17 @@ class RolloutConfig(_Config):
         }
         for name, known in choices.items():
             value = getattr(self, name)
-            _require(any(value is k or (isinstance(k, str) and value == k) for k in known),
-                     f"RolloutConfig.{name}", value,
-                     " or ".join(repr(k) for k in known))  # fmt: skip
-        _require(self.first_frames is None or _is_int(self.first_frames, 1, 512),
-                 "RolloutConfig.first_frames", self.first_frames, "None or 1 to 512")  # fmt: skip
-        _require(_is_int(self.cut_position, 0, 1023), "RolloutConfig.cut_position",
-                 self.cut_position, "an integer from 0 to 1023")  # fmt: skip
+            require(any(value is k or (isinstance(k, str) and value == k) for k in known),
+                    f"RolloutConfig.{name}", value,
+                    " or ".join(repr(k) for k in known))  # fmt: skip
+        require(self.first_frames is None or is_int(self.first_frames, 1, 512),
+                "RolloutConfig.first_frames", self.first_frames, "None or 1 to 512")  # fmt: skip
+        require(is_int(self.cut_position, 0, 1023), "RolloutConfig.cut_position",
+                self.cut_position, "an integer from 0 to 1023")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamConfig(_Config):
+class StreamConfig(ConfigObject):
     """All that decides the numbers: model, cache, shot, schedule and rollout.
 
     ``history`` is there in a profile that prunes it; without, every head reads everything.
@@ -350,22 +296,22 @@ class StreamConfig(_Config):
             self.history.check(self.model.num_layers, self.model.num_heads)
         model = self.model
         values = 2 * model.num_layers * self.arena_frames * model.tokens_per_frame * model.dim
-        _require(values <= _MOST_CACHED, "StreamConfig", f"a cache of {values} values",
-                 f"at most {_MOST_CACHED}: fewer latents, context or window frames")  # fmt: skip
+        require(values <= _MOST_CACHED, "StreamConfig", f"a cache of {values} values",
+                f"at most {_MOST_CACHED}: fewer latents, context or window frames")  # fmt: skip
         capacity, chunk = self.local_frames, self.shot.chunk_frames
-        _require(capacity - self.cache.sink_frames >= chunk, "CacheConfig.window_frames",
-                 self.cache.window_frames,
-                 f">= sink_frames {self.cache.sink_frames} + chunk_frames {chunk}")  # fmt: skip
-        _require(not self.schedule.carry_renoise or chunk > 1, "ScheduleConfig.carry_renoise",
-                 True, f"false where ShotConfig.chunk_frames is {chunk}")  # fmt: skip
+        require(capacity - self.cache.sink_frames >= chunk, "CacheConfig.window_frames",
+                self.cache.window_frames,
+                f">= sink_frames {self.cache.sink_frames} + chunk_frames {chunk}")  # fmt: skip
+        require(not self.schedule.carry_renoise or chunk > 1, "ScheduleConfig.carry_renoise",
+                True, f"false where ShotConfig.chunk_frames is {chunk}")  # fmt: skip
         first = self.rollout.first_frames
-        _require(not self.schedule.carry_renoise or first is None, "ScheduleConfig.carry_renoise",
-                 True, f"false where RolloutConfig.first_frames is {first}")  # fmt: skip
-        _require(first is None or first <= chunk, "RolloutConfig.first_frames", first,
-                 f"None or at most ShotConfig.chunk_frames {chunk}")  # fmt: skip
-        _require(self.rollout.cut == "renew" or self.cache.numbering == "slot",
-                 "RolloutConfig.cut", self.rollout.cut,
-                 "'renew', or CacheConfig.numbering 'slot'")  # fmt: skip
+        require(not self.schedule.carry_renoise or first is None, "ScheduleConfig.carry_renoise",
+                True, f"false where RolloutConfig.first_frames is {first}")  # fmt: skip
+        require(first is None or first <= chunk, "RolloutConfig.first_frames", first,
+                f"None or at most ShotConfig.chunk_frames {chunk}")  # fmt: skip
+        require(self.rollout.cut == "renew" or self.cache.numbering == "slot",
+                "RolloutConfig.cut", self.rollout.cut,
+                "'renew', or CacheConfig.numbering 'slot'")  # fmt: skip
         if self.rollout.policy == "rolling":
             self._check_rolling()
 
@@ -384,10 +330,10 @@ class StreamConfig(_Config):
             ("ScheduleConfig.carry_renoise", self.schedule.carry_renoise, False),
             ("StreamConfig.history", self.history, None),
         ):
-            _require(got == wanted, name, got, f"{wanted!r} with policy 'rolling'")
-        _require(self.local_frames % chunk == 0 and self.local_frames >= least,
-                 "CacheConfig.window_frames", cache.window_frames,
-                 f"a multiple of chunk_frames {chunk} from {least}: policy 'rolling'")  # fmt: skip
+            require(got == wanted, name, got, f"{wanted!r} with policy 'rolling'")
+        require(self.local_frames % chunk == 0 and self.local_frames >= least,
+                "CacheConfig.window_frames", cache.window_frames,
+                f"a multiple of chunk_frames {chunk} from {least}: policy 'rolling'")  # fmt: skip
 
     @property
     def local_frames(self) -> int:
@@ -407,12 +353,12 @@ class StreamConfig(_Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StreamConfig:
-        """Build from nested JSON objects; see ``_Config.from_dict``."""
-        parts: dict[str, type[_Config] | type[HistoryPolicy]] = {
+        """Build from nested JSON objects; see ``ConfigObject.from_dict``."""
+        parts: dict[str, type[ConfigObject] | type[HistoryPolicy]] = {
             "model": ModelConfig, "cache": CacheConfig, "shot": ShotConfig,
             "schedule": ScheduleConfig, "rollout": RolloutConfig,
             "history": HistoryPolicy}  # fmt: skip
-        _require(isinstance(data, Mapping), "StreamConfig", data, "a JSON object")
+        require(isinstance(data, Mapping), "StreamConfig", data, "a JSON object")
         unknown = sorted(map(str, set(data) - set(parts)))
         if unknown:
             raise ConfigError(f"StreamConfig: unknown key(s) {listed(unknown)}")
