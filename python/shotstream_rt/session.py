@@ -180,7 +180,7 @@ class Session:
                 turn=turn,
                 beside=_beside,
             )
-        self._film.workers.selector.choose = choose
+        self._film.workers.selector.picker.choose = choose
         self._expected = partial(expected_place, self._film.timeline)
         # Runs when the session is freed; at interpreter exit the film is closed by itself.
         self._abandoned = weakref.finalize(self, self._film.abandon)

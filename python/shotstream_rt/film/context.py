@@ -1,4 +1,4 @@
-"""Which frames of past shots become context of the next shot, and their latents.
+"""The frames of past shots that later ones may see, and the latents of those that are picked.
 
 Called by the generator thread (``select``, ``end_shot``), by the decode thread (``add_frames``) and
 by the thread that takes a snapshot; a lock guards the frames. Holds at most ``budget`` past shots
@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 
 from ..config import ContextChoice
-from ..errors import ConfigError
-from ..kernels.reference.frame_pack import frame_pack
 from ..model.codec import LatentCodec
-from ..printable import listed, shown
-from ..types import Choose, MemoryFrame
+from ..types import MemoryFrame
+from .context_picker import ContextPicker
 from .picks import frames_wanted, pick_context, repeated
 from .reference import ReferencePicture
 from .shot_memory import ContextSelection, ShotMemory
@@ -33,7 +31,7 @@ _LAST_FLAG = 1 << 20
 
 
 class ContextSelector:
-    """Collects the frames of shots; picks and encodes context frames of them.
+    """Collects the frames of shots, and encodes those that the next one sees.
 
     Args:
         codec: encodes each picked frame as a clip of its own.
@@ -49,10 +47,8 @@ class ContextSelector:
     Attributes:
         budget: context frames of every shot.
         shot_limit: frames of a shot of trained length.
-        pins: numbers in the film of frames that every later shot sees.
-        forgotten: numbers of shots that no later shot sees.
+        picker: picks the frames that a shot sees.
         wanted: numbers in the film of frames that are kept whatever the rule says.
-        choose: picks instead of the model's rule; see ``Session``.
         past: the past shots that context may come from, oldest first.
         newest: what is kept of the shot begun last.
     """
@@ -73,10 +69,8 @@ class ContextSelector:
         self.budget = budget
         self.shot_limit, self._spare_frames = shot_limit, spare_frames
         self._device = torch.device(device)
-        self.pins: frozenset[int] = frozenset()
-        self.forgotten: frozenset[int] = frozenset()
+        self.picker = ContextPicker(codec, budget, choice, self._device)
         self.wanted: frozenset[int] = frozenset()
-        self.choose: Choose | None = None
         self.past: tuple[ShotMemory, ...] = ()
         self._open: ShotMemory | None = None
         # Every frame of the newest shot and of the one before it is kept, for the reader may go
@@ -247,7 +241,7 @@ class ContextSelector:
             ConfigError: ``choose`` returned what is not usable, or a frame is not kept.
         """
         room = self.budget - len(images)
-        picks = self._picks(self.past, caption, context, room) if self.past else []
+        picks = self.picker.pick(self.past, caption, context, room) if self.past else []
         if not picks and not images:
             return self._blank
         return self._encoded_context(picks, caption, images)
@@ -300,8 +294,8 @@ class ContextSelector:
         with self._lock:
             ended = self.ended_shot()
             past = self.trimmed((*self.past, *(() if ended is None else (ended,))))
-            picks = self._picks(past, caption, None, self.budget)
-            return tuple(self._seen(memory, frame) for memory, frame in picks)
+            picks = self.picker.pick(past, caption, None, self.budget)
+            return tuple(self.picker.seen(memory, frame) for memory, frame in picks)
 
     def kept_frames(self) -> dict[int, int]:
         """Return the frames that are kept, by number in the film, with the number of their shot."""
@@ -322,79 +316,6 @@ class ContextSelector:
             for number, memory in enumerate(past)
             if number >= recent
             or any(memory.first_index + frame in self.wanted for frame in memory.kept)
-        )
-
-    def _picks(
-        self, past: Sequence[ShotMemory], caption: str, context: Sequence[int] | None, room: int
-    ) -> list[tuple[ShotMemory, int]]:
-        """Pick context frames of past shots, at most ``room``: of those of the rule, the newest."""
-        if context is None and not (self.choose or self.pins or self.forgotten):
-            if self.budget == 0:
-                return []
-            newest = past[-self.budget :]
-            counts = [memory.frame_count for memory in newest]
-            ruled = pick_context(counts, self.budget, self._choice)
-            return [(newest[i], f) for i, f in ruled[len(ruled) - room :]]
-        offered = [
-            (memory, frame)
-            for memory in past
-            if context is not None or memory.shot not in self.forgotten
-            for frame in memory.kept
-        ]
-        by_index = {memory.first_index + frame: (memory, frame) for memory, frame in offered}
-        if context is None:
-            context = self._chosen(past, offered, caption, room)
-        unknown = [index for index in context if index not in by_index]
-        if unknown:
-            raise ConfigError(f"context: got frames {listed(unknown)}, which are not kept any more")
-        return [by_index[index] for index in context]
-
-    def _chosen(
-        self,
-        past: Sequence[ShotMemory],
-        offered: Sequence[tuple[ShotMemory, int]],
-        caption: str,
-        room: int,
-    ) -> list[int]:
-        """Return the numbers of the frames that ``choose``, or the rule with pins, picks."""
-        if not offered or room == 0:
-            return []
-        if self.choose is not None:
-            seen = tuple(self._seen(memory, frame) for memory, frame in offered)
-            found = [
-                one.index if isinstance(one, MemoryFrame) else one
-                for one in self.choose(seen, room, caption)
-            ]
-            if not 1 <= len(found) <= room or not all(type(i) is int for i in found):
-                raise ConfigError(
-                    f"choose: got {shown(found)}, wanted 1 to {room} of the frames it was "
-                    "given, or their numbers"
-                )
-            return repeated(sorted(found), room)
-        newest = [memory for memory in past if memory.shot not in self.forgotten][-self.budget :]
-        counts = [memory.frame_count for memory in newest]
-        ruled = [
-            newest[i].first_index + f for i, f in pick_context(counts, self.budget, self._choice)
-        ]
-        indices = [memory.first_index + frame for memory, frame in offered]
-        pinned = [index for index in indices if index in self.pins][-room:]
-        rest = [index for index in ruled if index not in pinned]
-        # The oldest frames make room.
-        rest = rest[max(0, len(rest) - room + len(pinned)) :]
-        return repeated(sorted(pinned + rest), room)
-
-    def _seen(self, memory: ShotMemory, frame: int) -> MemoryFrame:
-        """Return a frame that is kept, with its picture."""
-        if frame in memory.frames:
-            picture = frame_pack(memory.frames[frame][None])[0]
-        elif frame in memory.pictures:
-            picture = memory.pictures[frame]
-        else:  # it came with a snapshot, which holds latents only
-            latent = memory.latents[frame][None, None].to(self._device)
-            picture = frame_pack(self._codec.decode_full(latent)[0])[0]
-        index = memory.first_index + frame
-        return MemoryFrame(
-            shot=memory.shot, index=index, pinned=index in self.pins, picture=picture.cpu().numpy()
         )
 
     def encoded(self, past: Sequence[ShotMemory]) -> list[ShotMemory]:

@@ -89,6 +89,6 @@ class FilmMemory:
         """Tell the selector what is pinned and forgotten."""
         timeline, selector = self._timeline, self._selector
         timeline.recalls = True
-        selector.pins = frozenset(timeline.pins)
-        selector.forgotten = frozenset(timeline.forgotten)
+        selector.picker.pins = frozenset(timeline.pins)
+        selector.picker.forgotten = frozenset(timeline.forgotten)
         selector.wanted = timeline.wanted_frames()

@@ -249,8 +249,8 @@ class Generator:
         """Let the selector keep of the past what later shots may see, and callers want."""
         selector, timeline = self._workers.selector, self._timeline
         if timeline.recalls:
-            selector.pins = frozenset(timeline.pins)
-            selector.forgotten = frozenset(timeline.forgotten)
+            selector.picker.pins = frozenset(timeline.pins)
+            selector.picker.forgotten = frozenset(timeline.forgotten)
             selector.wanted = timeline.wanted_frames().union(run.request.context or ())
         if not run.replaces:
             selector.end_shot()
