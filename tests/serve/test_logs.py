@@ -114,5 +114,5 @@ def test_every_line_of_a_server_is_json_and_leads_from_an_ask_to_its_shot() -> N
     (applied,) = [line for line in mine if line["message"] == "cut: applied"]
     assert (applied["ask"], applied["kind"]) == (ask.id, "cut")
     assert applied["after_ms"] > 0
-    assert "shotstream_rt.film.generator" in {line["logger"] for line in mine}
+    assert "shotstream_rt.film.shot_maker" in {line["logger"] for line in mine}
     assert url.partition("token=")[2] not in err

@@ -285,7 +285,7 @@ def test_captions_and_keys_are_escaped_on_the_way_to_a_film(
         logging.getLogger().removeHandler(handler)
         logging.getLogger("shotstream_rt").setLevel(logging.NOTSET)
     told = capsys.readouterr().err
-    assert "INFO shotstream_rt.film.generator: shot 0" in told
+    assert "INFO shotstream_rt.film.shot_maker: shot 0" in told
     assert "ignored key(s)" in told
     assert is_clean(told)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.film.generator import take_seed
 from shotstream_rt.film.playlist import Playlist
+from shotstream_rt.film.shot_maker import take_seed
 from shotstream_rt.film.shots import AtEnd, CaptionChange, ShotRequest
 
 

@@ -23,6 +23,7 @@ from .playlist import Playlist
 from .reference import ReferencePicture, check_room
 from .shot_memory import ShotMemory
 from .shots import FilmState, ShotRequest, ShotRun
+from .turn import Turn
 
 _KEPT_PASTS = 2
 """Shots begun last whose past shots are kept, so that the film can go back to them at once; to go
@@ -228,6 +229,14 @@ class Timeline:
     def has_work(self) -> bool:
         """Tell whether there is a chunk to make."""
         return self.failed is None and self.playlist.has_work()
+
+    def has_turn(self, turn: Turn | None) -> bool:
+        """Tell whether the film may compute now (without a turn, always); if not, it is woken."""
+        if turn is None:
+            return True
+        # Of a shot that is made again, frames come that were read before.
+        ahead = max(0, self.next_index - self.frames.read_index())
+        return turn.take(ahead, self.wake)
 
     def wish(self) -> None:
         """Ask for captions in the order in which they are needed.
