@@ -22,7 +22,7 @@ FLOORS = (
     {"plan"},
     {"model"},
     {"export"},
-    {"backends"},
+    {"backends", "held_frames"},
     {"pipeline"},
     {"film"},
     {"loading"},

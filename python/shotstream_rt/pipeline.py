@@ -11,12 +11,9 @@ device. The session calls it from one thread.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
 
-import torch
 from torch import Tensor
 
 from .abandonment import ChunkAbandonedError, never
@@ -24,17 +21,14 @@ from .backends.base import FilmState
 from .config import RolloutConfig, StreamConfig
 from .device.transfer import send
 from .errors import ConfigError
-from .kernels.reference.renoise import renoise
+from .held_frames import HeldFrames
 from .model.captions import CaptionSet
 from .nvtx import annotate
-from .plan.noise import NoiseSource
+from .plan.noise import NoiseSource, PassNoise
 from .plan.policy import PassPlan, Roll, RolloutPolicy, policy_of
-from .plan.schedule import COMMIT, Schedule
+from .plan.schedule import COMMIT
 
 __all__ = ["ChunkAbandonedError", "Pipeline"]
-
-_SPARE_CHUNKS = 8
-"""Chunks by which a changed prompt can go back at once: more than wait for a reader by default."""
 
 
 class Pipeline:
@@ -61,9 +55,9 @@ class Pipeline:
         self.latent_shape = (
             1, chunk_frames, model.in_dim, model.latent_height, model.latent_width
         )  # fmt: skip
-        self._levels = Schedule.from_config(config.schedule).levels
-        shape = (config.schedule.most_steps, 1, self.policy.noisy_frames, *self.latent_shape[2:])
-        self._noise = torch.zeros(shape, dtype=film.dtype, device=film.device)
+        noisy = (1, self.policy.noisy_frames, *self.latent_shape[2:])
+        self._noise = PassNoise(config.schedule, noisy, dtype=film.dtype, device=film.device)
+        self._window = config.local_frames
         self._shot = -1
         self._flag = 0
         self._captions = 0
@@ -74,16 +68,17 @@ class Pipeline:
         self._strength = 1.0
         # Frames the cache has counted, and whether the last of them still need their clean pass.
         self._end, self._pending = 0, False
-        # What a changed prompt computes anew: the newest clean latents, each with its last frame.
-        self._held: deque[tuple[int, Tensor]] = deque()
+        # What a changed prompt computes anew, where it does.
+        self._held: HeldFrames | None = None
+        if config.rollout.prompt == "recache":
+            self._held = HeldFrames(self._window, renews_sink=config.rollout.renew_sink)
         # Whether a chunk is all that there is to it: prompts and cuts leave the caches alone.
         self._by_chunk = config.rollout == RolloutConfig()
         # What a re-read computes anew: the newest chunks, by number, as they were planned and made.
         self._made: dict[int, tuple[PassPlan, Tensor]] = {}
-        self._kept_chunks = config.local_frames // self.latent_shape[1]
+        self._kept_chunks = self._window // self.latent_shape[1]
         # What puts back the keys and values that a chunk took the place of, by its number.
         self._overwritten: dict[int, Callable[[], None]] = {}
-        self._recached = 0  # frames that the cache had counted when that was last done
         # How the running shot began, where a cut keeps the caches: what puts them back.
         self._kept: tuple[Callable[[], None], Roll] | None = None
 
@@ -144,8 +139,8 @@ class Pipeline:
         if self.config.rollout.cut != "keep" or not self._continue(shot, chunks):
             before = sum(latents.shape[1] for latents in self._given)
             self._roll, self._end, self._pending = Roll(before=before, chunks=chunks), 0, False
-            self._recached = 0
-            self._held.clear()
+            if self._held is not None:
+                self._held.clear()
         self._shot, self._flag, self._captions = shot, target_flag, count
         self._made.clear()
         self._overwritten.clear()
@@ -174,8 +169,7 @@ class Pipeline:
             ConfigError: another number of captions, or a student whose shots keep theirs.
             ChunkAbandonedError: the caller no longer wants the shot.
         """
-        prompt = self.config.rollout.prompt
-        if prompt == "refused":
+        if self.config.rollout.prompt == "refused":
             raise ConfigError(
                 "prompt: got a new one, but this student's shots keep theirs: the chunks in flight "
                 "carry the text they began with; cut instead"
@@ -185,12 +179,11 @@ class Pipeline:
                 f"captions: got {len(captions)}, wanted {self._captions} as at the shot's beginning"
             )
         self.film.change_captions(captions)
-        if prompt == "recache" and self._end:
-            self.film.abandoned, self._recached = abandoned, self._end
+        if self._held is not None and self._end:
+            self.film.abandoned = abandoned
             plan, self._roll = self.policy.recache(self._end, self._flag, self._roll)
-            latents = torch.cat([latents for _, latents in self._held], 1)[:, -len(plan.writes) :]
             with annotate("context.pass", self._shot):
-                self._encode(plan, latents)
+                self._encode(plan, self._held.recache(self._end, plan.frames))
             self._pending = False
 
     def reread(self, chunks: range, abandoned: Callable[[], bool] = never) -> None:
@@ -230,13 +223,14 @@ class Pipeline:
             return self._given[chunk]
         last = self.policy.chunk(self._shot, chunk - len(self._given), self._flag, self._roll)
         self.film.abandoned = abandoned
-        if self.kept_back and self._by_chunk and last.end > self.config.local_frames:
+        if self.kept_back and self._by_chunk and last.end > self._window:
             self._keep_overwritten(chunk, last)
         for plan in (*last.lead_in, last):
-            self._draw_noise(plan, noise)
+            self._noise.draw(noise, self._shot, plan)
             if chunk < len(self._source):
-                plan = self._enter_late(plan, self._source[chunk])
-            self.film.begin_chunk(plan, self._captions - 1, self._noise[:, :, : len(plan.writes)])
+                plan = self._noise.enter_late(plan, self._source[chunk], self._strength)
+            entering = self._noise.buffer[:, :, : len(plan.writes)]
+            self.film.begin_chunk(plan, self._captions - 1, entering)
             for step in range(len(plan.levels)):
                 if abandoned():
                     raise ChunkAbandonedError
@@ -244,8 +238,8 @@ class Pipeline:
                     x0 = self.film.denoise(step)
         x0 = x0[:, : last.chunks.count(last.chunk)]
         self._end, self._pending = last.end, True
-        if self.config.rollout.prompt == "recache":
-            self._hold(x0)
+        if self._held is not None:
+            self._held.add(self._end, x0)
         elif self._by_chunk:
             self._made[chunk] = last, x0.clone()
             self._made.pop(chunk - self._kept_chunks, None)
@@ -302,7 +296,7 @@ class Pipeline:
         """Tell whether a chunk takes the place of frames that the window has left."""
         made = chunk - len(self._given)
         plan = self.policy.chunk(self._shot, made, self._flag, self._roll) if made >= 0 else None
-        return plan is not None and plan.end > self.config.local_frames
+        return plan is not None and plan.end > self._window
 
     def _keep_overwritten(self, chunk: int, plan: PassPlan) -> None:
         """Copy what a chunk is about to overwrite; one that begins once more has done so."""
@@ -323,24 +317,19 @@ class Pipeline:
             Whether it was done; if not, the shot has to be made again.
         """
         made = chunks - len(self._given)
-        if self.config.rollout.prompt != "recache" or made < 1:
+        if self._held is None or made < 1:
             return False
         end = self.policy.chunk(self._shot, made - 1, self._flag, self._roll).end
         plan, _ = self.policy.recache(end, self._flag, self._roll)
-        held = sum(latents.shape[1] for until, latents in self._held if until <= end)
-        renewed = self._recached > end and (
-            self.config.rollout.renew_sink or self._recached <= self.config.local_frames
-        )
-        if end > self._end or held < plan.frames or renewed:
+        if end > self._end or not self._held.go_back(end, plan.frames):
             return False
-        while self._held[-1][0] > end:
-            self._held.pop()
         self._end, self._pending = end, False
         return True
 
     def close(self) -> None:
         """Release the film's memory."""
-        self._held.clear()
+        if self._held is not None:
+            self._held.clear()
         self._made.clear()
         self._overwritten.clear()
         self._given, self._source, self._kept = [], [], None
@@ -383,52 +372,14 @@ class Pipeline:
         for plan, latents in zip(plans, self._given, strict=True):
             self._encode(plan, latents)
             self._end += plan.frames
-            if self.config.rollout.prompt == "recache":
-                self._hold(latents)
-
-    def _enter_late(self, plan: PassPlan, clean: Tensor) -> PassPlan:
-        """Let a chunk begin with known frames, at a later step; its noise is drawn.
-
-        Returns:
-            The plan of what is left to do.
-        """
-        steps = len(plan.levels)
-        skipped = steps - max(1, int(steps * self._strength + 1e-6))
-        if skipped:
-            level = self._levels[plan.levels[skipped][0]]
-            noise = self._noise[:, :, : plan.frames]
-            noise[0] = renoise(clean, noise[skipped], level.sigma)
-        return replace(plan, levels=plan.levels[skipped:])
+            if self._held is not None:
+                self._held.add(self._end, latents)
 
     def _encode(self, plan: PassPlan, latents: Tensor) -> None:
         """Run a pass over frames of the shot that are known."""
         rows = [self._captions - 1] * len(plan.writes)
         latents = send(latents, self.film.device).to(self.film.dtype)
         self.film.encode_context(plan, rows, latents)
-
-    def _hold(self, latents: Tensor) -> None:
-        """Keep the frames just made, and drop those that no pass can compute anew."""
-        while self._held and self._held[-1][0] >= self._end:  # the same chunk, made again
-            self._held.pop()
-        self._held.append((self._end, latents.clone()))
-        spare = _SPARE_CHUNKS * latents.shape[1]
-        while self._held[0][0] <= self._end - self.config.local_frames - spare:
-            self._held.popleft()
-
-    def _draw_noise(self, plan: PassPlan, noise: NoiseSource) -> None:
-        """Draw what enters the inputs of a plan's frames."""
-        first, carry = 0, self.config.schedule.carry_renoise
-        for chunk, run in groupby(plan.chunks):
-            frames = slice(first, first := first + len(list(run)))
-            shape = (1, first - frames.start, *self.latent_shape[2:])
-            levels = [self._levels[level[frames.start]] for level in plan.levels]
-            fresh = [0] if frames.start >= plan.carried else []
-            for step in (*fresh, *(level.step + 1 for level in levels if not level.last)):
-                drawn = noise.draw(self._shot, chunk, step, shape, self.film.device)
-                self._noise[step][:, frames] = drawn
-                if carry and step and chunk:  # the first frame takes that of the frame before it
-                    before = noise.draw(self._shot, chunk - 1, step, shape, self.film.device)
-                    self._noise[step][:, frames.start] = before[:, -1]
 
 
 def _unfit_context(context: Tensor, flags: Sequence[int], wanted: tuple[int, ...]) -> ConfigError:

@@ -1,15 +1,18 @@
 """Noise as a function of its address (shot, chunk, step), not of a generator's state.
 
 ``PhiloxNoise`` gives the same numbers for an address on every backend, so one chunk can be made
-again alone; ``RecordedNoise`` plays back tensors for parity tests.
+again alone; ``RecordedNoise`` plays back tensors for parity tests. ``PassNoise`` draws what the
+passes of a plan take.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Protocol
+from itertools import groupby
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +22,13 @@ from .._native import philox_normal
 from ..device.transfer import send
 from ..errors import ConfigError
 from ..kernels.reference.noise import noise_address
+from ..kernels.reference.renoise import renoise
 from ..kernels.sets.kernel_set import triton_unavailable_reason
+from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from ..config import ScheduleConfig
+    from .pass_plan import PassPlan
 
 HOST = torch.device("cpu")
 
@@ -105,3 +114,66 @@ class RecordedNoise:
         else:
             played = self._renoise[shot][chunk * self._draws + step - 1].unsqueeze(0)
         return send(played.float(), device)
+
+
+class PassNoise:
+    """What enters the inputs of a plan's passes: one buffer, filled anew for every plan.
+
+    Args:
+        schedule: steps and noise levels.
+        shape: of the latents of the largest plan, ``(1, F, C, h, w)``.
+        dtype: of latents.
+        device: where passes run.
+
+    Attributes:
+        buffer: ``[S, 1, F, C, h, w]``; entry ``s`` enters a frame's input at its step ``s``.
+    """
+
+    def __init__(
+        self, schedule: ScheduleConfig, shape: Sequence[int], *, dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._levels, self._carry = Schedule.from_config(schedule).levels, schedule.carry_renoise
+        self._device = device
+        self.buffer = torch.zeros((schedule.most_steps, *shape), dtype=dtype, device=device)
+
+    def draw(self, source: NoiseSource, shot: int, plan: PassPlan) -> None:
+        """Draw what enters the inputs of a plan's frames.
+
+        Args:
+            source: the film's.
+            shot: number of the shot.
+            plan: of the passes.
+        """
+        first = 0
+        for chunk, run in groupby(plan.chunks):
+            frames = slice(first, first := first + len(list(run)))
+            shape = (1, first - frames.start, *self.buffer.shape[3:])
+            levels = [self._levels[level[frames.start]] for level in plan.levels]
+            fresh = [0] if frames.start >= plan.carried else []
+            for step in (*fresh, *(level.step + 1 for level in levels if not level.last)):
+                drawn = source.draw(shot, chunk, step, shape, self._device)
+                self.buffer[step][:, frames] = drawn
+                if self._carry and step and chunk:  # the first frame takes that of the one before
+                    before = source.draw(shot, chunk - 1, step, shape, self._device)
+                    self.buffer[step][:, frames.start] = before[:, -1]
+
+    def enter_late(self, plan: PassPlan, clean: Tensor, strength: float) -> PassPlan:
+        """Let a plan's frames begin as known ones at a later step; their noise is drawn.
+
+        Args:
+            plan: of the passes.
+            clean: the frames, ``[1, F, C, h, w]``.
+            strength: share of the steps that are run, above 0 and up to 1: rounded down, but at
+                least one step.
+
+        Returns:
+            The plan of what is left to do.
+        """
+        steps = len(plan.levels)
+        skipped = steps - max(1, int(steps * strength + 1e-6))
+        if skipped:
+            level = self._levels[plan.levels[skipped][0]]
+            noise = self.buffer[:, :, : plan.frames]
+            noise[0] = renoise(clean, noise[skipped], level.sigma)
+        return replace(plan, levels=plan.levels[skipped:])
