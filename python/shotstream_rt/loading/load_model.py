@@ -168,11 +168,11 @@ class Model:
         from shotstream_rt.backends import registry
         from shotstream_rt.backends.request import BackendRequest, engines_dtype
 
+        from .codec_as_run import codec_as_run
         from .fit import check_fit
         from .history_file import read_history
         from .layouts import open_parts
         from .parts import LoadOptions
-        from .recorded_codec import recorded_codec
         from .tiny_decoder import tiny_decoder_of
 
         told = LoadProgress(progress)
@@ -222,16 +222,7 @@ class Model:
         try:
             codec, text = parts.codec(request.dtype), parts.text()
             check_fit(config.model, codec, text, str(parts.folder))
-            if tiny_file is not None:
-                from ..model.tiny.codec import TinyCodec
-
-                codec = TinyCodec.load(tiny_file, codec, device=place, dtype=request.dtype)
-            if built.records_passes:
-                codec = recorded_codec(codec, config)
-            if built.info.name in registry.ENGINE_LIBRARIES:
-                from shotstream_rt.backends.engine_codec import engine_codec
-
-                codec = engine_codec(codec, request, built.info.name)
+            codec = codec_as_run(codec, request, built, tiny_file)
         except BaseException:
             built.close()
             raise
