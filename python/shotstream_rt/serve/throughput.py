@@ -24,8 +24,8 @@ _KEPT = 64
 _USED = 0.9
 """Share of the device's rate that films may need: chunks of a shot take unequal times."""
 _USED_AT_FIRST = 0.75
-"""The same before the rate is that of films which are shown: what is made when the server starts has
-no viewers, and the first chunks of a shot, which see little of the past, take less time."""
+"""The same before the rate is that of films which are shown: what is made when the server starts
+has no viewers, and the first chunks of a shot, which see little of the past, take less time."""
 _MEASURED_CHUNKS = 4
 _MEASURED_S = 20.0
 _LOOK_S = 0.1
