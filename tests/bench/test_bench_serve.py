@@ -307,11 +307,13 @@ def test_a_real_server_by_turns_in_a_record_that_compares(
     """Two films, then the same with more viewers."""
     path = tmp_path / "load.json"
     words = ["serve", "--sessions", "2", "--viewers", "1,3", "--seconds", "4", "--rounds", "1",
-             "--cut-every", "3", "--device", "cpu", "--threads", "1"]  # fmt: skip
+             "--cut-every", "3", "--capacity", "2", "--device", "cpu",
+             "--threads", "1"]  # fmt: skip
     assert main([*words, "--json", "--out", str(path)]) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert record["status"] == "ok" and record["correctness"]["passed"]
-    assert record["workload"]["id"] == "nano-serve-cut_every_s-3-seconds-4-viewers-1-3"
+    wanted = "nano-serve-capacity-2-cut_every_s-3-seconds-4-viewers-1-3"
+    assert record["workload"]["id"] == wanted
     metrics = {metric["name"]: metric for metric in record["metrics"]}
     assert metrics["play_ratio.1"]["n"] == 2 and metrics["play_ratio.3"]["n"] == 6
     assert metrics["first_frame_ms.viewer.3"]["n"] == 4

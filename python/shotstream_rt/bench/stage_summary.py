@@ -48,6 +48,12 @@ class StageClock(Stopwatch):
         with self._host.time_ms(*names), super().time_ms(*names):
             yield
 
+    @contextmanager
+    def part_ms(self, name: str) -> Iterator[None]:
+        """Time the enclosed work as a part of the name's next sample, on device and host."""
+        with self._host.part_ms(name), super().part_ms(name):
+            yield
+
     def clear(self) -> None:
         """Forget everything, as after a warm-up."""
         super().clear()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -29,6 +30,7 @@ class Stopwatch:
         self._device = device
         self._lock = threading.Lock()
         self._samples: dict[str, list[float | Reading]] = {}
+        self._parts: dict[str, list[Reading]] = {}
 
     @property
     def timer(self) -> str:
@@ -68,7 +70,15 @@ class Stopwatch:
         with self.span() as reading:
             yield
         for name in names:
-            self.add(name, reading[0])
+            spans = [*self._parts.pop(name, []), *reading]
+            self.add(name, partial(_sum, spans))
+
+    @contextmanager
+    def part_ms(self, name: str) -> Iterator[None]:
+        """Time the enclosed work of the device as a part of the name's next sample."""
+        with self.span() as reading:
+            yield
+        self._parts.setdefault(name, []).extend(reading)
 
     @contextmanager
     def host_ms(self, name: str) -> Iterator[None]:
@@ -81,6 +91,7 @@ class Stopwatch:
         """Forget everything, as after a warm-up."""
         with self._lock:
             self._samples.clear()
+            self._parts.clear()
 
     def samples(self) -> dict[str, list[float]]:
         """Return all samples as numbers; waits for the device."""
@@ -105,3 +116,7 @@ def peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _sum(spans: list[Reading]) -> float:
+    return sum(span() for span in spans)

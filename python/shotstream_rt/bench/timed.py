@@ -35,7 +35,6 @@ class TimedFilm:
     def __init__(self, film: FilmState, watch: Stopwatch) -> None:
         self._film, self._watch = film, watch
         self._place = 0
-        self._ahead: list[Reading] = []
 
     @property
     def device(self) -> torch.device:
@@ -58,16 +57,13 @@ class TimedFilm:
 
     def prepare_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``; a part of the next shot's ``caption_kv_ms``."""
-        with self._watch.span() as ahead:
+        with self._watch.part_ms("caption_kv_ms"):
             self._film.prepare_captions(captions)
-        self._ahead += ahead
 
     def begin_shot(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
-        with self._watch.span() as reading:
+        with self._watch.time_ms("caption_kv_ms"):
             self._film.begin_shot(captions)
-        spans, self._ahead = [*self._ahead, *reading], []
-        self._watch.add("caption_kv_ms", lambda: sum(span() for span in spans))
 
     def change_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``."""
