@@ -249,7 +249,7 @@ def test_how_long_chunks_take_is_learned_only_while_somebody_waits(clock: Clock)
     assert throughput.films(RATE) == 1
     for film in films:
         film.take()
-    for film in itertools.islice(itertools.cycle(films), 12):
+    for film in itertools.islice(itertools.cycle(films), 66):
         clock.now_s += 0.2
         film.make()
         film.take()

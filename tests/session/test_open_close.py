@@ -54,4 +54,5 @@ def test_memory_and_threads_after_thirty_sessions(how: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     sizes = [float(word) for word in done.stdout.split()]
     assert len(sizes) == TIMES
-    assert max(sizes[3:]) <= 1.05 * sizes[2], f"resident megabytes: {done.stdout}"
+    # The C library's arenas have their size after some sessions; one of these is 15 MB of weights.
+    assert max(sizes[10:]) <= 1.03 * sizes[9], f"resident megabytes: {done.stdout}"
