@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import methodcaller
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
@@ -96,7 +97,15 @@ class CaptionProducts(Generic[_Products]):
         """Return what passes need of each caption."""
         if captions.keys is None:
             return list(self._compute(captions))
-        found = [self._find(captions, row, key) for row, key in enumerate(captions.keys)]
+        found = []
+        for row, key in enumerate(captions.keys):
+            if key not in self._done:
+                # A slice, for an index would have to be sent to the device.
+                rows, lengths = captions.embeddings[row : row + 1], captions.lengths[row : row + 1]
+                one = CaptionSet(embeddings=rows, lengths=lengths)
+                (self._done[key],) = self._compute(one)
+            self._done.move_to_end(key)
+            found.append(self._done[key])
         while len(self._done) > self._kept:
             self._done.popitem(last=False)
         return found
@@ -104,14 +113,6 @@ class CaptionProducts(Generic[_Products]):
     def clear(self) -> None:
         """Forget everything."""
         self._done.clear()
-
-    def _find(self, captions: CaptionSet, row: int, key: str) -> _Products:
-        if key not in self._done:
-            # A slice, for an index would have to be sent to the device.
-            rows, lengths = captions.embeddings[row : row + 1], captions.lengths[row : row + 1]
-            (self._done[key],) = self._compute(CaptionSet(embeddings=rows, lengths=lengths))
-        self._done.move_to_end(key)
-        return self._done[key]
 
 
 def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionKV]:
@@ -121,7 +122,7 @@ def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionK
         embeddings = send(embeddings, student.device)
     for rows, bias in fold_padding(embeddings.to(student.dtype), captions.lengths):
         text = student.edges.text_embedding(rows[None])
-        k, v = zip(*(block.caption_kv(text) for block in student.blocks), strict=True)
+        k, v = zip(*map(methodcaller("caption_kv", text), student.blocks), strict=True)
         if kernels.arena.head_major:
             k, v = (
                 tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in layers)
