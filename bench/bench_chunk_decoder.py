@@ -63,6 +63,15 @@ def in_new_thread(function: Callable[[], StreamDecoder]) -> StreamDecoder:
 @pytest.mark.parametrize("codec", ["wan", "tiny"])
 @pytest.mark.parametrize("form", ["latents", "chunks", "recorded", "measured"])
 def bench_chunk_decoder(case: KernelCase, codec: str, form: str, tmp_path: Path) -> None:
+    """Decode a shot's second chunk.
+
+    Args:
+        case: see ``KernelCase``.
+        codec: ``wan`` or ``tiny``.
+        form: ``latents`` decodes them one by one, ``chunks`` all in one program; ``recorded``
+            replays that as a graph, ``measured`` with the convolutions that were fastest.
+        tmp_path: folder for the choice of convolutions.
+    """
     device, shape = case.device, case.shapes.latent_shape
     if form in ("recorded", "measured") and device.type != "cuda":
         pytest.skip("graphs need a GPU")

@@ -20,6 +20,14 @@ TOLERANCE = {"qk8": 2e-2, "fp8": 4e-2, "fp8_out": 6e-2}
 def bench_dual_attention_fp8(
     case: KernelCase, load_kernel: Callable[[str], ModuleType], precision: str
 ) -> None:
+    """Attend to every key of an 8-bit arena.
+
+    Args:
+        case: see ``KernelCase``.
+        load_kernel: gives each form of the kernel in turn.
+        precision: what has 8 bits: keys (``qk8``), values too (``fp8``), the result too
+            (``fp8_out``).
+    """
     shapes, keys = case.shapes, case.shapes.cached_tokens
     q = case.normal(1, shapes.tokens, shapes.heads, shapes.head_dim)
     if q.is_cuda and capability_of(q) < FP8_CAPABILITY:

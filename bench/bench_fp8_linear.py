@@ -20,6 +20,13 @@ TOLERANCE = 2e-2
 def bench_fp8_linear(
     case: KernelCase, load_kernel: Callable[[str], ModuleType], product: str
 ) -> None:
+    """Apply one of a block's products to rows of e4m3.
+
+    Args:
+        case: see ``KernelCase``.
+        load_kernel: gives each form of the kernel in turn.
+        product: its name in the block; ``qkv`` is three products in one.
+    """
     shapes = case.shapes
     width = shapes.ffn_dim if product == "ffn_down" else shapes.dim
     outputs = {"qkv": [shapes.dim] * 3, "ffn_up": [shapes.ffn_dim]}.get(product, [shapes.dim])

@@ -18,6 +18,13 @@ CONTEXT_FRAMES, RECENT_FRAMES = 6, 3
 def bench_history_attention(
     case: KernelCase, load_kernel: Callable[[str], ModuleType], pruned: int
 ) -> None:
+    """Measure each portable form.
+
+    Args:
+        case: see ``KernelCase``.
+        load_kernel: gives each form of the kernel in turn.
+        pruned: per cent of the heads that do not read everything.
+    """
     measure(case, load_kernel("history_attention").history_attention, pruned)
 
 

@@ -45,6 +45,13 @@ def bench_qkv_append(case: KernelCase, kernels: KernelSet) -> None:
 def bench_qkv_append_in_8_bits(
     case: KernelCase, load_kernel: Callable[[str], ModuleType], precision: str
 ) -> None:
+    """Write a chunk to an 8-bit arena.
+
+    Args:
+        case: see ``KernelCase``.
+        load_kernel: gives each form of the kernel in turn.
+        precision: what has 8 bits: keys (``qk8``), or values too (``fp8``).
+    """
     shapes = case.shapes
     qkv = case.normal(shapes.tokens, 3 * shapes.dim)
     if qkv.is_cuda and capability_of(qkv) < FP8_CAPABILITY:

@@ -25,6 +25,13 @@ def frames_of(case: KernelCase) -> Tensor:
 def bench_rms_silu(
     case: KernelCase, load_kernel: Callable[[str], ModuleType], residual: bool
 ) -> None:
+    """Norm and SiLU of a chunk's frames.
+
+    Args:
+        case: see ``KernelCase``.
+        load_kernel: gives each form of the kernel in turn.
+        residual: whether other frames are added first.
+    """
     h, gamma, bias = frames_of(case), case.normal(CHANNELS), case.normal(CHANNELS)
     x = case.normal(*h.shape) if residual else None
     past = case.normal(2, *h.shape[1:])

@@ -32,6 +32,13 @@ TOLERANCE = {"bf16": 1e-2, "qk8": 1e-2, "fp8": 4e-2}
     ids=lambda part: f"{part}-frames" if isinstance(part, int) else str(part),
 )
 def bench_hopper_attention(case: KernelCase, launch: str, frames: int) -> None:
+    """Attend with one launch.
+
+    Args:
+        case: see ``KernelCase``.
+        launch: key of ``LAUNCHES``.
+        frames: latent frames whose keys are read.
+    """
     shapes = case.shapes
     reason = gluon_unavailable_reason(case.device, case.dtype, shapes.head_dim)
     if reason is None and frames > shapes.cached_frames:

@@ -21,6 +21,13 @@ from shotstream_rt.kernels.reference import wave_linear as reference
 def bench_wave_linear(
     case: KernelCase, load_kernel: Callable[[str], ModuleType], product: str
 ) -> None:
+    """Apply one product in whole waves.
+
+    Args:
+        case: see ``KernelCase``.
+        load_kernel: gives each form of the kernel in turn.
+        product: its name in the block.
+    """
     _measure(case, product, load_kernel("wave_linear").wave_linear)
 
 

@@ -87,7 +87,15 @@ class Tape(Pipeline):
         abandoned: Callable[[], bool] = never,
         **options: Any,
     ) -> None:
-        """See ``Pipeline.begin_shot``; arguments as there."""
+        """See ``Pipeline.begin_shot``.
+
+        Args:
+            shot: its number.
+            context: ``[1, context_frames, C, h, w]``; a copy of it is kept for replays.
+            *others: the further arguments, handed on.
+            abandoned: asked in front of each layer; a replay is not asked.
+            **options: the named ones, handed on.
+        """
         super().begin_shot(shot, context, *others, abandoned=abandoned, **options)
         kept = context.clone()
         self._keep(lambda other: other.begin_shot(shot, kept, *others, **options))
@@ -100,7 +108,13 @@ class Tape(Pipeline):
     def run_chunk(
         self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = never
     ) -> Tensor:
-        """See ``Pipeline.run_chunk``; arguments as there."""
+        """See ``Pipeline.run_chunk``.
+
+        Args:
+            chunk: number within the shot, from 0.
+            noise: the shot's.
+            abandoned: asked in front of each step and layer; a replay is not asked.
+        """
         x0 = super().run_chunk(chunk, noise, abandoned)
         if self._keep(lambda other: other.run_chunk(chunk, noise)):
             self.latents.append(x0.float().clone())

@@ -37,7 +37,13 @@ def is_number(value: object, low: float, high: float) -> bool:
 
 
 def is_int(value: object, low: int, high: int = 2**31 - 1) -> bool:
-    """Tell whether it is an integer in a range; arguments as in ``is_number``."""
+    """Tell whether it is an integer in a range; a bool is none.
+
+    Args:
+        value: anything.
+        low: least of the range.
+        high: greatest of it; by default that of 32 bits.
+    """
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 

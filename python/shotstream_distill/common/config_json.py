@@ -49,7 +49,12 @@ def read_named(name: str, files: Sequence[Path], what: str) -> tuple[Path, dict[
 
 
 def build(cls: type[T], data: Any, where: str) -> T:
-    """Make a ``cls`` of a JSON object; nested dataclasses likewise.
+    """Make a dataclass of a JSON object; nested dataclasses likewise.
+
+    Args:
+        cls: the dataclass.
+        data: the object, with a key for each field that has no default.
+        where: what it is, such as ``run.optimiser``; errors begin with it.
 
     Raises:
         ConfigError: not an object, an unknown or missing key, a wrong type or a value out of range.

@@ -101,7 +101,16 @@ class EngineFilm:
 
     @torch.inference_mode()
     def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:
-        """See ``FilmState.encode_context``; arguments as there."""
+        """See ``FilmState.encode_context``.
+
+        Args:
+            plan: of the pass; of a given chunk if ``plan.chunk`` is a number.
+            captions: caption of each frame, as a row of the shot's captions.
+            latents: the frames, ``[1, F, C, h, w]``.
+
+        Raises:
+            ConfigError: a given chunk, and the exported clean pass is not at time 0.
+        """
         if plan.chunk is not None:  # a given chunk: what a clean pass leaves of it
             if self._commit_time:
                 raise ConfigError(
@@ -123,7 +132,13 @@ class EngineFilm:
 
     @torch.inference_mode()
     def begin_chunk(self, plan: PassPlan, caption: int, noise: Tensor) -> None:
-        """See ``FilmState.begin_chunk``; arguments as there."""
+        """See ``FilmState.begin_chunk``.
+
+        Args:
+            plan: of the chunk.
+            caption: row of the shot's captions.
+            noise: ``[S, 1, F, C, h, w]``; read until the last pass was run.
+        """
         self._rotation.set(plan.positions)
         self._scattered, self._outputs = self._own_slots(plan)
         self._inputs = self._prefix(plan)

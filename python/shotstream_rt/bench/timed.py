@@ -148,7 +148,13 @@ class TimedPipeline(Pipeline):
         self._begun = True
 
     def begin_shot(self, shot: int, *others: Any, **options: Any) -> None:
-        """See ``Pipeline``."""
+        """See ``Pipeline.begin_shot``.
+
+        Args:
+            shot: its number.
+            *others: the further arguments, handed on.
+            **options: the named ones, handed on.
+        """
         if not self._begun:
             self._forget_shot()
         self._begun = False
@@ -164,7 +170,13 @@ class TimedPipeline(Pipeline):
     def run_chunk(
         self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = lambda: False
     ) -> Tensor:
-        """See ``Pipeline.run_chunk``; arguments as there."""
+        """See ``Pipeline.run_chunk``.
+
+        Args:
+            chunk: number within the shot, from 0.
+            noise: the shot's.
+            abandoned: asked in front of each step and layer.
+        """
         with self._account(), self._watch.time_ms("chunk_ms", f"chunk_ms.{chunk + 1}"):
             x0 = super().run_chunk(chunk, noise, abandoned)
         self._next = (self._next[0], chunk + 1)

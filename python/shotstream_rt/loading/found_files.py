@@ -25,7 +25,14 @@ class FoundFiles:
 
 
 def first_file(root: Path, places: Sequence[str], *names: str) -> Path | None:
-    """Return the first file of one of ``names`` in one of ``places`` below ``root``."""
+    """Return the first file that is there, or None.
+
+    Args:
+        root: folder to look in.
+        places: folders below it, the preferred first; ``""`` is ``root`` itself.
+        *names: of files, the preferred first, with folders in front where they have any; all of
+            them are looked for in one place before the next.
+    """
     candidates = (root / place / name for place in places for name in names)
     return next((path for path in candidates if path.is_file()), None)
 

@@ -105,7 +105,18 @@ class RecordedNoise:
     def draw(
         self, shot: int, chunk: int, step: int, shape: Sequence[int], device: torch.device = HOST
     ) -> Tensor:
-        """See ``NoiseSource.draw``; arguments as there."""
+        """See ``NoiseSource.draw``.
+
+        Args:
+            shot: shot number.
+            chunk: chunk within the shot.
+            step: denoising step; 0 plays from ``initial``, later ones from ``renoise``.
+            shape: ``[1, F, C, h, w]``; only ``F`` is read.
+            device: where the noise is wanted.
+
+        Raises:
+            ConfigError: a shot that was not recorded.
+        """
         if shot >= len(self._initial):
             raise ConfigError(f"RecordedNoise: got shot {shot}, wanted < {len(self._initial)}")
         frames = shape[1]

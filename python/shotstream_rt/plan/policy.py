@@ -162,7 +162,13 @@ class ChunkByChunk:
         return plans
 
     def recache(self, frames: int, flag: int, roll: Roll) -> tuple[PassPlan, Roll]:
-        """See ``RolloutPolicy.recache``; arguments as there."""
+        """See ``RolloutPolicy.recache``.
+
+        Args:
+            frames: latent frames that the cache has counted so far.
+            flag: shot number of the frames for the phase.
+            roll: of the running shot.
+        """
         window, sink = self._planner.local_frames, self._planner.sink_frames
         if self._rollout.renew_sink or frames <= window:
             roll = roll._replace(origin=max(0, frames - window))
@@ -209,7 +215,14 @@ class PrunedHistory(ChunkByChunk):
         )
 
     def chunk(self, shot: int, chunk: int, flag: int, roll: Roll = PLAIN) -> PassPlan:
-        """See ``RolloutPolicy.chunk``; arguments as there."""
+        """See ``RolloutPolicy.chunk``.
+
+        Args:
+            shot: number in the film.
+            chunk: number within the shot.
+            flag: shot number of the chunk's frames for the phase.
+            roll: what else the plan depends on.
+        """
         plan = super().chunk(shot, chunk, flag, roll)
         native, planner = self.native(shot, chunk, flag, roll), self._planner
         near = self._history.visible_slots(

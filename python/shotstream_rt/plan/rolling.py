@@ -79,7 +79,16 @@ class RollingWindow:
         raise ConfigError(f"given start: got {frames} frame(s), wanted none: a rolling window")
 
     def recache(self, frames: int, flag: int, roll: Roll) -> tuple[PassPlan, Roll]:
-        """See ``RolloutPolicy.recache``; arguments as there."""
+        """Refuse: with a rolling window a new prompt needs a cut.
+
+        Args:
+            frames: latent frames that the cache has counted so far, for the error.
+            flag: not read.
+            roll: not read.
+
+        Raises:
+            ConfigError: always.
+        """
         raise ConfigError(f"prompt: got a new one after {frames} frame(s), wanted a cut instead")
 
     def _window(self, window: int, flag: int, chunks: int | None) -> PassPlan:
