@@ -18,7 +18,7 @@ from torch import Tensor
 from shotstream_distill.__main__ import main
 from shotstream_distill.common.processes import Processes
 from shotstream_distill.common.product import load_product, save_product, start_weights
-from shotstream_distill.evaluation import context_gate as gate
+from shotstream_distill.evaluation import gate_scenes
 from shotstream_distill.paper import data_sources as supplies
 from shotstream_distill.paper import trainer
 from shotstream_distill.paper.data_sources import make_services
@@ -263,7 +263,7 @@ def test_the_command_runs_ships_and_streams(
 ) -> None:  # fmt: skip
     # The gate draws 160 stories, a minute's work that other tests do.
     monkeypatch.setattr(
-        gate, "make_bank", lambda folder, *_, **__: _save(tint_shard(), folder / "S_0.pt")
+        gate_scenes, "make_bank", lambda folder, *_, **__: _save(tint_shard(), folder / "S_0.pt")
     )
     data["stages"] = [{**data["stages"][0], "steps": 1}]
     preset = tmp_path / "one.json"

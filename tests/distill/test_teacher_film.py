@@ -16,9 +16,9 @@ from shotstream_distill.__main__ import main
 from shotstream_distill.common.product import save_product, start_weights
 from shotstream_distill.common.sequence import Captions
 from shotstream_distill.evaluation.against import compare_records, paired_ratio
-from shotstream_distill.evaluation.context_gate import Examinee
 from shotstream_distill.evaluation.cuts import CutCount
 from shotstream_distill.evaluation.evaluate import EvaluationConfig, evaluate
+from shotstream_distill.evaluation.examinee import Examinee
 from shotstream_distill.evaluation.facts import CharacterFacts, ShotFacts
 from shotstream_distill.evaluation.records import FilmRecord, RecordBook, ShotRecord
 from shotstream_distill.evaluation.teacher_film import TeacherConfig, TeacherFilms, causal_shot

@@ -38,7 +38,7 @@ from ..paper.sampler import sample_states
 from ..paper.shot_batch import Conditioning, ShotBatch, condition
 from ..world.render import HEIGHT, SHOT_FRAMES, WIDTH
 from ..world.story import WorldStory
-from .context_gate import Examinee
+from .examinee import Examinee
 from .film import FilmSource, to_bytes, told
 from .records import fingerprint
 
