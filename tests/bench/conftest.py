@@ -25,6 +25,10 @@ from shotstream_rt.model.codec import LatentCodec
 # bench/gpu_check.py and its modules are programs of the checkout, no part of the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
+from device_check.report import Report
+
+from .gpu_parts import DEVICE
+
 TINY = {
     "dim": 24, "ffn_dim": 32, "num_heads": 2, "num_layers": 2, "text_dim": 8, "text_len": 6,
     "latent_height": 4, "latent_width": 6,
@@ -168,3 +172,17 @@ def make_record() -> Callable[..., BenchRecord]:
         return BenchRecord(**{**sections, **changes})
 
     return make
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    """Of a GPU check that has run nothing yet."""
+    return Report(out=tmp_path / "out", sources="0123", device=DEVICE)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Where the parts of a GPU check write."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
