@@ -6,8 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from shotstream_rt.loading.layouts import available_models
+
 SHOT_FRAMES = 81
 """Frames of a shot of the fake model."""
+
+needs_nano = pytest.mark.skipif(
+    "nano" not in available_models(), reason="this checkout carries no nano weights"
+)
 
 
 def last_object(text: str) -> dict[str, Any]:

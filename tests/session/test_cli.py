@@ -121,26 +121,6 @@ def test_prompts_are_free_cuts(
     assert fake_model[0].fake_text.encoded == ["a cat", "a dog xyzzy"]  # type: ignore[attr-defined]
 
 
-def test_table_makes_one_film_per_row_each_with_a_fresh_history(
-    fake_model: list[Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_story(tmp_path / "01.json", 3)
-    (tmp_path / "set.csv").write_text(
-        'json_path,frame_number\n01.json,"[[0, 81], [81, 162]]"\n01.json,"[[0, 81], [81, 162]]"\n',
-        "utf-8",
-    )
-    out = tmp_path / "films" / "film.mp4"
-    assert main(["generate", str(tmp_path / "set.csv"), "--out", str(out), "--json", "-q"]) == 0
-    report = last_object(capsys.readouterr().out)
-    assert report["frames"] == 4 * SHOT_FRAMES
-    films = report["films"]
-    assert films[0]["sha256"] == films[1]["sha256"], "the second film starts from nothing"
-    assert [shot["shot"] for shot in films[1]["shots"]] == [0, 1]
-    names = sorted(path.name for path in out.parent.iterdir())
-    assert names == ["film_000_text1.mp4", "film_001_text1.mp4"]
-    assert len(fake_model) == 1, "the model is loaded once"
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
