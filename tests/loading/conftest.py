@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shotstream_rt.config import ModelConfig
+from shotstream_rt.loading.fetch import BASE_REPOSITORY
 from shotstream_rt.loading.student_weights import student_shapes
 from shotstream_rt.model.umt5.network import umt5_from_state
 from shotstream_rt.model.wan_vae.network import WanVAE
+
+from .hub_models import BASE_FILES, SF, SF_FILE
+from .hub_server import Hub
 
 WAN = "Wan2.1-T2V-1.3B"
 STUDENT = ModelConfig(
@@ -228,3 +232,22 @@ def save_student(student_state: dict[str, Tensor]) -> Callable[..., Path]:
         return path
 
     return save
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, not made yet, in which fetched files are kept."""
+    monkeypatch.setenv("SHOTSTREAM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    return tmp_path / "cache" / "hub"
+
+
+@pytest.fixture
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in for Hugging Face's hub that has the base model and one student."""
+    with Hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        server.add(BASE_REPOSITORY, BASE_FILES)
+        server.add(SF, {SF_FILE: b"weights" * 1000, "checkpoints/ode_init.pt": b"o" * 4000})
+        yield server
