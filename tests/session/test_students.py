@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,14 +12,10 @@ from shotstream_rt.plan.pass_plan import PassPlan
 from shotstream_rt.plan.students import STUDENTS
 
 from ..patience import PATIENCE_S, wait_for
+from .films import film
 
 Films = Callable[..., Session]
 EVERY = pytest.mark.parametrize("name", STUDENTS)
-
-
-def film(session: Session, chunks: int | None = None) -> list[tuple[int, int, int, bytes]]:
-    made = islice(session.chunks(), chunks)
-    return [(c.index, c.shot, c.chunk, c.pixels.tobytes()) for c in made]
 
 
 @EVERY
