@@ -129,19 +129,14 @@ def dual_attention_fp8(
 def dual_attention_fp8_out(
     q: Tensor, k: Tensor, v: Tensor, keys: int, scale: float, k_scales: Tensor, v_shares: Tensor
 ) -> Tensor:
-    """Like ``kernels.reference.dual_attention_fp8.dual_attention_fp8_out``; scale positive.
+    """Like ``kernels.reference.dual_attention_fp8.dual_attention_fp8_out``.
 
     Args:
-        q: as for ``dual_attention_fp8``.
-        k: likewise.
-        v: likewise.
-        keys: likewise.
-        scale: likewise.
-        k_scales: likewise.
-        v_shares: float32 ``[N]``, scales of the values over the largest of them.
+        q: as for ``dual_attention_fp8``, as are ``k``, ``v``, ``keys``, ``scale`` and ``k_scales``.
+        v_shares: as for the reference.
 
     Raises:
-        ValueError: a scale that is not positive, or a device without e4m3.
+        ValueError: as ``dual_attention_fp8``.
     """
     values = v[None].permute(0, 3, 1, 2)
     return _launch(q, k, values, keys, scale, k_scales, v_shares, k.dtype)

@@ -60,16 +60,11 @@ def dual_attention_fp8_out(
     """Like ``kernels.reference.dual_attention_fp8.dual_attention_fp8_out``.
 
     Args:
-        q: as for ``dual_attention_fp8``.
-        k: likewise.
-        v: likewise.
-        keys: likewise.
-        scale: likewise.
-        k_scales: likewise.
-        v_shares: float32 ``[N]``, scales of the values over the largest of them.
+        q: as for ``dual_attention_fp8``, as are ``k``, ``v``, ``keys``, ``scale`` and ``k_scales``.
+        v_shares: as for the reference.
 
     Raises:
-        ValueError: a scale that is not positive, or operands that the kernel cannot read.
+        ValueError: as ``dual_attention_fp8``.
     """
     return _attend(q, k, v, keys, scale, k_scales, v_shares, k.dtype)
 

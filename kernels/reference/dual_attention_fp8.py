@@ -182,12 +182,7 @@ def dual_attention_fp8_out(
     units of the largest scale, which is then one for all tokens.
 
     Args:
-        q: as there.
-        k: as there.
-        v: as there.
-        keys: as there.
-        scale: as there.
-        k_scales: as there.
+        q: as there, as are ``k``, ``v``, ``keys``, ``scale`` and ``k_scales``.
         v_shares: float32 ``[N]``, scales of the values over the largest of them.
 
     Returns:

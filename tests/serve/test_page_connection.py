@@ -45,6 +45,7 @@ SEEN = """() => {
 HELLOS = "said.filter(message => message.type === 'hello')"
 SESSION = "new URLSearchParams(location.hash.slice(1)).get('session')"
 VEIL = "document.getElementById('veil-text').textContent"
+SOURCE = "document.getElementById('video').currentSrc"
 
 
 def at(server: Server) -> httpx.Client:
@@ -56,6 +57,20 @@ def at(server: Server) -> httpx.Client:
 def rises(numbers: list[int]) -> bool:
     """Whether each number is greater than the one before it."""
     return all(one < other for one, other in itertools.pairwise(numbers))
+
+
+def expect_a_new_picture(page: Any, change: str) -> None:
+    """Run a script on a page that plays, and wait until it shows the film anew.
+
+    Args:
+        page: opened with ``SOCKETS``.
+        change: statements after which the page has to connect once more.
+    """
+    until(page, "desk.frame > 20")
+    source = page.evaluate(SOURCE)
+    shown = page.evaluate(f"{change}; desk.shown")
+    until(page, f"sockets.length === 2 && desk.shown > {shown + 20}")
+    assert page.evaluate(SOURCE) != source
 
 
 def test_the_place_in_line_is_shown_and_read_out(browser: Any, serving: Serving) -> None:
@@ -94,14 +109,14 @@ def test_a_lost_connection_goes_on_with_the_picture(browser: Any, serving: Servi
         page = playing(browser, url, script=SOCKETS)
         page.evaluate(SEEN)
         until(page, "desk.frame > 20")
-        source = page.evaluate("document.getElementById('video').currentSrc")
+        source = page.evaluate(SOURCE)
         for lost in (1, 2):
             last = page.evaluate("sockets.at(-1).close(); desk.last")
             until(page, f"sockets.length === {lost + 1} && desk.frame > {last + 20}")
             after = page.evaluate(f"{HELLOS}[{lost}].after")
             assert after >= last
             assert after + 1 < page.evaluate("desk.last")
-        assert page.evaluate("document.getElementById('video').currentSrc") == source
+        assert page.evaluate(SOURCE) == source
         assert page.evaluate("document.getElementById('video').buffered.length") == 1, "a gap"
         assert page.locator("#veil").is_hidden()
         seen = page.evaluate("seen")
@@ -136,17 +151,13 @@ def test_who_was_away_for_long_goes_on_at_a_key_frame(browser: Any, serving: Ser
 def test_a_film_that_went_back_is_shown_anew(browser: Any, serving: Serving) -> None:
     with serving() as (_, url):
         page = playing(browser, url, script=SOCKETS)
-        until(page, "desk.frame > 20")
-        source = page.evaluate("document.getElementById('video').currentSrc")
-        page.evaluate(
+        expect_a_new_picture(
+            page,
             "window.change = (data) => {"
             "  if (typeof data !== 'string' || JSON.parse(data).type !== 'welcome') return data;"
             "  return JSON.stringify({...JSON.parse(data), frame: 3});"
-            "}"
+            "}; sockets.at(-1).close()",
         )
-        shown = page.evaluate("sockets.at(-1).close(); desk.shown")
-        until(page, f"sockets.length === 2 && desk.shown > {shown + 20}")
-        assert page.evaluate("document.getElementById('video').currentSrc") != source
         assert page.locator("#veil").is_hidden()
         assert page.seen["errors"] == []
         page.context.close()
@@ -155,19 +166,16 @@ def test_a_film_that_went_back_is_shown_anew(browser: Any, serving: Serving) -> 
 def test_a_picture_that_cannot_be_decoded_is_shown_anew(browser: Any, serving: Serving) -> None:
     with serving() as (_, url):
         page = playing(browser, url, script=SOCKETS)
-        until(page, "desk.frame > 20")
-        source = page.evaluate("document.getElementById('video').currentSrc")
-        shown = page.evaluate(
+        expect_a_new_picture(
+            page,
             "window.change = (data) => {"
             "  if (typeof data === 'string') return data;"
             "  window.change = (data) => data;"
             "  const bytes = new Uint8Array(data.slice(0));"
             "  bytes.fill(255, 8, 48);"
             "  return bytes.buffer;"
-            "}; desk.shown"
+            "}",
         )
-        until(page, f"sockets.length === 2 && desk.shown > {shown + 20}")
-        assert page.evaluate("document.getElementById('video').currentSrc") != source
         page.context.close()
 
 
