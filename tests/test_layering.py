@@ -22,7 +22,7 @@ FLOORS = (
     {"plan"},
     {"model"},
     {"export"},
-    {"backends", "held_frames"},
+    {"backends", "held_frames", "running_shot"},
     {"pipeline"},
     {"film"},
     {"loading"},

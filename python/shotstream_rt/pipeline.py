@@ -27,6 +27,7 @@ from .nvtx import annotate
 from .plan.noise import NoiseSource, PassNoise
 from .plan.policy import PassPlan, Roll, RolloutPolicy, policy_of
 from .plan.schedule import COMMIT
+from .running_shot import RunningShot
 
 __all__ = ["ChunkAbandonedError", "Pipeline"]
 
@@ -42,8 +43,10 @@ class Pipeline:
     Attributes:
         latent_shape: of one chunk's latents, ``(1, F, C, h, w)``; a shot's first chunk may have
             fewer frames.
-        kept_back: newest chunks of which that is kept which they overwrite, so that a shot that has
-            gone round the ring goes back by so many; 0 at first.
+        kept_back: newest chunks of which that is kept which they overwrite, so that the film goes
+            back by so many in a shot that has gone round the ring, or into the shot before; 0 at
+            first.
+        running: the shot begun last.
     """
 
     def __init__(
@@ -58,27 +61,16 @@ class Pipeline:
         noisy = (1, self.policy.noisy_frames, *self.latent_shape[2:])
         self._noise = PassNoise(config.schedule, noisy, dtype=film.dtype, device=film.device)
         self._window = config.local_frames
-        self._shot = -1
-        self._flag = 0
-        self._captions = 0
-        self._roll = Roll()
-        # The shot's first chunks that are given, as they are; or what its first chunks are made of.
-        self._given: list[Tensor] = []
-        self._source: list[Tensor] = []
-        self._strength = 1.0
-        # Frames the cache has counted, and whether the last of them still need their clean pass.
-        self._end, self._pending = 0, False
+        self.running = RunningShot(number=-1)
+        # The shot before, and what puts back the context that the running one took the place of.
+        self._before: tuple[RunningShot, Callable[[], None]] | None = None
         # What a changed prompt computes anew, where it does.
         self._held: HeldFrames | None = None
         if config.rollout.prompt == "recache":
             self._held = HeldFrames(self._window, renews_sink=config.rollout.renew_sink)
         # Whether a chunk is all that there is to it: prompts and cuts leave the caches alone.
         self._by_chunk = config.rollout == RolloutConfig()
-        # What a re-read computes anew: the newest chunks, by number, as they were planned and made.
-        self._made: dict[int, tuple[PassPlan, Tensor]] = {}
         self._kept_chunks = self._window // self.latent_shape[1]
-        # What puts back the keys and values that a chunk took the place of, by its number.
-        self._overwritten: dict[int, Callable[[], None]] = {}
         # How the running shot began, where a cut keeps the caches: what puts them back.
         self._kept: tuple[Callable[[], None], Roll] | None = None
 
@@ -133,27 +125,26 @@ class Pipeline:
         if count not in (1, len(shots) + 1):
             raise _unfit_captions(count, len(shots))
         self.film.abandoned = abandoned
-        self._given, self._source = [], []
+        begun = RunningShot(number=shot, flag=target_flag, captions=count)
         if given is not None:
-            self._split(given, strength, target_flag)
-        if self.config.rollout.cut != "keep" or not self._continue(shot, chunks):
-            before = sum(latents.shape[1] for latents in self._given)
-            self._roll, self._end, self._pending = Roll(before=before, chunks=chunks), 0, False
+            self._split(begun, given, strength)
+        if self.config.rollout.cut != "keep" or not self._continue(begun, chunks):
+            before = sum(latents.shape[1] for latents in begun.given)
+            begun.roll = Roll(before=before, chunks=chunks)
             if self._held is not None:
                 self._held.clear()
-        self._shot, self._flag, self._captions = shot, target_flag, count
-        self._made.clear()
-        self._overwritten.clear()
+        plan = self.policy.context(flags) if flags else None
+        self._leave_shot(begun, plan)
+        self.running = begun
         self.film.begin_shot(captions)
-        if flags:
+        if plan is not None:
             rows = [shots.index(flag) if count > 1 else 0 for flag in flags]
             if context.device != self.film.device:
                 context = send(context, self.film.device)
-            latents, plan = context.to(self.film.dtype), self.policy.context(flags)
             with annotate("context.pass", shot):
-                self.film.encode_context(plan, rows, latents)
-        if self._given:
-            self._encode_given()
+                self.film.encode_context(plan, rows, context.to(self.film.dtype))
+        if begun.given:
+            self._encode_given(begun)
 
     def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
         """Replace the captions of the running shot, from the next pass on.
@@ -174,17 +165,18 @@ class Pipeline:
                 "prompt: got a new one, but this student's shots keep theirs: the chunks in flight "
                 "carry the text they began with; cut instead"
             )
-        if len(captions) != self._captions:
+        shot = self.running
+        if len(captions) != shot.captions:
             raise ConfigError(
-                f"captions: got {len(captions)}, wanted {self._captions} as at the shot's beginning"
+                f"captions: got {len(captions)}, wanted {shot.captions} as at the shot's beginning"
             )
         self.film.change_captions(captions)
-        if self._held is not None and self._end:
+        if self._held is not None and shot.end:
             self.film.abandoned = abandoned
-            plan, self._roll = self.policy.recache(self._end, self._flag, self._roll)
-            with annotate("context.pass", self._shot):
-                self._encode(plan, self._held.recache(self._end, plan.frames))
-            self._pending = False
+            plan, shot.roll = self.policy.recache(shot.end, shot.flag, shot.roll)
+            with annotate("context.pass", shot.number):
+                self._encode(plan, self._held.recache(shot.end, plan.frames))
+            shot.pending = False
 
     def reread(self, chunks: range, abandoned: Callable[[], bool] = never) -> None:
         """Compute keys and values of chunks anew, with the captions of now, in order.
@@ -201,8 +193,8 @@ class Pipeline:
         """
         self.film.abandoned = abandoned
         for chunk in chunks:
-            if chunk in self._made:
-                plan, latents = self._made[chunk]
+            if chunk in self.running.made:
+                plan, latents = self.running.made[chunk]
                 with annotate("commit", chunk):
                     self._encode(replace(plan, levels=((COMMIT,) * plan.frames,)), latents)
 
@@ -219,30 +211,31 @@ class Pipeline:
             abandoned: asked in front of each step and layer; ``ChunkAbandonedError`` if it says
                 yes.
         """
-        if chunk < len(self._given):
-            return self._given[chunk]
-        last = self.policy.chunk(self._shot, chunk - len(self._given), self._flag, self._roll)
+        shot = self.running
+        if chunk < len(shot.given):
+            return shot.given[chunk]
+        last = self.policy.chunk(shot.number, chunk - len(shot.given), shot.flag, shot.roll)
         self.film.abandoned = abandoned
-        if self.kept_back and self._by_chunk and last.end > self._window:
+        if self._before is not None or (last.end > self._window and self.kept_back):
             self._keep_overwritten(chunk, last)
         for plan in (*last.lead_in, last):
-            self._noise.draw(noise, self._shot, plan)
-            if chunk < len(self._source):
-                plan = self._noise.enter_late(plan, self._source[chunk], self._strength)
+            self._noise.draw(noise, shot.number, plan)
+            if chunk < len(shot.source):
+                plan = self._noise.enter_late(plan, shot.source[chunk], shot.strength)
             entering = self._noise.buffer[:, :, : len(plan.writes)]
-            self.film.begin_chunk(plan, self._captions - 1, entering)
+            self.film.begin_chunk(plan, shot.captions - 1, entering)
             for step in range(len(plan.levels)):
                 if abandoned():
                     raise ChunkAbandonedError
                 with annotate("step", step):
                     x0 = self.film.denoise(step)
         x0 = x0[:, : last.chunks.count(last.chunk)]
-        self._end, self._pending = last.end, True
+        shot.end, shot.pending = last.end, True
         if self._held is not None:
-            self._held.add(self._end, x0)
+            self._held.add(shot.end, x0)
         elif self._by_chunk:
-            self._made[chunk] = last, x0.clone()
-            self._made.pop(chunk - self._kept_chunks, None)
+            shot.made[chunk] = last, x0.clone()
+            shot.made.pop(chunk - self._kept_chunks, None)
         return x0
 
     def commit(self, abandoned: Callable[[], bool] = never) -> None:
@@ -251,10 +244,10 @@ class Pipeline:
         ``abandoned`` is asked between its layers; if it raises ``ChunkAbandonedError``, the pass
         may be run again.
         """
-        if self._pending:
+        if self.running.pending:
             self.film.abandoned = abandoned
             self.film.commit()
-            self._pending = False
+            self.running.pending = False
 
     def can_remake(self, chunk: int, last: int) -> bool:
         """Tell whether a chunk can be run again although those up to ``last`` have begun since.
@@ -264,13 +257,11 @@ class Pipeline:
         """
         if not self._by_chunk:
             return False
-        made, last = max(0, chunk - len(self._given)), last - len(self._given)
-        plan = self.policy.chunk(self._shot, made, self._flag, self._roll)
+        given = len(self.running.given)
+        made, last = max(0, chunk - given), last - given
+        plan = self._plan(made)
         read = {slot for first, end in plan.reads[0] for slot in range(first, end)}
-        later = (
-            self.policy.chunk(self._shot, n, self._flag, self._roll)
-            for n in range(made + 1, last + 1)
-        )
+        later = (self._plan(number) for number in range(made + 1, last + 1))
         return (read - {*plan.writes}).isdisjoint(slot for p in later for slot in p.writes)
 
     def wind_back(self, chunk: int, last: int) -> int | None:
@@ -285,24 +276,66 @@ class Pipeline:
         """
         if not self._by_chunk:
             return None
-        begun = range(last, chunk - 1, -1)
-        if not all(n in self._overwritten or not self._overwrites(n) for n in begun):
+        begun, overwritten = range(last, chunk - 1, -1), self.running.overwritten
+        if not all(n in overwritten or not self._overwrites(n) for n in begun):
             return last if self.can_remake(chunk, last) else None
-        for put_back in [self._overwritten.pop(n) for n in begun if n in self._overwritten]:
+        for put_back in [overwritten.pop(n) for n in begun if n in overwritten]:
             put_back()
         return chunk - 1
 
+    def return_to(self, shot: RunningShot) -> bool:
+        """Let the shot before the running one be the running one again, as it was left.
+
+        Its captions have to be given once more (``change_captions``) before anything else. The
+        clean pass of its last chunk, if it had none, cannot be made up for.
+
+        Args:
+            shot: what ``running`` was.
+
+        Returns:
+            Whether it was done. It is not if another shot began since, or if the running one has
+            made more chunks than ``kept_back``.
+        """
+        if self._before is None or self._before[0] is not shot:
+            return False
+        (_, put_context_back), self._before = self._before, None
+        for _, put_back in sorted(self.running.overwritten.items(), reverse=True):
+            put_back()
+        put_context_back()
+        shot.pending, self.running = False, shot
+        return True
+
+    def _leave_shot(self, begun: RunningShot, context: PassPlan | None) -> None:
+        """Keep what the context of a shot that begins takes the place of."""
+        if not self._by_chunk or not self.kept_back or context is None or begun.given:
+            self._before = None
+        elif self.running.made:
+            self._before = self.running, self.film.keep(context.writes)
+        else:  # it was given up at once: the shot to go back to is the one before it
+            begun.overwritten = self.running.overwritten
+
+    def _plan(self, made: int) -> PassPlan:
+        """Plan a chunk of the running shot, by its number behind the given ones."""
+        shot = self.running
+        return self.policy.chunk(shot.number, made, shot.flag, shot.roll)
+
     def _overwrites(self, chunk: int) -> bool:
         """Tell whether a chunk takes the place of frames that the window has left."""
-        made = chunk - len(self._given)
-        plan = self.policy.chunk(self._shot, made, self._flag, self._roll) if made >= 0 else None
-        return plan is not None and plan.end > self._window
+        made = chunk - len(self.running.given)
+        return made >= 0 and self._plan(made).end > self._window
 
     def _keep_overwritten(self, chunk: int, plan: PassPlan) -> None:
         """Copy what a chunk is about to overwrite; one that begins once more has done so."""
-        if chunk not in self._overwritten:
-            self._overwritten[chunk] = self.film.keep(plan.writes)
-            self._overwritten.pop(chunk - self.kept_back, None)
+        overwritten = self.running.overwritten
+        if chunk in overwritten:
+            return
+        too_old = overwritten.pop(chunk - self.kept_back, None) is not None
+        if too_old and self._before is not None:
+            self._before = None
+            if plan.end <= self._window:  # nothing else would be put back
+                overwritten.clear()
+                return
+        overwritten[chunk] = self.film.keep(plan.writes)
 
     def go_back(self, chunks: int) -> bool:
         """Take what is behind the first chunks of the running shot for not made, if that can be.
@@ -316,68 +349,68 @@ class Pipeline:
         Returns:
             Whether it was done; if not, the shot has to be made again.
         """
-        made = chunks - len(self._given)
+        shot = self.running
+        made = chunks - len(shot.given)
         if self._held is None or made < 1:
             return False
-        end = self.policy.chunk(self._shot, made - 1, self._flag, self._roll).end
-        plan, _ = self.policy.recache(end, self._flag, self._roll)
-        if end > self._end or not self._held.go_back(end, plan.frames):
+        end = self._plan(made - 1).end
+        plan, _ = self.policy.recache(end, shot.flag, shot.roll)
+        if end > shot.end or not self._held.go_back(end, plan.frames):
             return False
-        self._end, self._pending = end, False
+        shot.end, shot.pending = end, False
         return True
 
     def close(self) -> None:
         """Release the film's memory."""
         if self._held is not None:
             self._held.clear()
-        self._made.clear()
-        self._overwritten.clear()
-        self._given, self._source, self._kept = [], [], None
+        self.running, self._before, self._kept = RunningShot(number=-1), None, None
         self.film.close()
 
-    def _split(self, given: Tensor, strength: float | None, flag: int) -> None:
+    def _split(self, begun: RunningShot, given: Tensor, strength: float | None) -> None:
         """Take a given start apart into the chunks that it stands for."""
         wanted = (1, given.shape[1], *self.latent_shape[2:])
         if tuple(given.shape) != wanted:
             raise ConfigError(f"given start: got {tuple(given.shape)}, wanted {wanted}")
         latents = send(given, self.film.device).to(self.film.dtype)
-        lengths = [plan.frames for plan in self.policy.given(given.shape[1], flag)]
+        lengths = [plan.frames for plan in self.policy.given(given.shape[1], begun.flag)]
         if strength is None:
-            self._given = list(latents.split(lengths, 1))
+            begun.given = list(latents.split(lengths, 1))
         else:
-            self._source, self._strength = list(latents.split(lengths, 1)), strength
+            begun.source, begun.strength = list(latents.split(lengths, 1)), strength
 
-    def _continue(self, shot: int, chunks: int | None) -> bool:
+    def _continue(self, begun: RunningShot, chunks: int | None) -> bool:
         """Let a shot go on with what the cut keeps of the one before; False if it does not."""
-        if shot == self._shot + 1 and self._end:
+        before = self.running
+        if begun.number == before.number + 1 and before.end:
             self.commit(self.film.abandoned)
-            roll = self._roll._replace(before=self._end, cut=True, chunks=chunks)
+            roll = before.roll._replace(before=before.end, cut=True, chunks=chunks)
             self._kept = self.film.keep(), roll
-            if not self._given:
-                self._roll = roll
+            if not begun.given:
+                begun.roll, begun.end = roll, before.end
                 return True
-        elif shot == self._shot and self._kept is not None:  # the same shot once more
-            if not self._given:
-                put_back, self._roll = self._kept
+        elif begun.number == before.number and self._kept is not None:  # the same shot once more
+            if not begun.given:
+                put_back, begun.roll = self._kept
                 put_back()
-                self._end, self._pending = self._roll.before, False
+                begun.end = begun.roll.before
                 return True
         else:
             self._kept = None
         return False
 
-    def _encode_given(self) -> None:
+    def _encode_given(self, shot: RunningShot) -> None:
         """Leave the keys and values of given chunks in their slots, as clean passes would."""
-        plans = self.policy.given(self._roll.before, self._flag)
-        for plan, latents in zip(plans, self._given, strict=True):
+        plans = self.policy.given(shot.roll.before, shot.flag)
+        for plan, latents in zip(plans, shot.given, strict=True):
             self._encode(plan, latents)
-            self._end += plan.frames
+            shot.end += plan.frames
             if self._held is not None:
-                self._held.add(self._end, latents)
+                self._held.add(shot.end, latents)
 
     def _encode(self, plan: PassPlan, latents: Tensor) -> None:
         """Run a pass over frames of the shot that are known."""
-        rows = [self._captions - 1] * len(plan.writes)
+        rows = [self.running.captions - 1] * len(plan.writes)
         latents = send(latents, self.film.device).to(self.film.dtype)
         self.film.encode_context(plan, rows, latents)
 

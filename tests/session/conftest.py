@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -94,6 +94,22 @@ class FakeCodec:
         return FakeDecoder(self).decode(latents)
 
 
+@dataclass(eq=False)
+class FakeShot:
+    """What a fake pipeline knows of a shot."""
+
+    number: int = -1
+    captions: CaptionSet | None = None
+    context: float = 0.0
+    memory: dict[int, float] = field(default_factory=lambda: {-1: 0.0})
+    made: dict[int, Tensor] = field(default_factory=dict)
+
+    def level(self) -> float:
+        """Return the grey level of its caption."""
+        assert self.captions is not None, "no caption was given since the film went back to it"
+        return float(self.captions.embeddings[-1].sum() % 7)
+
+
 class FakePipeline:
     """Mixes noise, context, caption and the clean chunks before into one grey level."""
 
@@ -104,6 +120,8 @@ class FakePipeline:
         self.gate.set()
         self.fail_at: tuple[int, int] | None = None
         self.prepared: list[tuple[str, ...] | None] = []
+        self.running = FakeShot()
+        self.before: FakeShot | None = None
 
     def prepare_captions(self, captions: CaptionSet) -> None:
         self.prepared.append(captions.keys)
@@ -118,14 +136,13 @@ class FakePipeline:
         **_: Any,
     ) -> None:
         self.calls.append(("begin", shot, tuple(flags), len(captions), target_flag))
-        self._shot, self._captions = shot, captions
-        self._context = float(context_latents.mean())
-        self._memory = {-1: 0.0}
-        self._made: dict[int, Tensor] = {}
+        if self.running.made:
+            self.before = self.running
+        self.running = FakeShot(shot, captions, float(context_latents.mean()))
 
     def change_captions(self, captions: CaptionSet, *_: Any) -> None:
-        self.calls.append(("captions", self._shot, len(captions)))
-        self._captions = captions
+        self.calls.append(("captions", self.running.number, len(captions)))
+        self.running.captions = captions
 
     def run_chunk(
         self, chunk: int, noise: Any, abandoned: Callable[[], bool] = lambda: False
@@ -133,29 +150,38 @@ class FakePipeline:
         while not self.gate.wait(0.01):
             if abandoned():
                 raise ChunkAbandonedError
-        if self.fail_at == (self._shot, chunk):
+        shot = self.running
+        if self.fail_at == (shot.number, chunk):
             raise RuntimeError("the accelerator is on fire")
-        self.calls.append(("chunk", self._shot, chunk))
+        self.calls.append(("chunk", shot.number, chunk))
         frames = self.config.shot.chunk_frames
         model = self.config.model
         shape = (1, frames, 16, model.latent_height, model.latent_width)
-        level = 0.1 * float(self._captions.embeddings[-1].sum() % 7) + 0.3 * self._context
-        x0 = 0.1 * noise.draw(self._shot, chunk, 0, shape) + level + 0.2 * self._memory[chunk - 1]
+        level = 0.1 * shot.level() + 0.3 * shot.context
+        x0 = 0.1 * noise.draw(shot.number, chunk, 0, shape) + level + 0.2 * shot.memory[chunk - 1]
         self._x0, self._chunk = x0, chunk
-        self._made[chunk] = x0
+        shot.made[chunk] = x0
         return x0
 
     def reread(self, chunks: range, *_: Any) -> None:
-        self.calls.append(("reread", self._shot, tuple(chunks)))
+        shot = self.running
+        self.calls.append(("reread", shot.number, tuple(chunks)))
         for chunk in chunks:
-            level = 0.01 * float(self._captions.embeddings[-1].sum() % 7)
-            self._memory[chunk] = (
-                level + float(self._made[chunk].mean()) + 0.1 * self._memory[chunk - 1]
+            level = 0.01 * shot.level()
+            shot.memory[chunk] = (
+                level + float(shot.made[chunk].mean()) + 0.1 * shot.memory[chunk - 1]
             )
 
     def commit(self, *_: Any) -> None:
-        self.calls.append(("commit", self._shot))
-        self._memory[self._chunk] = float(self._x0.mean())
+        self.calls.append(("commit", self.running.number))
+        self.running.memory[self._chunk] = float(self._x0.mean())
+
+    def return_to(self, shot: FakeShot) -> bool:
+        if shot is not self.before:
+            return False
+        self.calls.append(("return", shot.number))
+        self.running, self.before, shot.captions = shot, None, None
+        return True
 
     def can_remake(self, chunk: int, last: int) -> bool:
         return chunk <= last

@@ -106,7 +106,7 @@ def test_a_chunk_that_fails_ends_its_shot(
     real, tries = pipeline.run_chunk, []
 
     def run_chunk(number: int, *rest: Any) -> torch.Tensor:
-        if pipeline._shot == 1 and number == chunk and not tries:
+        if pipeline.running.number == 1 and number == chunk and not tries:
             tries.append(1)
             raise error
         made: torch.Tensor = real(number, *rest)
@@ -147,7 +147,7 @@ def test_latents_that_are_not_finite_end_their_shot(
 
     def run_chunk(this: int, *rest: Any) -> torch.Tensor:
         made: torch.Tensor = real(this, *rest)
-        if pipeline._shot == 1 and this == chunk and not bad:
+        if pipeline.running.number == 1 and this == chunk and not bad:
             bad.append(this)
             made = made.clone()
             made[0, 1, 2, 1, 3] = number

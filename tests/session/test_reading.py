@@ -162,7 +162,7 @@ def test_a_cuts_caption_is_prepared_while_the_last_chunk_is_decoded(
     list(session.stream())
     assert pipeline.prepared == [("a",), ("b",)]
     # The context's caption comes with the same key, so it is found again.
-    assert pipeline._captions.keys == ("a", "b")
+    assert pipeline.running.captions.keys == ("a", "b")
 
 
 def test_follow_waits_for_a_cut_from_another_thread(open_session: Opener) -> None:

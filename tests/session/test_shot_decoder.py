@@ -71,12 +71,12 @@ def test_a_chunk_takes_the_place_of_all_behind_it(kind: type[SumDecoder], back: 
     first, other = chunks(), chunks(1)
     decoder = ShotDecoder(kind(), kept_chunks=CHUNKS, kept_states=3)
     for number, latents in enumerate(first):
-        decoder.decode(number, latents)
+        decoder.decode(0, number, latents)
     plain, wanted = kind(), Tensor()
     for latents in [*first[:back], *other[back:]]:
         wanted = plain.decode(latents)
     for number in range(back, CHUNKS):
-        frames = decoder.decode(number, other[number])
+        frames = decoder.decode(0, number, other[number])
     assert torch.equal(frames, wanted)
 
 
@@ -90,9 +90,9 @@ def test_what_going_back_decodes(kind: type[SumDecoder], back: int, decodes: int
     counted = kind()
     decoder = ShotDecoder(counted, kept_chunks=CHUNKS, kept_states=3)
     for number, latents in enumerate(chunks()):
-        decoder.decode(number, latents)
+        decoder.decode(0, number, latents)
     counted.decoded = 0
-    decoder.decode(back, chunks(1)[back])
+    decoder.decode(0, back, chunks(1)[back])
     assert counted.decoded == decodes
 
 
@@ -100,14 +100,14 @@ def test_what_going_back_decodes(kind: type[SumDecoder], back: int, decodes: int
 def test_a_failed_decode_leaves_nothing_behind(kind: type[SumDecoder]) -> None:
     counted, latents = kind(), chunks()
     decoder = ShotDecoder(counted, kept_chunks=CHUNKS, kept_states=3)
-    wanted = [decoder.decode(number, latents[number]) for number in range(3)][-1]
-    decoder.decode(0, latents[0])
-    decoder.decode(1, latents[1])
+    wanted = [decoder.decode(0, number, latents[number]) for number in range(3)][-1]
+    decoder.decode(0, 0, latents[0])
+    decoder.decode(0, 1, latents[1])
     counted.broken = True
     with pytest.raises(RuntimeError, match="on fire"):
-        decoder.decode(2, latents[2])
+        decoder.decode(0, 2, latents[2])
     counted.broken = False
-    assert torch.equal(decoder.decode(2, latents[2]), wanted)
+    assert torch.equal(decoder.decode(0, 2, latents[2]), wanted)
 
 
 @pytest.mark.parametrize("back", [1, 3])
@@ -115,11 +115,11 @@ def test_a_decode_that_was_given_up_leaves_nothing_behind(back: int) -> None:
     counted, latents = AbandonableSum(), chunks()
     assert isinstance(counted, AbandonableDecoder)
     decoder = ShotDecoder(counted, kept_chunks=CHUNKS, kept_states=3)
-    wanted = [decoder.decode(number, latents[number]) for number in range(CHUNKS)]
+    wanted = [decoder.decode(0, number, latents[number]) for number in range(CHUNKS)]
     with pytest.raises(ChunkAbandonedError):
-        decoder.decode(back, latents[back], lambda: True)
+        decoder.decode(0, back, latents[back], lambda: True)
     for number in range(back, CHUNKS):
-        assert torch.equal(decoder.decode(number, latents[number]), wanted[number])
+        assert torch.equal(decoder.decode(0, number, latents[number]), wanted[number])
 
 
 def test_an_ask_ends_the_decoding_of_what_it_drops(

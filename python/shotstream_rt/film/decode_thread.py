@@ -171,9 +171,9 @@ class DecodeThread:
                 self._progress.wait()
         self._streams.current().wait_event(self._decoded)
 
-    def can_go_back(self, chunk: int) -> bool:
-        """Tell whether a chunk of the shot can be decoded next; while nothing is being decoded."""
-        return self._decoder.can_go_back(chunk)
+    def can_go_back(self, run: ShotRun, chunk: int) -> bool:
+        """Tell whether a chunk of a shot can be decoded next; while nothing is being decoded."""
+        return self._decoder.can_go_back(run, chunk)
 
     def skip(self) -> None:
         """Decode nothing more; what is submitted is taken and dropped."""
@@ -243,7 +243,9 @@ class DecodeThread:
         timed = nullcontext() if log is None else log.span("decode", job.run.times, chunk)
         with annotate("vae.decode", chunk), timed:
             finite = torch.isfinite(latents).all()
-            frames = self._decoder.decode(chunk, latents, lambda: self._is_unwanted(job))[0]
+            frames = self._decoder.decode(job.run, chunk, latents, lambda: self._is_unwanted(job))[
+                0
+            ]
             # A NaN among many numbers is one in their sum, which is read once.
             finite &= torch.isfinite(frames.sum(dtype=torch.float32))
         if self._stream is not None:

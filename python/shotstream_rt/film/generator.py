@@ -154,6 +154,8 @@ class Generator:
                 waited_ns = 0 if run.request.now else self._boundary_ns
                 run.times.due_ns = max(run.request.requested_ns, waited_ns)
                 self._maker.begin(run)
+            elif run is not self._maker.run:
+                self._maker.take_up(run)
             if timeline.prompt or run.request.prompts or self._maker.caption != run.caption:
                 self._maker.change_caption(run)
             if self._back.needs_prompt:

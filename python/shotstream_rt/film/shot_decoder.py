@@ -1,4 +1,4 @@
-"""Decoding a shot chunk by chunk, and going back in it.
+"""Decoding shots chunk by chunk, and going back in them.
 
 A streaming decoder remembers what came before, so it cannot simply decode an earlier chunk once
 more. Where what it remembers is small, that is kept behind the newest chunks, and going back to one
@@ -9,6 +9,7 @@ and gives the same frames.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -16,8 +17,20 @@ from ..abandonment import never
 from ..model.codec import AbandonableDecoder, ResumableDecoder, StreamDecoder
 
 
+@dataclass(slots=True, eq=False)
+class _DecodedShot:
+    """What is kept of a shot: latents of its first chunks, and states by the chunk that follows."""
+
+    shot: object
+    latents: list[Tensor] = field(default_factory=list)
+    states: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+
+
 class ShotDecoder:
     """Decodes the chunks of one shot after the other; used by the decode thread alone.
+
+    Of the shot before, what is kept stays until as many chunks of the next one were decoded as
+    states are kept.
 
     Args:
         decoder: decodes every shot.
@@ -32,16 +45,22 @@ class ShotDecoder:
         self._resumable = decoder if isinstance(decoder, ResumableDecoder) else None
         self._abandonable = decoder if isinstance(decoder, AbandonableDecoder) else None
         self._kept_chunks, self._kept_states = kept_chunks, kept_states
-        self._latents: list[Tensor] = []
-        self._states: dict[int, tuple[Tensor, ...]] = {}  # by the chunk that comes next
-        self._next: int | None = None  # what the decoder goes on with; None if a decode failed
+        self._shots: list[_DecodedShot] = []  # the newest last
+        self._next: tuple[object, int] | None = None  # what it goes on with; None if it failed
 
-    def decode(self, chunk: int, latents: Tensor, abandoned: Callable[[], bool] = never) -> Tensor:
+    def decode(
+        self,
+        shot: object,
+        chunk: int,
+        latents: Tensor,
+        abandoned: Callable[[], bool] = never,
+    ) -> Tensor:
         """Decode latents ``[1, F, C, h, w]``, which are kept, to float32 ``[1, P, 3, H, W]``.
 
         Chunk 0 begins a shot; a chunk decoded before is decoded instead of it and all behind it.
 
         Args:
+            shot: tells shots apart; the newest, or the one before to go back to it.
             chunk: number in the shot.
             latents: not to be written to.
             abandoned: asked between the layers of a decoder that can give up.
@@ -49,39 +68,51 @@ class ShotDecoder:
         Raises:
             ChunkAbandonedError: it said yes; any chunk may come next.
         """
-        follows, self._next = chunk == self._next, None
+        follows, self._next = (shot, chunk) == self._next, None
         if self._abandonable is not None:
             self._abandonable.abandoned = abandoned
         try:
             if chunk == 0:
-                self._latents, self._states = [], {}
+                self._shots = [*self._kept_before(shot)[-1:], _DecodedShot(shot)]
                 self._decoder.reset()
             elif not follows:
-                self._wind_back(chunk)
+                self._wind_back(shot, chunk)
             frames = self._decoder.decode(latents)
         finally:
             if self._abandonable is not None:
                 self._abandonable.abandoned = never
-        self._next = chunk + 1
-        if len(self._latents) == chunk < self._kept_chunks:
-            self._latents.append(latents)
+        self._next, kept = (shot, chunk + 1), self._shots[-1]
+        if len(kept.latents) == chunk < self._kept_chunks:
+            kept.latents.append(latents)
         if self._resumable is not None:
-            self._states[self._next] = self._resumable.state()
-            self._states.pop(chunk - self._kept_states, None)
+            kept.states[chunk + 1] = self._resumable.state()
+            kept.states.pop(chunk - self._kept_states, None)
+        if chunk >= self._kept_states:
+            self._shots = [kept]
         return frames
 
-    def can_go_back(self, chunk: int) -> bool:
-        """Tell whether ``chunk`` can be decoded next."""
-        return chunk == self._next or chunk in self._states or chunk <= len(self._latents)
+    def can_go_back(self, shot: object, chunk: int) -> bool:
+        """Tell whether a chunk of a shot can be decoded next."""
+        kept = next((one for one in self._shots if one.shot is shot), None)
+        if (shot, chunk) == self._next or kept is None:
+            return kept is not None
+        return chunk in kept.states or chunk <= len(kept.latents)
 
-    def _wind_back(self, chunk: int) -> None:
+    def _kept_before(self, shot: object) -> list[_DecodedShot]:
+        """Return what is kept of other shots."""
+        return [kept for kept in self._shots if kept.shot is not shot]
+
+    def _wind_back(self, shot: object, chunk: int) -> None:
         """Bring the decoder to where ``chunk`` comes next, from the nearest place before it."""
-        del self._latents[chunk:]
-        self._states = {at: state for at, state in self._states.items() if at <= chunk}
-        begin = max(self._states, default=0)
+        while self._shots[-1].shot is not shot:
+            self._shots.pop()
+        kept = self._shots[-1]
+        del kept.latents[chunk:]
+        kept.states = {at: state for at, state in kept.states.items() if at <= chunk}
+        begin = max(kept.states, default=0)
         if self._resumable is not None and begin:
-            self._resumable.resume(self._states[begin])
+            self._resumable.resume(kept.states[begin])
         else:
             self._decoder.reset()
-        for latents in self._latents[begin:]:
+        for latents in kept.latents[begin:]:
             self._decoder.decode(latents)

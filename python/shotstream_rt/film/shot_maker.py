@@ -41,7 +41,8 @@ class ShotMaker:
         turn: given back while a caption is waited for; None for a film that never waits for others.
 
     Attributes:
-        caption: that the pipeline has of the running shot.
+        run: the shot that it makes chunks of.
+        caption: that the pipeline has of it; None if the film went back to it from the shot after.
         viewer_waits: whether the next chunk is the first since the shot began, or since an ask.
     """
 
@@ -56,7 +57,9 @@ class ShotMaker:
     ) -> None:
         self._workers, self._timeline, self._back, self._turn = workers, timeline, back, turn
         self._noise_of, self._noise = noise, noise(0)
-        self.caption, self.viewer_waits = "", True
+        self.run: ShotRun | None = None
+        self.caption: str | None = None
+        self.viewer_waits = True
 
     def begin(self, run: ShotRun) -> None:
         """End the shot before, choose this one's context from the past and encode it."""
@@ -75,8 +78,7 @@ class ShotMaker:
             run.past = selector.past
             timeline.changed.notify_all()
         workers.stats.shot_begins(run.times)
-        seed = take_seed(request.seed, request.take) if request.take else request.seed
-        self._noise = self._noise_of(seed)
+        self.take_up(run)
         with workers.stats.span("context_encode", run.times, 0):
             with annotate("context.encode", run.shot):
                 selection = selector.select(run.caption, request.context, request.images)
@@ -97,7 +99,7 @@ class ShotMaker:
                 strength=None if start is None else start.strength,
                 abandoned=self._unwanted(run),
             )  # fmt: skip
-            self._back.loaded, self._back.last_chunk, self._back.reread_at = run, 0, -1
+            self._back.begun(run)
         with timeline.lock:
             if request.receipt is not None:
                 request.receipt.decide("applied", place)
@@ -107,6 +109,12 @@ class ShotMaker:
             _log.info("shot %d, take %d: %s", run.shot, request.take, printable(request.text))
         if timeline.events.waiting:
             timeline.events.tell()
+
+    def take_up(self, run: ShotRun) -> None:
+        """Make chunks of another shot from now on, with a caption that is still to be given."""
+        request = run.request
+        seed = take_seed(request.seed, request.take) if request.take else request.seed
+        self.run, self.caption, self._noise = run, None, self._noise_of(seed)
 
     def make_chunk(self, run: ShotRun, begun_s: float) -> int:
         """Make the latents of the next chunk, begun then, and hand them over to be decoded.
@@ -121,7 +129,7 @@ class ShotMaker:
             run.times.second_chunk_ns = time.perf_counter_ns()
         with timeline.lock:
             timeline.denoising = True
-        self._back.last_chunk = max(chunk, self._back.last_chunk)
+        run.last_begun = max(chunk, run.last_begun)
         abandoned = self._unwanted(run)
         with annotate("chunk", chunk), workers.stats.span("chunk", run.times, chunk):
             x0 = workers.pipeline.run_chunk(chunk, self._noise, abandoned)
@@ -196,7 +204,7 @@ class ShotMaker:
             self._workers.selector.change_caption(text)
             self._workers.pipeline.change_captions(rows, self._unwanted(run))
             if again:
-                self._back.reread_at = run.frames
+                run.reread_at = run.frames
                 self._workers.pipeline.reread(again, self._unwanted(run))
         self.caption, self._back.needs_prompt, self.viewer_waits = text, False, True
         timeline.events.tell()

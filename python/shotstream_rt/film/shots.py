@@ -103,6 +103,8 @@ class ShotRun:
         next_chunk: number of the next chunk to make.
         skip: frames of that chunk that were made before, with another caption, and are shown.
         committed: number of the last chunk whose keys are stored, -1 for none.
+        last_begun: number of the last chunk whose keys and values may be in the caches.
+        reread_at: its frame where a new caption last computed chunks anew; -1 if none has.
         prompts: changes of its caption.
         ended: nothing will follow.
         failed: making it failed.
@@ -123,6 +125,8 @@ class ShotRun:
     next_chunk: int = 0
     skip: int = 0
     committed: int = -1
+    last_begun: int = 0
+    reread_at: int = -1
     prompts: list[CaptionChange] = field(default_factory=list)
     ended: bool = False
     failed: bool = False

@@ -7,6 +7,7 @@ before its next turn.
 from __future__ import annotations
 
 from ..abandonment import ChunkAbandonedError
+from ..running_shot import RunningShot
 from .rewind import replay
 from .shots import ShotRun
 from .timeline import Timeline
@@ -22,16 +23,20 @@ class WayBack:
 
     Attributes:
         loaded: the shot that the pipeline has begun.
-        last_chunk: number of the last of its chunks that was begun.
-        reread_at: frame of it where a new caption last computed chunks anew; -1 if none has.
         needs_prompt: its keys are of use only if the prompt that waits is applied next.
     """
 
     def __init__(self, workers: Workers, timeline: Timeline) -> None:
         self._workers, self._timeline = workers, timeline
         self.loaded: ShotRun | None = None
-        self.last_chunk, self.reread_at = 0, -1
         self.needs_prompt = False
+        # The last two shots that the pipeline has begun, each with what it knows of them.
+        self._begun: list[tuple[ShotRun, RunningShot]] = []
+
+    def begun(self, run: ShotRun) -> None:
+        """Note that the pipeline has begun a shot."""
+        self.loaded, run.last_begun, run.reread_at = run, 0, -1
+        self._begun = [*self._begun[-1:], (run, self._workers.pipeline.running)]
 
     def load(self) -> None:
         """Go on with the past shots of a restored film."""
@@ -42,6 +47,7 @@ class WayBack:
                 return
             self._workers.selector.load_past(timeline.reload)
             timeline.reload, timeline.wound_back, self.loaded = None, False, None
+            self._begun = []
             timeline.wish()
             timeline.changed.notify_all()  # a snapshot may wait for it, and no turn may follow
 
@@ -61,8 +67,8 @@ class WayBack:
                 timeline.reload = ()
                 return
             run.epoch = timeline.epoch
-            has_keys = run is self.loaded and (self._can_go_on(run) or self._can_recache(run))
             needs_none = run.ended and not timeline.whole
+            has_keys = not needs_none and self._has_keys(run)
             if not (needs_none or has_keys) or not self._reopen(run):
                 replay(timeline)
 
@@ -75,17 +81,34 @@ class WayBack:
         self._workers.selector.change_caption(run.caption)
         return True
 
+    def _has_keys(self, run: ShotRun) -> bool:
+        """Bring the caches to where a shot's next chunk comes; False if they cannot."""
+        if run is not self.loaded and not self._return_to(run):
+            return False
+        return self._can_go_on(run) or self._can_recache(run)
+
+    def _return_to(self, run: ShotRun) -> bool:
+        """Let the shot before the loaded one be loaded again; False if it cannot."""
+        for before, shot in self._begun:
+            # Without the keys of the chunk before the next one there is nothing to go on from.
+            goes_on = before is run and run.committed >= run.next_chunk - 1
+            if goes_on and self._workers.pipeline.return_to(shot):
+                self.loaded = run
+                return True
+        return False
+
     def _can_go_on(self, run: ShotRun) -> bool:
         """Let the loaded shot go on with a chunk that it had begun before; False if it cannot.
 
         Chunks that were computed anew with a caption that the shot no longer has are of no use.
         """
-        if self.reread_at >= run.frames or not self._workers.decoder.can_go_back(run.next_chunk):
+        decoder, pipeline = self._workers.decoder, self._workers.pipeline
+        if run.reread_at >= run.frames or not decoder.can_go_back(run, run.next_chunk):
             return False
-        last = self._workers.pipeline.wind_back(run.next_chunk, self.last_chunk)
+        last = pipeline.wind_back(run.next_chunk, run.last_begun)
         if last is None:
             return False
-        self.last_chunk = last
+        run.last_begun = last
         return True
 
     def _can_recache(self, run: ShotRun) -> bool:
