@@ -17,6 +17,9 @@ Ask = Callable[[Session], object]
 ASKS: dict[str, Ask] = {
     "cut": lambda film: film.cut("Close-up: a blue robot jumps.", now=True, flush=True),
     "prompt": lambda film: film.prompt("Wide shot: a blue cat walks right.", flush=True),
+    "prompt that computes a chunk anew": lambda film: film.prompt(
+        "Wide shot: a blue cat walks right.", flush=True, reread=1
+    ),
     "retake": lambda film: film.retake(flush=True),
     "undo": lambda film: film.undo(chunks=1),
     "undo of three chunks": lambda film: film.undo(chunks=3),

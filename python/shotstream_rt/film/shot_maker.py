@@ -205,6 +205,9 @@ class ShotMaker:
             self._workers.pipeline.change_captions(rows, self._unwanted(run))
             if again:
                 run.reread_at = run.frames
+                # The next chunk, if it was made in part, has overwritten what they read.
+                last = self._workers.pipeline.wind_back(run.next_chunk, run.last_begun)
+                run.last_begun = run.last_begun if last is None else last
                 self._workers.pipeline.reread(again, self._unwanted(run))
         self.caption, self._back.needs_prompt, self.viewer_waits = text, False, True
         timeline.events.tell()
