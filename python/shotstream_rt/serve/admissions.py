@@ -137,10 +137,12 @@ class Admissions:
     async def _let_sleep(self, film: LiveFilm) -> None:
         async with film.changing:
             try:
-                if not film.asleep and await film.sleep():
-                    self._line.leave(film.id)
-            except ShotStreamError:
+                if not film.asleep:
+                    await film.sleep()
+            except Exception:
                 _log.exception("the film %s cannot sleep", film.id)
+            if film.asleep:
+                self._line.leave(film.id)
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

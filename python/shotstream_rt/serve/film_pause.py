@@ -34,9 +34,10 @@ class FilmPause:
         session.pause()
 
     def let_go(self, session: Session) -> None:
-        """Go on, for somebody watches."""
+        """Go on, for somebody watches; a film that is paused for good stays so."""
         self.held = False
-        session.resume()
+        if not self.asked:
+            session.resume()
 
     def stop(self, session: Session) -> None:
         """Pause for good."""

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from ..errors import ShotStreamError
 from ..loading.load_model import Model
 from ..session import Session
 from .film_asks import FilmAsks
@@ -170,14 +169,14 @@ class LiveFilm:
         session = player.session
         if self.viewers:
             return False
-        session.pause()
+        self._pause.hold(session)  # if it does not sleep now, who comes lets it go on
         if not player.all_read or self.turn.busy:
             return False
         self._player = None  # who comes now waits, and wakes it
         try:
             self.past.snapshot = await asyncio.to_thread(session.snapshot)
             self.past.directions = session.directions()
-        except ShotStreamError:
+        except BaseException:
             self._player = player
             raise
         if self._saver is not None:
