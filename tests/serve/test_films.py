@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,7 +101,39 @@ def test_a_film_of_which_no_snapshot_can_be_taken_stays_awake(
     run(steps)
 
 
+def test_what_fails_with_one_film_does_not_end_the_watch_over_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def steps(films: Films) -> None:
+        broken, seen = await films.open(), asyncio.Event()
+
+        def tick(film: LiveFilm) -> None:
+            if film is broken:
+                raise RuntimeError("broken")
+            seen.set()
+
+        await films.open()
+        monkeypatch.setattr(LiveFilm, "tick", tick)
+        watching = asyncio.create_task(films.watch_over())
+        await asyncio.wait(
+            {watching, asyncio.create_task(seen.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert not watching.done()
+        watching.cancel()
+
+    run(steps)
+
+
 # Coming at once.
+
+
+def test_who_names_no_film_gets_the_same_one_as_others_who_come_at_once(tmp_path: Path) -> None:
+    async def steps(films: Films) -> None:
+        found = await asyncio.gather(films.find_or_open(None), films.find_or_open(None))
+        assert found[0] is found[1]
+        assert films.all() == (found[0],)
+
+    run(steps, store=FolderStore(tmp_path))
 
 
 # Closing.
@@ -112,3 +145,25 @@ class _FullStore(FolderStore):
     def delete(self, film: str) -> None:
         """Fail."""
         raise StoreError("store: it cannot be written")
+
+
+def test_a_film_that_cannot_be_deleted_gives_its_place_to_the_next(tmp_path: Path) -> None:
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        with pytest.raises(StoreError):
+            await films.delete(film.id)
+        assert films.line.playing == 0
+
+    run(steps, store=_FullStore(tmp_path), capacity=1)
+
+
+def test_a_film_is_deleted_although_it_is_just_being_closed(tmp_path: Path) -> None:
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        closing = asyncio.create_task(films.close_film(film, "nobody watched", "idle"))
+        await asyncio.sleep(0)
+        await films.delete(film.id)
+        await closing
+        assert await films.stored() == ()
+
+    run(steps, store=FolderStore(tmp_path))

@@ -8,7 +8,6 @@ import secrets
 from contextlib import suppress
 from typing import Any
 
-from ..errors import ShotStreamError
 from ..session import Standing
 from .admissions import Admissions
 from .film_settings import FilmSettings
@@ -67,6 +66,7 @@ class Films:
         self._stored = StoredFilms(store, limits.recording_bytes)
         self._admissions = Admissions(settings, self.model, self.line, self._open)
         self._opened = self._creating = 0
+        self._first = asyncio.Lock()  # held while a film is opened for who names none
         self._reopening: dict[str, asyncio.Task[LiveFilm]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
 
@@ -268,9 +268,10 @@ class Films:
         if id is not None:
             return await self.reach(id)
         await self.model.get()
-        if not self._open:
-            await self.open(owner=owner)
-        return self.all()[-1]
+        async with self._first:
+            if not self._open:
+                await self.open(owner=owner)
+            return self.all()[-1]
 
     async def admit(self, film: LiveFilm) -> None:
         """Return when a film plays; see ``Admissions.admit``."""
@@ -298,7 +299,7 @@ class Films:
             for film in self.all():
                 try:
                     await self._see_to(film)
-                except ShotStreamError:
+                except Exception:
                     _log.exception("the film %s cannot be seen to", film.id)
             self.line.advance()
 
@@ -327,6 +328,8 @@ class Films:
             HeldError: another process runs it.
             StoreError: it cannot be deleted.
         """
+        if id in self._closing:
+            await asyncio.wait({self._closing[id]})
         if id in self._open or not await self._stored.has(id):
             await self.close_film(self.find(id), "it was closed")
         else:
@@ -353,10 +356,12 @@ class Films:
             gone = EndingError()
         self.line.turn_away(film.id, gone)
         async with film.changing:
-            with about(session=film.id):
-                _log.info("film closed: %s", message)
-                await film.close(message, reason)
-            self.line.leave(film.id)
+            try:
+                with about(session=film.id):
+                    _log.info("film closed: %s", message)
+                    await film.close(message, reason)
+            finally:
+                self.line.leave(film.id)
 
     async def drain(self) -> None:
         """Open no more films; let each finish its chunk, save it and close it.
