@@ -127,6 +127,16 @@ def test_what_fails_with_one_film_does_not_end_the_watch_over_the_others(
 # Coming at once.
 
 
+def test_of_films_that_are_opened_at_once_those_without_room_sleep() -> None:
+    async def steps(films: Films) -> None:
+        opened = await asyncio.gather(films.open(), films.open())
+        assert [film.asleep for film in opened] == [False, True]
+        assert films.line.playing == 1
+        assert len(films.line) == 0
+
+    run(steps, capacity=1)
+
+
 def test_who_names_no_film_gets_the_same_one_as_others_who_come_at_once(tmp_path: Path) -> None:
     async def steps(films: Films) -> None:
         found = await asyncio.gather(films.find_or_open(None), films.find_or_open(None))

@@ -161,7 +161,7 @@ class Films:
         finally:
             self._creating -= 1
         self._begin(film)
-        if self.line.has_room:
+        if self.line.take(film.id):
             try:
                 await self.admit(film)
             except BaseException:
@@ -285,7 +285,7 @@ class Films:
             FullError: it would have to wait in line.
         """
         film = await self.reach(id)
-        if film.asleep and not self.line.has_room:
+        if film.asleep and not self.line.take(film.id):
             raise FullError(f"session: the film {id} waits in line, because others play")
         await self.admit(film)
         return film

@@ -40,13 +40,12 @@ class Line:
         """Return when a film may play; until it leaves, it does.
 
         Args:
-            id: of a film that neither plays nor waits.
+            id: of a film that does not wait; one that took its place before has it.
 
         Raises:
             Exception: what was given to ``turn_away``.
         """
-        if self.has_room:
-            self._playing.add(id)
+        if id in self._playing or self.take(id):
             return
         admitted = self._waiting[id] = asyncio.get_running_loop().create_future()
         try:
@@ -54,6 +53,13 @@ class Line:
         except BaseException:
             self.leave(id)  # also where it was admitted at the moment at which it gave up
             raise
+
+    def take(self, id: str) -> bool:
+        """Let a film play from now on if it need not wait, and tell whether it does."""
+        if not self.has_room:
+            return False
+        self._playing.add(id)
+        return True
 
     def leave(self, id: str) -> None:
         """Note that a film neither plays nor waits any more; who is next may play."""
