@@ -177,3 +177,14 @@ def test_a_film_is_deleted_although_it_is_just_being_closed(tmp_path: Path) -> N
         assert await films.stored() == ()
 
     run(steps, store=FolderStore(tmp_path))
+
+
+def test_who_comes_to_a_film_that_was_closed_is_sent_away() -> None:
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        await films.close_film(film, "it was closed")
+        viewer = join(films, film)
+        while await viewer.next() is not None:
+            pass
+
+    run(steps)

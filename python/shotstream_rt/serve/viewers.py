@@ -48,6 +48,7 @@ class Viewers:
         self._viewers: set[Viewer] = set()
         self._shown: deque[_Shown] = deque()
         self._alone_since_s = time.monotonic()
+        self._closed = False
         for number, sample in last:
             self._shown.append(self._wrapped(number, sample))
 
@@ -64,7 +65,7 @@ class Viewers:
         self._alone_since_s = time.monotonic()
 
     def join(self, viewer: Viewer, after: int | None = None) -> None:
-        """Show the picture to a viewer, from a key frame on.
+        """Show the picture to a viewer, from a key frame on; after ``close``, what there is of it.
 
         Args:
             viewer: who watches.
@@ -73,6 +74,8 @@ class Viewers:
         viewer.begin(self._head.data, self._shown_from(after))
         self._viewers.add(viewer)
         self._metrics.joined()
+        if self._closed:
+            viewer.close()
 
     def leave(self, viewer: Viewer) -> None:
         """Stop showing to a viewer."""
@@ -118,6 +121,7 @@ class Viewers:
 
     def close(self) -> None:
         """Send everybody what waits, then nothing more."""
+        self._closed = True
         for viewer in self._viewers:
             viewer.close()
 
