@@ -27,10 +27,6 @@ class HeldFrames:
         self._chunks: deque[tuple[int, Tensor]] = deque()
         self._recached = 0  # frames that the cache had counted when keys were last computed anew
 
-    def __len__(self) -> int:
-        """Chunks that are held."""
-        return len(self._chunks)
-
     def clear(self) -> None:
         """Forget all; a shot begins."""
         self._chunks.clear()
