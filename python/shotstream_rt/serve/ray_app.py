@@ -1,9 +1,9 @@
 """Servers on the devices of a Ray cluster, one for each, behind one door.
 
 Ray Serve starts a server for each device, begins a new one where one died, and opens and ends
-servers as there are more films or fewer (``servers_for``). Each is the same server as without Ray,
-and all have one store; ``door.py`` sends what a film is asked for to the server that has it. When
-that server goes, the film goes on from the store on another one.
+servers as there are more films or fewer (``servers_for`` in ``ray_stations.py``). Each is the same
+server as without Ray, and all have one store; ``door.py`` sends what a film is asked for to the
+server that has it. When that server goes, the film goes on from the store on another one.
 
 The door and the servers listen on ports of their own: what Ray Serve's own proxy passes on waits
 without bound for a viewer that does not read, and here such a viewer loses frames.
