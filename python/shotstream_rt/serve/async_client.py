@@ -202,6 +202,7 @@ class AsyncClient:
                 nobody may be left who knows.
 
         Raises:
+            ConfigError: it is the answer to something else, or of more than 256 such asks ago.
             FrameTimeoutError: it is not known in time.
             SessionClosedError: the connection ended before.
         """

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import SessionClosedError
+from ..errors import ConfigError, SessionClosedError
 from .from_server import Accepted, Applied, Branched, Error, Over
 from .server_error import ServerError
 
@@ -83,8 +83,14 @@ class SentAsks:
         """Return what became of an ask when it is known.
 
         Raises:
+            ConfigError: nothing becomes of such an ask, or it is of too long ago.
             SessionClosedError: nobody will tell.
         """
+        if id not in self._outcomes:
+            raise ConfigError(
+                f"outcome: got the answer to ask {id!r}, wanted that of one of the last "
+                f"{_OUTCOMES_KEPT} cuts, prompts, retakes and undos"
+            )
         return await asyncio.shield(self._outcomes[id])
 
     def hear(self, message: Any) -> None:
