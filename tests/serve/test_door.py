@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,10 @@ import websockets.sync.client
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosedOK
+from websockets.frames import Close
 
+from shotstream_rt.serve import door_sockets
 from shotstream_rt.serve.async_client import ServerError
 from shotstream_rt.serve.client import Client
 from shotstream_rt.serve.door import Door
@@ -309,3 +313,47 @@ def test_a_socket_that_says_nothing_is_not_kept() -> None:
         assert sent[-1]["code"] == 4401
 
     asyncio.run(silent())
+
+
+class SlowViewer:
+    """Reads only when it has asked for something twice."""
+
+    def __init__(self) -> None:
+        self.asks, self.reads = 0, asyncio.Event()
+        self.got: list[object] = []
+
+    async def receive(self) -> dict[str, str]:
+        self.asks += 1
+        if self.asks == 3:
+            self.reads.set()
+            await asyncio.Event().wait()
+        return {"type": "websocket.receive", "text": "an ask"}
+
+    async def send_text(self, text: str) -> None:
+        await self.reads.wait()
+        self.got.append(text)
+
+    async def close(self, code: int, reason: str) -> None:
+        self.got.append(code)
+
+
+class EndedServer:
+    """Has said why it ends, and has ended."""
+
+    close_code, close_reason = 4404, ""
+
+    async def send(self, text: str) -> None:
+        raise ConnectionClosedOK(Close(4404, ""), Close(4404, ""), rcvd_then_sent=True)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        yield "why"
+
+
+def test_who_asks_while_the_server_ends_hears_why() -> None:
+    async def exchange() -> None:
+        viewer, server = SlowViewer(), EndedServer()
+        given: Any = (viewer, server)
+        await door_sockets._exchange(*given)
+        assert viewer.got == ["why", 4404]
+
+    asyncio.run(exchange())

@@ -130,7 +130,8 @@ async def _exchange(viewer: WebSocket, server: ClientConnection) -> None:
 
 async def _from_viewer(viewer: WebSocket, server: ClientConnection) -> None:
     while (event := await viewer.receive())["type"] == "websocket.receive":
-        await server.send(_contents(event))
+        with suppress(ConnectionClosed):  # what the server said before is still passed on
+            await server.send(_contents(event))
 
 
 async def _from_server(viewer: WebSocket, server: ClientConnection) -> None:
