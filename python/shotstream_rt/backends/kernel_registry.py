@@ -252,9 +252,9 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
 def choose_auto(target: Target) -> AutoChoice:
     """Say what ``auto`` takes for a target, and why.
 
-    On a GPU the set is ``triton``, with the fastest usable attention of those that were measured on
-    a chip of this name; without a measurement, its own. A set that cannot run is logged and passed
-    over.
+    On a GPU the set is ``triton``, with the parts with which it was the fastest where that was
+    measured on a chip of this name, of those that can run here; without a measurement, alone. A set
+    that cannot run is logged and passed over.
     """
     for name in _AUTO.get(target.device.type, ("torch",)):
         reason = _find(name, SETS, name).unavailable_reason(target)

@@ -1,8 +1,8 @@
-"""From bench records to a ranking: which attention is the fastest on a chip.
+"""From bench records to a ranking: with which parts a kernel set is the fastest on a chip.
 
 ``python -m shotstream_rt.bench prove RECORDS`` reads records of one run on one chip: the same
-workload, type and code, with different attentions. Only those whose correctness passed count. What
-it writes is ``proven_attention.json`` of the package, by which kernel set ``auto`` chooses.
+workload, type and code, with different parts. Only those whose correctness passed count. What it
+writes is ``proven_attention.json`` of the package, by which kernel set ``auto`` chooses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def prove_parser() -> argparse.ArgumentParser:
     """Return the parser of ``prove``."""
     out = argparse.ArgumentParser(
         prog="python -m shotstream_rt.bench prove",
-        description="From records of one run on one GPU, rank its attentions by their median "
+        description="From records of one run on one GPU, rank its kernel sets by their median "
         f"{_METRIC} and write the ranking where kernel set auto looks it up. A record counts if "
         f"its correctness passed, its workload is {' or '.join(WORKLOADS)}, its profile is exact "
         f"and its kernel set is {PLAIN}, alone or with parts after a +.",
