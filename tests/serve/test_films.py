@@ -179,6 +179,26 @@ def test_a_film_is_deleted_although_it_is_just_being_closed(tmp_path: Path) -> N
     run(steps, store=FolderStore(tmp_path))
 
 
+def test_a_film_that_cannot_be_closed_does_not_keep_the_others_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def steps(films: Films) -> None:
+        broken, other = await films.open(), await films.open()
+        session, model, close = other.session, await films.model.get(), LiveFilm.close
+
+        async def close_others(film: LiveFilm, *how: Any) -> None:
+            await close(film, *how)
+            if film is broken:
+                raise RuntimeError("broken")
+
+        monkeypatch.setattr(LiveFilm, "close", close_others)
+        await films.close()
+        assert session.closed
+        assert model.closed
+
+    run(steps)
+
+
 def test_who_comes_to_a_film_that_was_closed_is_sent_away() -> None:
     async def steps(films: Films) -> None:
         film = await films.open()

@@ -370,13 +370,15 @@ class Films:
         """
         self.ending = True
         await self.model.give_up()
-        await asyncio.gather(*(self._end(film) for film in self.all()))
+        await asyncio.gather(*(self._end(film, finish=True) for film in self.all()))
 
-    async def _end(self, film: LiveFilm) -> None:
+    async def _end(self, film: LiveFilm, *, finish: bool) -> None:
+        """Close a film because the server ends, before or after it has finished its chunk."""
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FINISH_S):
-                    await film.finish_chunk()
+            if finish:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FINISH_S):
+                        await film.finish_chunk()
             await self.close_film(film, "the server ends", "server")
         except Exception:
             _log.exception("the film %s does not end as it should", film.id)
@@ -385,7 +387,7 @@ class Films:
         """Close every film and the model."""
         self.ending = True
         for film in self.all():
-            await self.close_film(film, "the server ends", "server")
+            await self._end(film, finish=False)
         if self._closing:
             await asyncio.wait({*self._closing.values()})
         await self.model.close()
