@@ -91,7 +91,7 @@ class _Count:
 
 
 class LoadingCancelled(Exception):  # noqa: N818 (not a failure: nobody waits any more)
-    """Ends a loading that nobody waits for; it reaches no caller."""
+    """Ends a loading that was given up; only who gave it up sees it."""
 
 
 class Cancellation:
@@ -112,7 +112,7 @@ class Cancellation:
         self._cancelled.set()
 
     def check(self) -> None:
-        """Let what is part of the loading, and reads no tensors, go on.
+        """Do nothing unless it is cancelled; for parts of the loading that read no tensors.
 
         Raises:
             LoadingCancelled: ``cancel`` was called.

@@ -72,7 +72,7 @@ class Admissions:
         admission = self._under_way.get(film.id)
         if admission is None:
             admission = _Admission(asyncio.create_task(self._admit(film)))
-            admission.task.add_done_callback(_look_at)
+            admission.task.add_done_callback(look_at)
             self._under_way[film.id] = admission
         admission.people += 1
         try:
@@ -145,7 +145,7 @@ class Admissions:
                 self._line.leave(film.id)
 
 
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Look at how a film's way to play ended, although nobody may wait for it any more."""
+def look_at(task: asyncio.Task[Any]) -> None:
+    """Look at how a task ended that nobody may wait for any more: else asyncio logs its error."""
     if not task.cancelled():
         task.exception()

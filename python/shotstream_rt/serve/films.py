@@ -6,10 +6,9 @@ import asyncio
 import logging
 import secrets
 from contextlib import suppress
-from typing import Any
 
 from ..session import Standing
-from .admissions import Admissions
+from .admissions import Admissions, look_at
 from .film_settings import FilmSettings
 from .from_server import EndReason
 from .limits import Limits
@@ -223,7 +222,7 @@ class Films:
             return self.find(id)
         if id not in self._reopening:
             task = self._reopening[id] = asyncio.create_task(self._reopen(id))
-            task.add_done_callback(_look_at)
+            task.add_done_callback(look_at)
             task.add_done_callback(lambda _: self._reopening.pop(id))
         return await asyncio.shield(self._reopening[id])
 
@@ -391,9 +390,3 @@ class Films:
         if self._closing:
             await asyncio.wait({*self._closing.values()})
         await self.model.close()
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Look at how the opening of a film ended, although nobody may wait for it any more."""
-    if not task.cancelled():
-        task.exception()

@@ -27,6 +27,6 @@ def error_of(response: httpx.Response) -> ServerError:
     try:
         told = response.json()["error"]
         return ServerError(told["code"], told["message"])
-    except (ValueError, KeyError, TypeError):  # not from this server, but from one before it
+    except (ValueError, KeyError, TypeError):  # of a proxy in front of the server
         code: ErrorCode = "unavailable" if response.status_code >= 500 else "refused"
         return ServerError(code, f"the server answered {response.status_code}")

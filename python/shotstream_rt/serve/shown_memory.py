@@ -13,7 +13,7 @@ from .pictures import small_picture
 
 
 class ShownMemory:
-    """Looks what a film remembers, and tells it when it has changed.
+    """Finds out what a film remembers, and tells it when it has changed.
 
     Used on the event loop's thread.
 
@@ -31,7 +31,7 @@ class ShownMemory:
         self._looking: asyncio.Task[None] | None = None
 
     def refresh(self, session: Session) -> None:
-        """Begin to look, unless somebody looks already.
+        """Begin to find out, unless that is under way.
 
         Args:
             session: makes the film; where it is closed meanwhile, nothing is told.
