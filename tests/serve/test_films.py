@@ -13,6 +13,8 @@ from shotstream_rt.loading.project_layout import NANO_FOLDER
 from shotstream_rt.serve.film_pause import FilmPause
 from shotstream_rt.serve.film_settings import FilmSettings
 from shotstream_rt.serve.films import Films
+from shotstream_rt.serve.from_server import Over
+from shotstream_rt.serve.from_viewer import Cut, Pause
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.live_film import LiveFilm
 from shotstream_rt.serve.player import Player
@@ -97,6 +99,25 @@ def test_a_film_of_which_no_snapshot_can_be_taken_stays_awake(
             assert not film.asleep
         join(films, film)
         assert not film.session.state.paused
+
+    run(steps)
+
+
+def test_what_becomes_of_an_ask_is_untold_where_its_film_sleeps_before() -> None:
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        viewer = join(films, film)
+        await film.do(Pause(type="pause", id="a"))
+        await film.do(Cut(type="cut", id="b", text="Wide shot: a red cat walks right on a beach."))
+        film.leave(viewer)
+        assert await film.sleep()
+        viewer = Viewer(films.limits, films.metrics)
+        film.tell_outcomes(viewer)
+        viewer.close()
+        told = await viewer.next()
+        assert isinstance(told, str)
+        assert Over.model_validate_json(told) == Over(id="b", state="untold")
+        assert await viewer.next() is None
 
     run(steps)
 

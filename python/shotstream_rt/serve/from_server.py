@@ -160,8 +160,8 @@ class Over(Message):
     Attributes:
         id: the ask's.
         state: ``superseded`` by a newer one; ``late``: its shot had ended; ``cancelled``;
-            ``failed``; ``untold``: the server ended before it was told, and the film went on in
-            another process, where it is done all the same.
+            ``failed``; ``untold``: the server ended, or the film slept, before it was told. Where
+            the film goes on, it is done all the same.
         message: why it failed.
     """
 

@@ -88,8 +88,10 @@ class PendingAsks:
         return next((pending.receipt for pending in self._asks if pending.id == id), None)
 
     def forget(self) -> None:
-        """Follow none any more: the session that would tell what becomes of them is closed."""
-        self._asks.clear()
+        """Follow none any more, and say so: the session that would tell of them is closed."""
+        forgotten, self._asks = self._asks, []
+        for pending in forgotten:
+            self._tell(Over(id=pending.id, state="untold"))
 
     def sent(self, number: int, frame: Frame) -> None:
         """Note that a frame was sent, as number ``number`` of the live stream."""
