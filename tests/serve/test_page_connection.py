@@ -189,3 +189,17 @@ def test_a_film_that_has_ended_says_so_over_its_last_picture(
         page.wait_for_timeout(1000)  # in which the last frames that came are shown
         assert page.get_by_text("The film has ended").is_visible()
         page.context.close()
+
+
+def test_a_film_whose_server_ends_is_looked_for_again(browser: Any, serving: Serving) -> None:
+    with serving() as (_, url):
+        page = playing(browser, url, script=SOCKETS)
+        last = page.evaluate("desk.last")
+        page.evaluate(
+            "sockets[0].onmessage({data: JSON.stringify("
+            "  {type: 'ended', message: 'the server ends', reason: 'server'})});"
+            "sockets[0].close()"
+        )
+        until(page, f"sockets.length === 2 && desk.frame > {last + 20}")
+        assert page.locator("#veil").is_hidden()
+        page.context.close()

@@ -156,7 +156,8 @@ const heard = {
 
   failed({ message }) { toast(message, true); },
 
-  ended({ message }) { end(`The film has ended: ${message}.`); },
+  // A film that was not closed goes on, perhaps on another server, for who comes back to it.
+  ended({ message, reason }) { if (reason === "closed") end(`The film has ended: ${message}.`); },
 
   error({ id, code, message }) {
     const ask = asked.get(id);
