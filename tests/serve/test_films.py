@@ -200,6 +200,20 @@ def test_a_film_is_deleted_although_it_is_just_being_closed(tmp_path: Path) -> N
     run(steps, store=FolderStore(tmp_path))
 
 
+def test_a_film_is_deleted_although_it_is_just_being_opened_again(tmp_path: Path) -> None:
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        await films.close_film(film, "nobody watched", "idle")
+        reaching = asyncio.create_task(films.reach(film.id))
+        await asyncio.sleep(0)
+        await films.delete(film.id)
+        await reaching
+        assert films.all() == ()
+        assert await films.stored() == ()
+
+    run(steps, store=FolderStore(tmp_path))
+
+
 def test_a_film_that_cannot_be_closed_does_not_keep_the_others_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -327,8 +327,9 @@ class Films:
             HeldError: another process runs it.
             StoreError: it cannot be deleted.
         """
-        if id in self._closing:
-            await asyncio.wait({self._closing[id]})
+        under_way = [tasks[id] for tasks in (self._closing, self._reopening) if id in tasks]
+        if under_way:
+            await asyncio.wait(under_way)
         if id in self._open or not await self._stored.has(id):
             await self.close_film(self.find(id), "it was closed")
         else:
