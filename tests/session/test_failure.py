@@ -281,3 +281,52 @@ def test_failures_from_many_threads_leave_the_session_usable(
     while read(session)[1] is not None:
         session.cut("last", chunks=1)
     assert session.state.idle
+
+
+def test_a_prompt_whose_shot_fails_before_it_is_applied_has_failed(
+    open_session: Callable[..., Session], bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is encoded itself; the caption of a context frame is not any more."""
+    session = open_session(bundle, queue_chunks=1)
+    session.cut("a", chunks=2)
+    session.cut("b")
+    stream = session.stream(timeout_s=PATIENCE_S)
+    for _ in range(41):  # in the second shot
+        next(stream)
+    encode = bundle.fake_text.encode
+
+    def fail(prompts: list[str]) -> Any:
+        if "a" in prompts:
+            raise RuntimeError("no memory for captions")
+        return encode(prompts)
+
+    monkeypatch.setattr(bundle.fake_text, "encode", fail)
+    with bundle.captions.lock:
+        del bundle.captions._done["a"]
+    receipt = session.prompt("c")
+    with pytest.raises(ShotStreamError, match="no memory for captions"):
+        list(stream)
+    assert receipt.state == "failed"
+
+
+def test_a_prompt_that_is_superseded_while_it_is_applied_is_not_applied(
+    open_session: Callable[..., Session], bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(bundle, queue_chunks=1)
+    session.cut("a")
+    stream = session.stream(timeout_s=PATIENCE_S)
+    for _ in range(10):
+        next(stream)
+    later: list[Any] = []
+    encoded = bundle.captions.encoded
+
+    def asks_again(captions: list[str]) -> Any:
+        if captions[-1] == "b" and not later:
+            later.append(session.prompt("c"))
+        return encoded(captions)
+
+    monkeypatch.setattr(bundle.captions, "encoded", asks_again)
+    receipt = session.prompt("b")
+    captions = [frame.caption for frame in stream]
+    assert (receipt.state, later[0].state) == ("superseded", "applied")
+    assert "b" not in captions and captions[-1] == "c"

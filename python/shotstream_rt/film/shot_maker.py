@@ -163,7 +163,7 @@ class ShotMaker:
     def change_caption(self, run: ShotRun) -> None:
         """Apply a new caption that is encoded, or one that a shot made again had from here on."""
         timeline, captions = self._timeline, self._timeline.captions
-        text, receipt, reread = None, None, 0
+        text, reread = None, 0
         for change in run.request.prompts:
             if change.frame == run.frames:
                 text, reread = change.caption, change.reread
@@ -172,15 +172,17 @@ class ShotMaker:
             self._await(run, [prompt.caption])
         with timeline.lock:
             prompt = timeline.prompt if run.frames >= run.request.given else None
-            if prompt is not None and captions.ready(prompt.caption):
+            if prompt is not None and not captions.ready(prompt.caption):
+                prompt = None
+            elif prompt is not None:
                 error = captions.failure(prompt.caption)
                 if error is not None:
                     timeline.drop_prompt("failed", error)
+                    prompt = None
                 else:
-                    text, receipt, timeline.prompt = prompt.caption, prompt.receipt, None
-                    reread = prompt.reread
+                    text, reread = prompt.caption, prompt.reread
         if text is None and self.caption == run.caption:
-            return
+            return None
         wound_back, text = text is None, run.caption if text is None else text
         rows = self._encoded(run, self._captions(run, text))
         again = self._reread_chunks(run, reread)
@@ -188,18 +190,21 @@ class ShotMaker:
             self.commit(run)  # with the caption that it was made with
         with timeline.lock:
             if run.epoch != timeline.epoch:
-                if receipt is not None:
-                    timeline.events.drop(receipt, "superseded", text)
                 raise ChunkAbandonedError
-            if not wound_back:
+            is_newest = prompt is None or timeline.prompt is prompt
+            if is_newest and not wound_back:
                 run.change_caption(text, len(again))
-            place = Place(run.shot, run.request.take, *next_place(timeline))
-            if receipt is not None:
-                receipt.decide("applied", place)
+            if is_newest and prompt is not None:
+                timeline.prompt = None
+                place = Place(run.shot, run.request.take, *next_place(timeline))
+                prompt.receipt.decide("applied", place)
                 timeline.events.note(
-                    "prompt_applied", place=place, caption=text, request=receipt.id
+                    "prompt_applied", place=place, caption=text, request=prompt.receipt.id
                 )
                 timeline.wish()
+        if not is_newest:  # another prompt came meanwhile, or it was cancelled
+            self.change_caption(run)
+            return
         with self._workers.stats.span("prompt", run.times, run.next_chunk):
             self._workers.selector.change_caption(text)
             self._workers.pipeline.change_captions(rows, self._unwanted(run))
