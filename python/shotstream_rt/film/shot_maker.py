@@ -182,7 +182,7 @@ class ShotMaker:
                 else:
                     text, reread = prompt.caption, prompt.reread
         if text is None and self.caption == run.caption:
-            return None
+            return
         wound_back, text = text is None, run.caption if text is None else text
         rows = self._encoded(run, self._captions(run, text))
         again = self._reread_chunks(run, reread)
