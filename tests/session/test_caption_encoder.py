@@ -16,6 +16,7 @@ from shotstream_rt.film.caption_encoder import CaptionEncoder
 from shotstream_rt.loading.load_model import Model
 
 from ..patience import PATIENCE_S
+from .caption_sets import caption_set
 
 
 class GatedText:
@@ -62,7 +63,7 @@ def test_threads_that_ask_for_the_same_captions_share_the_work(
 
     def ask() -> None:
         for _ in range(20):
-            found = captions.caption_set(wanted)
+            found = caption_set(captions, wanted)
             got.append(found.embeddings[:, 0, 0].tolist())
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -77,7 +78,7 @@ def test_threads_that_ask_for_the_same_captions_share_the_work(
 
 
 def test_rows_stand_in_the_order_asked_for(captions: CaptionEncoder) -> None:
-    found = captions.caption_set(["ccc", "a", "ccc"])
+    found = caption_set(captions, ["ccc", "a", "ccc"])
     assert found.embeddings[:, 0, 0].tolist() == [3.0, 1.0, 3.0]
     assert found.lengths == (1, 1, 1)
 
@@ -86,10 +87,10 @@ def test_cache_is_bounded_and_keeps_what_was_used_last(
     captions: CaptionEncoder, text: GatedText
 ) -> None:
     for number in range(70):
-        captions.caption_set(["first", f"caption {number}"])
-    captions.caption_set(["first"])
+        caption_set(captions, ["first", f"caption {number}"])
+    caption_set(captions, ["first"])
     assert text.encoded.count("first") == 1
-    captions.caption_set(["caption 0"])
+    caption_set(captions, ["caption 0"])
     assert text.encoded.count("caption 0") == 2
 
 
@@ -109,7 +110,7 @@ def test_closing_drops_what_was_not_begun_and_refuses_more(text: GatedText) -> N
     with pytest.raises(SessionClosedError):
         captions.want("owner", ["begun"], woken.set)
     with pytest.raises(SessionClosedError):
-        captions.caption_set(["waiting"])
+        caption_set(captions, ["waiting"])
 
 
 def test_cached_captions_keep_no_session_alive(bundle: Model) -> None:

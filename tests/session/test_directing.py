@@ -11,6 +11,8 @@ import pytest
 from shotstream_rt import ConfigError, Session, Story
 from shotstream_rt.loading.load_model import Model
 
+from .caption_sets import caption_set
+
 Opener = Callable[..., Session]
 
 
@@ -48,7 +50,7 @@ def test_prompt_steers_from_the_next_boundary_and_keeps_earlier_chunks(
     plain = open_session(queue_chunks=1)
     plain.cut("a")
     expected = [chunk.pixels.tobytes() for chunk in plain.chunks()]
-    bundle.captions.caption_set(["something else"])  # else the shot may end before it is
+    caption_set(bundle.captions, ["something else"])  # else the shot may end before it is
     session = open_session(bundle, queue_chunks=1)
     session.cut("a")
     film = []

@@ -15,6 +15,8 @@ from shotstream_rt.film.shots import CaptionChange, ShotRequest, ShotRun
 from shotstream_rt.film.stats import ShotTimes
 from shotstream_rt.loading.load_model import Model
 
+from .caption_sets import caption_set
+
 Opener = Callable[..., Session]
 PATIENCE_S = 30
 
@@ -85,7 +87,7 @@ def test_another_text_for_the_shot_that_was_to_begin_once_more(
 ) -> None:
     session = open_session(bundle, queue_chunks=1)
     two_shots(session)
-    bundle.captions.caption_set(["dddd"])
+    caption_set(bundle.captions, ["dddd"])
     receipt = session.prompt("dddd")
     session.resume()
     frames = list(session.stream())

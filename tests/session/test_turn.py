@@ -12,6 +12,7 @@ from shotstream_rt.errors import ShotStreamError
 from shotstream_rt.session import Session
 
 from ..patience import PATIENCE_S, wait_for
+from .caption_sets import caption_set
 
 FIRST, LATER = 9, 12
 """Frames of a shot's first chunk and of the others."""
@@ -55,7 +56,7 @@ Opener = Callable[..., Session]
 @pytest.fixture
 def bundle(bundle: Any) -> Any:
     """A model that has encoded the captions of most tests here, for which films let turns go."""
-    bundle.captions.caption_set(["a", "b"])
+    caption_set(bundle.captions, ["a", "b"])
     return bundle
 
 

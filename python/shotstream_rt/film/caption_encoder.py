@@ -138,18 +138,6 @@ class CaptionEncoder:
             keys=tuple(captions),
         )
 
-    def caption_set(self, captions: Sequence[str]) -> CaptionSet:
-        """Wait until captions are ready, and return and raise as ``encoded``."""
-        owner, changed = object(), threading.Event()
-        self.want(owner, captions, changed.set)
-        try:
-            while self._encoder is not None and not all(map(self.ready, captions)):
-                changed.wait()
-                changed.clear()
-            return self.encoded(captions)
-        finally:
-            self.forget(owner)
-
     def close(self) -> None:
         """Stop the text thread; captions not begun are dropped. For the owner only; idempotent."""
         with self.lock:

@@ -51,7 +51,7 @@ class Admissions:
     ) -> None:
         self._settings, self._model, self._line, self._films = settings, model, line, films
         self._under_way: dict[str, _Admission] = {}
-        self._dozing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __contains__(self, id: str) -> bool:
         """Whether a film is on its way to play."""
@@ -130,9 +130,9 @@ class Admissions:
 
     def let_sleep(self, film: LiveFilm) -> None:
         """Begin to let a film sleep that nobody watches; its place goes to the next one in line."""
-        dozing = asyncio.create_task(self._let_sleep(film))
-        self._dozing.add(dozing)
-        dozing.add_done_callback(self._dozing.discard)
+        task = asyncio.create_task(self._let_sleep(film))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _let_sleep(self, film: LiveFilm) -> None:
         async with film.changing:

@@ -222,7 +222,7 @@ class LiveFilm:
 
     def tick(self) -> None:
         """Once a second: tell how it goes; pause a film that nobody watches."""
-        self.viewers.part_with_gone()
+        self.viewers.remove_gone()
         if self._player is None:
             return
         session, pause = self._player.session, self._pause

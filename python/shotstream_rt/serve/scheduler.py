@@ -67,16 +67,17 @@ class Scheduler:
         """
         return FilmTurn(self, due_s, frame_rate_hz)
 
-    def ask(self, turn: FilmTurn, dry_s: float, wake: Callable[[], object]) -> bool:
+    def ask(self, turn: FilmTurn, due_s: float, wake: Callable[[], object]) -> bool:
         """Let a film wait for its turn, or for a place that is free; tell whether it has one.
 
         Args:
             turn: the film's.
-            dry_s: when the film's picture runs dry, by the clock; infinity if nobody watches.
+            due_s: when the film's viewers have no frame left to show, by the clock; infinity if
+                nobody watches.
             wake: called, without the lock and on any thread, when the film is given its turn later.
         """
         with self._lock:
-            turn.dry_s, turn.wake = dry_s, wake
+            turn.due_s, turn.wake = due_s, wake
             if not (turn.held or turn in self._waiting):
                 turn.arrival = next(self._arrivals)
                 self._waiting.append(turn)
@@ -125,7 +126,7 @@ class Scheduler:
         return granted
 
     def _order(self, turn: FilmTurn) -> tuple[float, int]:
-        return (turn.dry_s if self.policy == "slack" else 0.0, turn.arrival)
+        return (turn.due_s if self.policy == "slack" else 0.0, turn.arrival)
 
     def _note(self, frames: int) -> None:
         """Measure: from one chunk to the next, if somebody waited all the time in between."""
@@ -149,7 +150,7 @@ class FilmTurn:
 
     Attributes:
         held: whether the film has its turn.
-        dry_s: when its picture runs dry, by the scheduler's clock.
+        due_s: when its viewers have no frame left to show, by the scheduler's clock.
         arrival: counts those who came to wait.
         granted_s: when it last was given its turn.
         wake: tells the film.
@@ -160,10 +161,10 @@ class FilmTurn:
     ) -> None:
         self._scheduler, self._due_s, self._frame_rate_hz = scheduler, due_s, frame_rate_hz
         self.held, self._undecoded = False, 0
-        self.dry_s = self.granted_s = 0.0
+        self.due_s = self.granted_s = 0.0
         self.arrival = 0
         self.wake: Callable[[], object] = _nothing
-        self._asked_s = self._sated_s = float("-inf")
+        self._asked_s = self._full_until_s = float("-inf")
 
     @property
     def busy(self) -> bool:
@@ -172,17 +173,17 @@ class FilmTurn:
 
     def hurry(self) -> None:
         """Note that somebody asked the film for something: its next chunk has no slack."""
-        self._asked_s, self._sated_s = self._scheduler.clock(), float("-inf")
+        self._asked_s, self._full_until_s = self._scheduler.clock(), float("-inf")
 
     def take(self, ahead_frames: int, wake: Callable[[], object]) -> bool:
         """See ``Turn``."""
-        dry_s = self._due_s() + ahead_frames / self._frame_rate_hz
-        return self._scheduler.ask(self, max(dry_s, self._sated_s), wake)
+        due_s = self._due_s() + ahead_frames / self._frame_rate_hz
+        return self._scheduler.ask(self, max(due_s, self._full_until_s), wake)
 
     def give_back(self, frames: int = 0) -> None:
         """See ``Turn``."""
         if frames and self.granted_s > self._asked_s:
-            self._sated_s = self._scheduler.clock() + frames / self._frame_rate_hz
+            self._full_until_s = self._scheduler.clock() + frames / self._frame_rate_hz
         self._undecoded += frames > 0
         self._scheduler.release(self, frames)
 

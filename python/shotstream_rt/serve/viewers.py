@@ -82,7 +82,7 @@ class Viewers:
         self._viewers.discard(viewer)
         self._alone_since_s = time.monotonic()
 
-    def part_with_gone(self) -> None:
+    def remove_gone(self) -> None:
         """Stop showing to those who do not read what they are sent."""
         now_s = time.monotonic()
         for viewer in tuple(self._viewers):
