@@ -346,7 +346,9 @@ def test_restore_decides_a_shot_that_waits_for_its_caption(
     gate.set()
 
 
-@pytest.mark.parametrize("which", ["shotstream-text", "shotstream-decode", "shotstream-generate"])
+@pytest.mark.parametrize(
+    "which", ["shotstream-text", "shotstream-decode", "shotstream-generate", "shotstream-halves"]
+)
 def test_a_thread_that_does_not_start_leaves_nothing(
     which: str, new_bundle: NewBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,7 +362,7 @@ def test_a_thread_that_does_not_start_leaves_nothing(
     monkeypatch.setattr(threading.Thread, "start", start)
     bundle = new_bundle()
     with pytest.raises(DeviceError, match=rf"starting {which}: .* no more memory or threads"):
-        Session(bundle, threads=1)
+        Session(bundle, threads=2)
     assert threading.active_count() == before
     bundle.close()
     assert bundle.closed

@@ -55,6 +55,15 @@ class CaptionKV:
         k, v = self.k[layer], self.v[layer]
         return self.kernels.cross_attention(q, k, v, q.shape[-1] ** -0.5, self.bias)
 
+    def of_half_frames(self, first: int, count: int) -> CaptionKV:
+        """Return what some half frames attend to: all frames attend to the same.
+
+        Args:
+            first: number of the first one in the pass, which has two for each frame.
+            count: how many.
+        """
+        return self
+
 
 class CaptionRuns:
     """Frames that attend to different captions, as runs of neighbours with the same one.
@@ -65,6 +74,7 @@ class CaptionRuns:
     """
 
     def __init__(self, captions: Sequence[CaptionKV], rows: Sequence[int]) -> None:
+        self._captions, self._rows = captions, rows
         self._runs = [(captions[row], len(list(frames))) for row, frames in groupby(rows)]
         self._frames = len(rows)
 
@@ -76,6 +86,11 @@ class CaptionRuns:
             parts.append(caption.attend(layer, q[:, start:end]))
             start = end
         return torch.cat(parts, 1)
+
+    def of_half_frames(self, first: int, count: int) -> CaptionRuns:
+        """Return what some half frames attend to; arguments as of ``CaptionKV``."""
+        rows = [row for row in self._rows for _ in range(2)]
+        return CaptionRuns(self._captions, rows[first : first + count])
 
 
 class CaptionProducts(Generic[_Products]):

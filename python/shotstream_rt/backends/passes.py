@@ -8,7 +8,8 @@ can be captured once and replayed with other tensors in the same memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..abandonment import ChunkAbandonedError, never
+from ..device.companion import own_companion
 from ..kernels.reference.dual_attention_fp8 import key_scales, value_scales
 from ..kernels.sets.arena_layout import ArenaScales
 from ..model.bound_student import by_frame
@@ -24,6 +26,7 @@ from ..plan.policy import PassPlan, RolloutPolicy
 from ..plan.schedule import Schedule
 from .base import BackendInfo
 from .cache import DualKVCache, KVArena
+from .cross_attention import CaptionKV, CaptionRuns
 from .rotary_table import RotaryTable
 
 if TYPE_CHECKING:
@@ -59,6 +62,48 @@ class PassInputs:
     read_tokens: int
     spans: Sequence[HeadSpans | None] | None
     as_stored: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tokens:
+    """Tokens of a pass that one thread computes, and what is theirs.
+
+    Attributes:
+        plan: says their slots.
+        rotation: complex64 ``[T, D / 2]``.
+        captions: what they attend to.
+        meet: waits for the thread that computes the others; ``None`` where these are all.
+    """
+
+    plan: PassPlan
+    rotation: Tensor
+    captions: Captions
+    meet: Callable[[], None] | None = None
+
+
+def _halves(
+    plan: PassPlan, rotation: Tensor, captions: CaptionKV | CaptionRuns, meet: Callable[[], None]
+) -> tuple[_Tokens, _Tokens]:
+    """Divide a pass's tokens in two: each frame counts as two, whose slots are half as large.
+
+    Args:
+        plan: of the pass.
+        rotation: complex64 ``[T, D / 2]``, ``T`` even.
+        captions: what the frames attend to.
+        meet: waits for the other half.
+    """
+    count = len(plan.writes)
+    slots = [2 * slot + part for slot in plan.writes for part in (0, 1)]
+    front, back = (
+        _Tokens(
+            plan=replace(plan, writes=tuple(slots[first : first + count])),
+            rotation=rows,
+            captions=captions.of_half_frames(first, count),
+            meet=meet,
+        )
+        for first, rows in zip((0, count), rotation.tensor_split(2), strict=True)
+    )
+    return front, back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,19 +221,58 @@ class PassRunner:
                 and values and gives None.
             abandoned: asked in front of each layer; ``ChunkAbandonedError`` if it says yes.
         """
-        student, plan, tokens = self.student, inputs.plan, inputs.read_tokens
+        student, plan, frames = self.student, inputs.plan, latents.shape[1]
         context = len(plan.writes) if plan.chunk is None else 0
         x = student.edges.embed_patches(latents.to(student.dtype), context)
-        last = len(student.blocks) - 1
+        work = partial(
+            self._layers, times=times, inputs=inputs, keep_flow=keep_flow, abandoned=abandoned
+        )
+        companion = own_companion()
+        if (
+            companion is not None
+            and isinstance(captions, CaptionKV | CaptionRuns)
+            and self._divides(times)
+        ):
+            own, others = _halves(plan, inputs.rotation, captions, companion.meet)
+            front, back = x.tensor_split(2, 1)
+            parts = companion.both(partial(work, front, own), partial(work, back, others))
+            flows = [part for part in parts if part is not None]
+            patches = torch.cat(flows, 1) if flows else None
+        else:
+            patches = work(x, _Tokens(plan=plan, rotation=inputs.rotation, captions=captions))
+        if patches is None:
+            return None
+        return student.edges.fold_patches(patches, frames, self._grid)
+
+    def _layers(
+        self, x: Tensor, own: _Tokens, *, times: TimeTable, inputs: PassInputs, keep_flow: bool,
+        abandoned: Callable[[], bool],
+    ) -> Tensor | None:  # fmt: skip
+        """Run all layers and the head over embedded tokens.
+
+        Args:
+            x: the tokens ``[1, T, dim]``.
+            own: what is theirs.
+            times: as for ``run``.
+            inputs: of the whole pass.
+            keep_flow: as for ``run``.
+            abandoned: likewise.
+
+        Returns:
+            Patches ``[1, T, 4 * out_dim]``; None without the flow.
+        """
+        student, tokens, last = self.student, inputs.read_tokens, len(self.student.blocks) - 1
         for layer, (block, m) in enumerate(zip(student.blocks, times.layers, strict=True)):
             if abandoned():
                 raise ChunkAbandonedError
             arena = self.cache.arenas[layer]
             with detail("layer", layer):
                 qkv = block.project(x, m)
-                q = block.append(qkv, inputs.rotation, arena, plan)
+                q = block.append(qkv, own.rotation, arena, own.plan)
                 if layer == last and not keep_flow:
                     return None
+                if own.meet is not None:
+                    own.meet()  # the other half's keys and values are in the arena as well
                 with detail("attn"):
                     if inputs.as_stored:
                         k, v = arena.k[None, :tokens], arena.v[None, :tokens]
@@ -197,10 +281,20 @@ class PassRunner:
                         attended = self._attend(q, arena, inputs, layer)
                 x, q = block.leave_self(x, attended.flatten(2), m)
                 with detail("cross"):
-                    attended = captions.attend(layer, q)
+                    attended = own.captions.attend(layer, q)
                 x = block.leave_cross(x, attended.flatten(2), m)
-        patches = student.edges.head(x, *times.head, self.kernels)
-        return student.edges.fold_patches(patches, latents.shape[1], self._grid)
+        patches: Tensor = student.edges.head(x, *times.head, self.kernels)
+        return patches
+
+    def _divides(self, times: TimeTable) -> bool:
+        """Tell whether halves of a pass's tokens, side by side, give the bits of the whole.
+
+        In bfloat16 that was not tried, and frames with times of their own are not divided.
+        """
+        kernels, factor = self.kernels, times.head[0]
+        even = self.cache.frame_tokens % 2 == 0
+        plain = kernels.name == "cpu" and self.student.dtype == torch.float32
+        return even and plain and factor.shape[1] == 1
 
     def advance(
         self, levels: Sequence[int], x: Tensor, x0: Tensor, flow: Tensor, noise: Tensor

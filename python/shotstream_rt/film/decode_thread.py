@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from .context import ContextSelector
 from .frame_queue import as_ordinary
 from .shot_decoder import ShotDecoder
 from .shots import Delivery, ShotRun
-from .threads import WorkerThread
+from .threads import WorkerThread, set_thread_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +49,7 @@ class DecodeJob:
         given: frames below this one were delivered before, and the reader does not get them again.
         epoch: that of the shot when the chunk was made.
         begun_s: when making it began, ``time.perf_counter`` in seconds.
+        alone: whether nothing else of the film computes until it is decoded.
     """
 
     run: ShotRun
@@ -60,6 +61,7 @@ class DecodeJob:
     given: int
     epoch: int
     begun_s: float
+    alone: bool = False
 
 
 class DecodeThread:
@@ -70,6 +72,7 @@ class DecodeThread:
         selector: is given every frame as floats, before packing to 8 bits.
         frame_rate_hz: frames per second, for the presentation times.
         threads: intra-op threads of this thread on a CPU.
+        alone_threads: those for a chunk that is decoded alone.
         streams: of the device where latents arrive; None where calls return when work is done.
         ring: brings pixels to the host; None leaves them where they are decoded, which on a CPU
             is the host.
@@ -91,6 +94,7 @@ class DecodeThread:
         *,
         frame_rate_hz: int,
         threads: int = 1,
+        alone_threads: int = 1,
         streams: Streams | None = None,
         ring: HostRing | None = None,
         keep_on_device: bool = False,
@@ -102,7 +106,7 @@ class DecodeThread:
         self._decoder = ShotDecoder(decoder, kept_chunks=kept_chunks, kept_states=kept_states)
         self._selector = selector
         self._frame_rate_hz = frame_rate_hz
-        self._threads = threads
+        self._threads, self._alone_threads = threads, alone_threads
         self._streams, self._ring = streams, ring
         self._keep_on_device, self._pack, self._log = keep_on_device, pack, log
         self._stream: Stream | None = None
@@ -243,15 +247,28 @@ class DecodeThread:
         timed = nullcontext() if log is None else log.span("decode", job.run.times, chunk)
         with annotate("vae.decode", chunk), timed:
             finite = torch.isfinite(latents).all()
-            frames = self._decoder.decode(job.run, chunk, latents, lambda: self._is_unwanted(job))[
-                0
-            ]
+            with self._threads_for(job):
+                frames = self._decoder.decode(
+                    job.run, chunk, latents, lambda: self._is_unwanted(job)
+                )[0]
             # A NaN among many numbers is one in their sum, which is read once.
             finite &= torch.isfinite(frames.sum(dtype=torch.float32))
         if self._stream is not None:
             self._decoded.record(self._stream)
             self._note_queued()
         return frames, finite
+
+    @contextmanager
+    def _threads_for(self, job: DecodeJob) -> Iterator[None]:
+        """Give this thread the intra-op threads of a job while it is decoded."""
+        if not job.alone or self._alone_threads == self._threads:
+            yield
+            return
+        set_thread_count(self._alone_threads)
+        try:
+            yield
+        finally:
+            set_thread_count(self._threads)
 
     def _note_queued(self) -> None:
         """Note that the decoding of the job at hand is queued on the device, or never will be."""

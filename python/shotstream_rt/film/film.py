@@ -48,10 +48,11 @@ _log = logging.getLogger("shotstream_rt.session")
 
 
 def _student_threads(threads: int) -> int:
-    """Return how many of a film's two threads the student gets: one, as the other one decodes.
+    """Return how many threads an operation of the student gets: one of a film's two.
 
     Measured on two cores: with both, which then wait for one another beside the decoding, nano's
-    film makes 60 frames per second instead of 63. More threads than two were not measured.
+    film makes 60 frames per second instead of 63. In float32 a companion computes half of each pass
+    instead (``device/companion.py``). More threads than two were not measured.
     """
     return 1 if threads == 2 else threads
 
@@ -143,7 +144,12 @@ class Film:
             self.timeline.events.listen(self._capture.hear)
         self._workers = workers
         self._generator = Generator(
-            workers, self.timeline, threads=_student_threads(threads), noise=noise, turn=turn
+            workers,
+            self.timeline,
+            threads=_student_threads(threads),
+            noise=noise,
+            turn=turn,
+            halves=threads == 2,
         )
         try:
             self.timeline.wish()  # of nothing yet: starts the text thread
@@ -235,6 +241,8 @@ class Film:
         generator, workers = self._generator, self._workers
         if generator is not None:
             generator.thread.wait()
+            if generator.companion is not None:
+                generator.companion.wait()
         self.captions.forget(self.timeline)
         if workers is not None:
             workers.decoder.close()

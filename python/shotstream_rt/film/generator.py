@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..abandonment import ChunkAbandonedError
+from ..device.companion import Companion, accompanied
 from ..device.float_precision import check_float_precision
 from ..plan.noise import NoiseSource
 from ..types import Chunk, Place
@@ -45,9 +46,11 @@ class Generator:
         threads: intra-op threads of this thread on a CPU.
         noise: returns the noise source of a seed.
         turn: asked before each chunk; None for a film that never waits for others.
+        halves: give this thread a companion, which computes one half of each pass.
 
     Attributes:
         thread: the generator thread.
+        companion: its companion's thread, or None.
     """
 
     def __init__(
@@ -58,17 +61,23 @@ class Generator:
         threads: int,
         noise: Callable[[int], NoiseSource],
         turn: Turn | None = None,
+        halves: bool = False,
     ) -> None:
         self._workers, self._timeline, self._turn = workers, timeline, turn
         self._boundary_ns = 0
         self._back = WayBack(workers, timeline)
         self._maker = ShotMaker(workers, timeline, self._back, noise=noise, turn=turn)
         self.thread = WorkerThread("shotstream-generate", self._main, threads)
+        self.companion, self._companion = None, Companion() if halves else None
+        if self._companion is not None:
+            self.companion = WorkerThread("shotstream-halves", self._companion.serve, threads)
 
     def start(self) -> None:
-        """Start this thread and the decode thread."""
+        """Start this thread, its companion and the decode thread."""
         self._workers.decoder.start(self._deliver, self._note_done, self._fail_job, self._is_wanted)
         self.thread.start()
+        if self.companion is not None:
+            self.companion.start()  # last: this thread dismisses it when it ends
 
     def halt(self) -> None:
         """Ask the thread to end before its next denoising step."""
@@ -80,7 +89,7 @@ class Generator:
 
     def _main(self) -> None:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), accompanied(self._companion):
                 while (due := self._next_turn()) is not None:
                     if isinstance(due, ShotRun):
                         self._take_turn(due)

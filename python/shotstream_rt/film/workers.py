@@ -67,7 +67,8 @@ class Workers:
         Args:
             model: the loaded model.
             stats: collects times.
-            threads: CPU threads of the student; the decoder gets half as many.
+            threads: CPU threads of the student; the decoder gets half as many, and all of them
+                for a chunk that it decodes alone.
             queue_chunks: chunks that may wait for the reader.
             keep_on_device: leave pixels where they are decoded.
         """
@@ -102,6 +103,7 @@ class Workers:
                 selector,
                 frame_rate_hz=model.frame_rate_hz,
                 threads=max(1, threads // 2),
+                alone_threads=threads,
                 streams=streams,
                 ring=ring,
                 keep_on_device=keep_on_device,
