@@ -6,9 +6,12 @@ are not Intel's, and it applies the GELU while the result is still in registers.
 Attention is two such products and a softmax per head, faster than ``scaled_dot_product_attention``
 there (bfloat16: 2 to 3 times). It wants the arena head by head in memory, so that each head's keys
 are one dense matrix: a strided one would send oneDNN to its reference loops, hundreds of times
-slower, so it is made dense first. On CPUs with a matrix unit (AMX, so Intel's) it is the other way
-round: torch's fused attention multiplies blocks that stay in the cache, and takes three fifths of
-the time in bfloat16 and three quarters in float32.
+slower, so it is made dense first. In float32 on CPUs with AVX2 and nothing wider the native core's
+products take oneDNN's place (``avx2_products.py``), with the same bits.
+
+On CPUs with a matrix unit (AMX, so Intel's) it is the other way round: torch's fused attention
+multiplies blocks that stay in the cache, and takes three fifths of the time in bfloat16 and three
+quarters in float32.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from torch import Tensor, nn
 
 from ..reference.linear import FusedLinear, side_by_side
 from ..torch_ops import dual_attention as fused_attention
+from . import avx2_products
 
 _TYPICAL_ROWS = 512
 
@@ -46,6 +50,9 @@ class PackedLinear:
     def __init__(self, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
         self.bias = bias
+        # The GELU is oneDNN's own, in its product.
+        own = avx2_products.can_pack(weight) and not gelu
+        self._panels = avx2_products.PanelWeight(weight, bias) if own else None
         self._activation: tuple[str, list[float], str] = (
             ("gelu", [], "tanh") if gelu else ("none", [], "")
         )
@@ -53,10 +60,13 @@ class PackedLinear:
     @property
     def nbytes(self) -> int:
         """Bytes held; oneDNN pads narrow weights to whole blocks."""
-        return int(torch.ops.mkldnn._nbytes(self.packed)) + self.bias.nbytes
+        panels = 0 if self._panels is None else self._panels.nbytes
+        return int(torch.ops.mkldnn._nbytes(self.packed)) + self.bias.nbytes + panels
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply ``[..., in]``."""
+        if self._panels is not None and avx2_products.are_fastest(x.dtype):
+            return self._panels.multiply(x)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self._activation)
         return y
 
@@ -121,6 +131,8 @@ def dual_attention(
     narrow_float32 = q.dtype == torch.float32 and q.shape[-1] <= _NARROW
     if not narrow_float32 and has_matrix_unit():
         return fused_attention.dual_attention(q, k, v, scale, bias)
+    if avx2_products.fits_heads(q, k, v):
+        return avx2_products.attend(q, k, v, scale, bias)
     return _attend_by_head(q, k, v, scale, bias)
 
 

@@ -291,5 +291,91 @@ def qkv_append_bfloat16(
 ) -> None:
     """Do the same in bfloat16, with float32 inside."""
 
+def has_products() -> bool:
+    """Tell whether this CPU runs the products below: AVX2 and FMA."""
+
+def packed_numbers(columns: int, inner: int) -> int:
+    """Return the numbers of a packed weight.
+
+    Args:
+        columns: outputs of the layer.
+        inner: its inputs.
+    """
+
+def pack_weight(weight: int, columns: int, inner: int, packed: int) -> None:
+    """Pack a weight for ``multiply``.
+
+    Args:
+        weight: address of float32 ``[columns, inner]``, contiguous.
+        columns: outputs of the layer.
+        inner: its inputs.
+        packed: address of ``packed_numbers`` float32, written.
+    """
+
+def multiply(x: int, packed: int, bias: int, out: int, rows: int, inner: int, columns: int) -> None:
+    """Multiply rows by a packed weight and add the bias.
+
+    Args:
+        x: address of float32 ``[rows, inner]``, contiguous.
+        packed: from ``pack_weight``.
+        bias: address of float32 ``[columns]``; 0 for none.
+        out: address of float32 ``[rows, columns]``, written.
+        rows: how many.
+        inner: inputs of the layer.
+        columns: its outputs.
+
+    Raises:
+        BackendUnavailableError: a CPU without AVX2.
+
+    Source: the bits are those of oneDNN's product on such a CPU. Releases the GIL; one thread.
+    """
+
+def multiply_keys(
+    x: int,
+    arena: int,
+    out: int,
+    rows: int,
+    keys: int,
+    width: int,
+    x_stride: int,
+    arena_stride: int,
+    out_stride: int,
+) -> None:
+    """Multiply a head's queries by its keys: the logits of attention.
+
+    Args:
+        x: address of float32 queries ``[rows, width]``.
+        arena: address of float32 keys ``[keys, width]``.
+        out: address of float32 logits ``[rows, keys]``, written.
+        rows: queries.
+        keys: how many.
+        width: features of the head, a multiple of 16.
+        x_stride: numbers from row to row of ``x``.
+        arena_stride: likewise of ``arena``.
+        out_stride: likewise of ``out``.
+
+    Raises:
+        BackendUnavailableError: a CPU without AVX2.
+        ConfigError: another width.
+
+    Source: as ``multiply``. Releases the GIL; one thread.
+    """
+
+def multiply_values(
+    x: int,
+    arena: int,
+    out: int,
+    rows: int,
+    keys: int,
+    width: int,
+    x_stride: int,
+    arena_stride: int,
+    out_stride: int,
+) -> None:
+    """Multiply a head's weights ``[rows, keys]`` by its values ``[keys, width]``.
+
+    Everything else is as with ``multiply_keys``.
+    """
+
 def build_info() -> BuildInfo:
     """Tell what was compiled."""

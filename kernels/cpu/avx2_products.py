@@ -1,0 +1,114 @@
+"""Products of float32 on a CPU whose widest registers are those of AVX2, by the native core.
+
+oneDNN's reach four fifths of what such a core can multiply, and it packs a head's keys and values
+in front of every product; the core's reach nineteen twentieths and give the same bits
+(``runtime/include/shotstream/product.h``). One thread does them: where torch has several for an
+operation, oneDNN divides its products over them and stays.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..._native import (
+    has_products,
+    multiply,
+    multiply_keys,
+    multiply_values,
+    pack_weight,
+    packed_numbers,
+)
+
+_LANES = 16
+
+_LOGITS_BYTES = 384 << 10
+"""Most logits of one block of queries, which stay in a core's second-level cache."""
+
+_WEIGHT_BYTES = 4 << 20
+"""Largest weight that is held twice: as these products want it, and as oneDNN's do."""
+
+
+def are_fastest(dtype: torch.dtype) -> bool:
+    """Tell whether these products are faster than oneDNN's, for the calling thread's operations.
+
+    With AVX-512 they are not.
+    """
+    alone = torch.get_num_threads() == 1
+    return alone and dtype == torch.float32 and _has_avx2_alone()
+
+
+def _has_avx2_alone() -> bool:
+    return has_products() and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Tell whether a weight ``[out, in]`` is to be held for these products too."""
+    return weight.dtype == torch.float32 and weight.nbytes <= _WEIGHT_BYTES and _has_avx2_alone()
+
+
+class PanelWeight:
+    """A linear layer's weight in the order of these products.
+
+    Args:
+        weight: ``[out, in]``; copied.
+        bias: ``[out]``.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._columns, self._inner = weight.shape
+        self._bias = bias.contiguous()
+        self._packed = weight.new_empty(packed_numbers(self._columns, self._inner))
+        source = weight.contiguous()
+        pack_weight(source.data_ptr(), self._columns, self._inner, self._packed.data_ptr())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the bias."""
+        return self._packed.nbytes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Multiply ``[..., in]`` and add the bias."""
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], self._columns)
+        multiply(
+            x.data_ptr(), self._packed.data_ptr(), self._bias.data_ptr(), out.data_ptr(),
+            x.numel() // self._inner, self._inner, self._columns,
+        )  # fmt: skip
+        return out
+
+
+def fits_heads(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Tell whether ``attend`` takes these; they are as for it."""
+    rows = all(x.stride(-1) == 1 for x in (k, v))
+    return rows and q.shape[-1] % _LANES == 0 and are_fastest(q.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """Like ``reference.dual_attention.dual_attention``, with its arguments."""
+    _, queries, heads, width = q.shape
+    keys = k.shape[1]
+    most = max(1, _LOGITS_BYTES // (keys * q.element_size()))
+    blocks = -(-queries // most)
+    rows = -(-queries // blocks)
+    scaled = (q[0] * scale).contiguous()
+    out, logits = torch.empty_like(scaled), q.new_empty(rows, keys)
+    dense, number = heads * width, q.element_size()
+    for head in range(heads):
+        first_key, first_value = k[0, 0, head].data_ptr(), v[0, 0, head].data_ptr()
+        for start in range(0, queries, rows):
+            count = min(rows, queries - start)
+            place = number * (start * dense + head * width)
+            part = logits[:count]
+            multiply_keys(
+                scaled.data_ptr() + place, first_key, part.data_ptr(),
+                count, keys, width, dense, k.stride(1), keys,
+            )  # fmt: skip
+            if bias is not None:
+                part += bias
+            torch.softmax(part, -1, out=part)
+            multiply_values(
+                part.data_ptr(), first_value, out.data_ptr() + place,
+                count, keys, width, keys, v.stride(1), dense,
+            )  # fmt: skip
+    return out.unsqueeze(0)

@@ -1,0 +1,91 @@
+"""The native core's float32 products: right everywhere, and oneDNN's bits where they replace it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream_rt import _native
+from shotstream_rt.kernels.cpu import avx2_products, products
+from shotstream_rt.kernels.reference.dual_attention import dual_attention
+
+Draw = Callable[..., Tensor]
+Check = Callable[[str, Tensor, Tensor], None]
+
+pytestmark = pytest.mark.skipif(not _native.has_products(), reason="needs a CPU with AVX2")
+
+IS_PLAIN = torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+@pytest.fixture
+def one_thread() -> None:
+    assert torch.get_num_threads() == 1, "tests run on one thread"
+
+
+def layer(normal: Draw, rows: int, inner: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = ((1, rows, inner), (columns, inner), (columns,))
+    x, weight, bias = (normal(*shape, dtype=torch.float32) for shape in shapes)
+    return x, weight, bias
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(180, 256, 768), (90, 1024, 256), (7, 300, 33), (1, 2100, 16)]
+)
+def test_a_linear_layer(
+    normal: Draw, assert_close: Check, rows: int, inner: int, columns: int
+) -> None:
+    x, weight, bias = layer(normal, rows, inner, columns)
+    got = avx2_products.PanelWeight(weight, bias).multiply(x)
+    wanted = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    assert_close("linear", got, wanted.float())
+    if IS_PLAIN:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 512)
+        assert torch.equal(got, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(180, 540), (90, 1620), (5, 29)])
+@pytest.mark.parametrize("head_major", [True, False])
+@pytest.mark.parametrize("folded", [False, True], ids=["arena", "caption"])
+def test_attention(
+    normal: Draw, assert_close: Check, queries: int, keys: int, head_major: bool, folded: bool
+) -> None:
+    q, k, v = (normal(1, rows, 4, 64, dtype=torch.float32) for rows in (queries, keys, keys))
+    if head_major:
+        k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
+    bias = torch.cat((torch.zeros(keys - 1), torch.tensor([4.0]))) if folded else None
+    got = avx2_products.attend(q, k, v, 0.125, bias)
+    assert got.is_contiguous()
+    assert_close("dual_attention", got, dual_attention(q, k, v, 0.125, bias))
+    if IS_PLAIN:
+        assert torch.equal(got, products._attend_by_head(q, k, v, 0.125, bias))
+
+
+def test_they_are_taken_on_one_thread_where_nothing_is_wider(
+    monkeypatch: pytest.MonkeyPatch, normal: Draw, one_thread: None
+) -> None:
+    q = normal(1, 6, 2, 32, dtype=torch.float32)
+    for capability, threads, wanted in (
+        ("AVX2", 1, True),
+        ("AVX2", 2, False),
+        ("AVX512", 1, False),
+    ):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda has=capability: has)
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        assert avx2_products.fits_heads(q, q, q) is wanted
+        assert not avx2_products.fits_heads(*(x.bfloat16() for x in (q, q, q)))
+        assert not avx2_products.fits_heads(*(x[..., :24] for x in (q, q, q)))
+        assert not avx2_products.fits_heads(q, *(x.transpose(2, 3) for x in (q, q)))
+
+
+def test_a_large_weight_is_held_once(monkeypatch: pytest.MonkeyPatch, normal: Draw) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    x, weight, bias = layer(normal, 4, 64, 32)
+    twice = products.PackedLinear(weight, bias)
+    monkeypatch.setattr(avx2_products, "_WEIGHT_BYTES", weight.nbytes - 1)
+    once = products.PackedLinear(weight, bias)
+    assert twice.nbytes == once.nbytes + weight.nbytes
+    assert products.PackedLinear(weight, bias, gelu=True).nbytes == once.nbytes
+    torch.testing.assert_close(once(x), twice(x))
