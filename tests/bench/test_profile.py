@@ -55,13 +55,14 @@ def test_host_and_gpu_times_stand_apart_where_there_is_a_gpu() -> None:
     totals = total_stages(device, host, [stage("step_ms.1", 5)], CEILINGS, "float32", wall_ms=20.0)
     tables = {
         kind: StageSummary(
-            workload="w", device=kind, dtype="float32", shots=1, wall_s=0.02, ceilings=CEILINGS,
-            stages=totals,
+            workload="w", device=kind, dtype="float32", shots=1, frames=9, wall_s=0.02,
+            ceilings=CEILINGS, stages=totals,
         ).lines()
         for kind in ("cpu", "cuda")
     }  # fmt: skip
     assert tables["cuda"][-2].split()[:6] == ["stage", "n", "host", "ms", "GPU", "ms"]
     assert tables["cuda"][-1].split() == ["step", "1", "0.5", "10.0", "50.0", "5.00", "50.0"]
+    assert tables["cpu"][2].endswith("0.005 s, so at most 1800.0 frames per second")
     assert tables["cpu"][-2].split()[:4] == ["stage", "n", "wall", "ms"]
     assert tables["cpu"][-1].split() == ["step", "1", "10.0", "50.0", "5.00", "50.0"]
 

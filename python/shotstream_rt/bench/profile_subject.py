@@ -21,7 +21,7 @@ from .film_run import find_story
 from .memory_table import MemoryTable, device_bytes, memory_table
 from .options import DTYPES, BenchOptions
 from .random_checkpoint import resolve_model
-from .shot_inputs import run_shot
+from .shot_inputs import frames_of, run_shot
 from .stage_summary import StageClock, StageSummary, total_stages
 from .student_run import open_student
 from .timed import TimedModel, TimedPipeline
@@ -73,6 +73,7 @@ class Subject:
             device=device.type,
             dtype=kind,
             shots=shots,
+            frames=shots * frames_of(self.config.shot.shot_frames),
             wall_s=wall_s,
             ceilings=ceilings,
             stages=total_stages(

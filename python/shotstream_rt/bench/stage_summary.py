@@ -112,6 +112,7 @@ class StageSummary:
         device: such as ``cpu`` or ``cuda``.
         dtype: type whose products make the compute floors.
         shots: how many were played.
+        frames: that they decode to.
         wall_s: seconds they took.
         ceilings: measured in the same process.
         stages: in the order of a shot; those that ran.
@@ -121,9 +122,15 @@ class StageSummary:
     device: str
     dtype: str
     shots: int
+    frames: int
     wall_s: float
     ceilings: Ceilings
     stages: tuple[StageTotal, ...]
+
+    @property
+    def floor_s(self) -> float:
+        """Seconds of all stages at their floors, one after the other: of those that have one."""
+        return sum(total.floor_ms or 0.0 for total in self.stages) / 1e3
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -132,7 +139,9 @@ class StageSummary:
             "device": self.device,
             "dtype": self.dtype,
             "shots": self.shots,
+            "frames": self.frames,
             "wall_s": round(self.wall_s, 4),
+            "floor_s": round(self.floor_s, 4),
             "ceilings": self.ceilings.to_dict(),
             "stages": [stage.to_dict() for stage in self.stages],
         }
@@ -148,6 +157,8 @@ class StageSummary:
             f"floors for {self.dtype}",
             f"ceilings measured here: copy {self.ceilings.copy_gbps:.4g} GB/s, products in "
             f"TFLOP/s: {rates}",
+            f"all stages at their floors: {self.floor_s:.3f} s, so at most "
+            f"{self.frames / self.floor_s if self.floor_s else 0:.1f} frames per second",
             f"{'stage':20}" + "".join(f"{name:>12}" for name in columns),
         ]
         for total in self.stages:
