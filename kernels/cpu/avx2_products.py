@@ -1,9 +1,11 @@
 """Products of float32 on a CPU whose widest registers are those of AVX2, by the native core.
 
-oneDNN's reach four fifths of what such a core can multiply, and it packs a head's keys and values
-in front of every product; the core's reach nineteen twentieths and give the same bits
-(``runtime/include/shotstream/product.h``). One thread does them: where torch has several for an
-operation, oneDNN divides its products over them and stays.
+oneDNN's reach four fifths of what such a core can multiply, it packs a head's keys and values in
+front of every product and reorders the images of every convolution; the core's reach nine tenths
+and more and give the same bits (``runtime/include/shotstream/product.h``, ``convolution.h``).
+
+One thread does them: where torch has several for an operation, oneDNN divides its products over
+them and stays.
 """
 
 from __future__ import annotations
@@ -12,15 +14,20 @@ import torch
 from torch import Tensor
 
 from ..._native import (
+    convolve,
     has_products,
     multiply,
     multiply_keys,
     multiply_values,
+    pack_kernel,
     pack_weight,
     packed_numbers,
 )
 
 _LANES = 16
+_BLOCK = 8
+_SMALL_IMAGE = 20480
+"""Numbers up to which torch convolves an image that is alone by itself."""
 
 _LOGITS_BYTES = 384 << 10
 """Most logits of one block of queries, which stay in a core's second-level cache."""
@@ -76,6 +83,43 @@ class PanelWeight:
             x.numel() // self._inner, self._inner, self._columns,
         )  # fmt: skip
         return out
+
+
+class PanelKernel:
+    """The weight of a convolution of 3 x 3 pixels, padded by one, in the order of these products.
+
+    Args:
+        weight: ``[out, in, 3, 3]``, such as ``fits_images`` takes; copied.
+        bias: ``[out]``.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._outputs, self._inputs = weight.shape[:2]
+        self._bias, source = bias.contiguous(), weight.contiguous()
+        self._packed = torch.empty(source.numel())
+        pack_kernel(source.data_ptr(), self._outputs, self._inputs, self._packed.data_ptr())
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve ``[B, in, h, w]`` and add the bias."""
+        images, _, height, width = x.shape
+        out = x.new_empty(images, self._outputs, height, width)
+        convolve(
+            x.data_ptr(), self._packed.data_ptr(), self._bias.data_ptr(), out.data_ptr(),
+            images, self._inputs, self._outputs, height, width,
+        )  # fmt: skip
+        return out
+
+
+def fits_images(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether ``PanelKernel`` is the fastest for images ``[B, in, h, w]``, with oneDNN's bits.
+
+    A small image alone torch does not give to oneDNN, and one that is traced has no memory.
+    """
+    outputs, inputs = weight.shape[:2]
+    channels = outputs % _LANES == 0 and inputs % _BLOCK == 0
+    large = len(x) > 1 or x.numel() > _SMALL_IMAGE
+    plain = type(x) is Tensor and x.device.type == "cpu" and x.is_contiguous()
+    return plain and channels and large and weight.dtype == x.dtype and are_fastest(x.dtype)
 
 
 def fits_heads(q: Tensor, k: Tensor, v: Tensor) -> bool:

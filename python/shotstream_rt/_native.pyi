@@ -377,5 +377,49 @@ def multiply_values(
     Everything else is as with ``multiply_keys``.
     """
 
+def pack_kernel(weight: int, outputs: int, inputs: int, packed: int) -> None:
+    """Pack a convolution's weight for ``convolve``.
+
+    Args:
+        weight: address of float32 ``[outputs, inputs, 3, 3]``, contiguous.
+        outputs: channels, a multiple of 16.
+        inputs: channels, a multiple of 8.
+        packed: address of as many float32, written.
+
+    Raises:
+        ConfigError: other numbers of channels.
+    """
+
+def convolve(
+    x: int,
+    packed: int,
+    bias: int,
+    out: int,
+    images: int,
+    inputs: int,
+    outputs: int,
+    height: int,
+    width: int,
+) -> None:
+    """Convolve images with 3 x 3 pixels, padded by one.
+
+    Args:
+        x: address of float32 ``[images, inputs, height, width]``, contiguous.
+        packed: from ``pack_kernel``.
+        bias: address of float32 ``[outputs]``.
+        out: address of float32 ``[images, outputs, height, width]``, written.
+        images: how many.
+        inputs: channels.
+        outputs: channels.
+        height: rows of an image.
+        width: its columns.
+
+    Raises:
+        BackendUnavailableError: a CPU without AVX2.
+        ConfigError: other numbers of channels than ``pack_kernel`` takes.
+
+    Source: the bits are those of oneDNN's convolution on such a CPU. Releases the GIL; one thread.
+    """
+
 def build_info() -> BuildInfo:
     """Tell what was compiled."""

@@ -10,6 +10,7 @@ void bind_plans(nanobind::module_& module);
 void bind_context_sampling(nanobind::module_& module);
 void bind_philox(nanobind::module_& module);
 void bind_qkv_append(nanobind::module_& module);
+void bind_convolution(nanobind::module_& module);
 void bind_product(nanobind::module_& module);
 void bind_build_info(nanobind::module_& module);
 

@@ -10,5 +10,6 @@ NB_MODULE(_native, module) {
   shotstream::bindings::bind_philox(module);
   shotstream::bindings::bind_qkv_append(module);
   shotstream::bindings::bind_product(module);
+  shotstream::bindings::bind_convolution(module);
   shotstream::bindings::bind_build_info(module);
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from shotstream_rt import _native
 from shotstream_rt.kernels.cpu import avx2_products, products
 from shotstream_rt.kernels.reference.dual_attention import dual_attention
+from shotstream_rt.model.nano.convolution import Convolution
 
 Draw = Callable[..., Tensor]
 Check = Callable[[str, Tensor, Tensor], None]
@@ -89,3 +90,55 @@ def test_a_large_weight_is_held_once(monkeypatch: pytest.MonkeyPatch, normal: Dr
     assert twice.nbytes == once.nbytes + weight.nbytes
     assert products.PackedLinear(weight, bias, gelu=True).nbytes == once.nbytes
     torch.testing.assert_close(once(x), twice(x))
+
+
+@pytest.mark.parametrize(
+    ("images", "inputs", "outputs", "height", "width"),
+    [(3, 96, 96, 12, 20), (2, 192, 96, 5, 7), (1, 96, 192, 24, 40), (3, 16, 96, 3, 4)],
+)
+def test_a_convolution(
+    normal: Draw, assert_close: Check, images: int, inputs: int, outputs: int, height: int,
+    width: int,
+) -> None:  # fmt: skip
+    x = normal(images, inputs, height, width, dtype=torch.float32)
+    weight = normal(outputs, inputs, 3, 3, dtype=torch.float32) / inputs**0.5
+    bias = normal(outputs, dtype=torch.float32)
+    got = avx2_products.PanelKernel(weight, bias).convolve(x)
+    wide = torch.nn.functional.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    torch.testing.assert_close(got, wide.float(), rtol=1e-5, atol=1e-5)
+    if IS_PLAIN:
+        assert torch.equal(got, torch.nn.functional.conv2d(x, weight, bias, padding=1))
+
+
+def test_a_frozen_convolution_is_packed_once_for_each_weight(
+    monkeypatch: pytest.MonkeyPatch, normal: Draw
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    layer, x = Convolution(16, 32), normal(2, 16, 5, 6, dtype=torch.float32)
+    trained = layer(x)
+    assert layer._kernel is None
+    layer.requires_grad_(False)
+    torch.testing.assert_close(layer(x), trained.detach())
+    kernel = layer._kernel
+    assert kernel is not None
+    layer(x)
+    assert layer._kernel is kernel
+    layer.weight.mul_(2)
+    torch.testing.assert_close(
+        layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)
+    )
+    assert layer._kernel is not kernel
+
+
+def test_images_that_torch_convolves_itself_stay_there(
+    monkeypatch: pytest.MonkeyPatch, normal: Draw
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    weight = normal(16, 8, 3, 3, dtype=torch.float32)
+    x = normal(2, 8, 40, 40, dtype=torch.float32)
+    assert avx2_products.fits_images(x, weight)
+    assert not avx2_products.fits_images(x[:1], weight)
+    assert not avx2_products.fits_images(x.to(memory_format=torch.channels_last), weight)
+    assert not avx2_products.fits_images(x, weight[:8])
+    assert not avx2_products.fits_images(x.bfloat16(), weight.bfloat16())
+    assert not avx2_products.fits_images(x.to("meta"), weight)

@@ -22,6 +22,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from shotstream_rt.errors import ConfigError
 
 from ...abandonment import ChunkAbandonedError, never
+from .convolution import Convolution
 from .files import load_float32
 
 LATENT_CHANNELS = 16
@@ -77,8 +78,8 @@ class CausalBlock(nn.Module):
         super().__init__()
         self.memory = memory
         self.register_buffer("limit", torch.full((channels,), math.inf) if limited else None)
-        self.mix = nn.Conv2d(channels * (2 if memory else 1), channels, 3, padding=1)
-        self.out = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mix = Convolution(channels * (2 if memory else 1), channels)
+        self.out = Convolution(channels, channels)
         nn.init.zeros_(self.out.weight)
         if self.out.bias is not None:
             nn.init.zeros_(self.out.bias)
@@ -163,16 +164,16 @@ class NanoCodecNet(nn.Module):
         super().__init__()
         self.depths = depths or CodecDepths()
         quarter, eighth, decoded = 64, 96, 96
-        self.encoder_in = nn.Conv2d(_STACKED, quarter, 3, padding=1)
+        self.encoder_in = Convolution(_STACKED, quarter)
         self.encoder_quarter = _blocks(quarter, self.depths.encoder_quarter, 0)
         self.encoder_down = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
         self.encoder_eighth = _blocks(eighth, self.depths.encoder_eighth, 1)
         self.encoder_out = nn.Conv2d(eighth, LATENT_CHANNELS, 1)
-        self.decoder_in = nn.Conv2d(LATENT_CHANNELS, eighth, 3, padding=1)
+        self.decoder_in = Convolution(LATENT_CHANNELS, eighth)
         self.decoder_eighth = _blocks(eighth, self.depths.decoder_eighth, 2, limited=True)
         self.decoder_up = nn.Conv2d(eighth, 4 * decoded, 1)
         self.decoder_quarter = _blocks(decoded, self.depths.decoder_quarter, 0, limited=True)
-        self.decoder_out = nn.Conv2d(decoded, _STACKED, 3, padding=1)
+        self.decoder_out = Convolution(decoded, _STACKED)
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
 
