@@ -32,9 +32,6 @@ _SMALL_IMAGE = 20480
 _LOGITS_BYTES = 384 << 10
 """Most logits of one block of queries, which stay in a core's second-level cache."""
 
-_WEIGHT_BYTES = 4 << 20
-"""Largest weight that is held twice: as these products want it, and as oneDNN's do."""
-
 
 def are_fastest(dtype: torch.dtype) -> bool:
     """Tell whether these products are faster than oneDNN's, for the calling thread's operations.
@@ -42,16 +39,22 @@ def are_fastest(dtype: torch.dtype) -> bool:
     With AVX-512 they are not.
     """
     alone = torch.get_num_threads() == 1
-    return alone and dtype == torch.float32 and _has_avx2_alone()
+    return alone and dtype == torch.float32 and has_avx2_alone()
 
 
-def _has_avx2_alone() -> bool:
-    return has_products() and torch.backends.cpu.get_cpu_capability() == "AVX2"
+def has_avx2_alone() -> bool:
+    """Tell whether this CPU has AVX2 and nothing wider, and torch uses it.
+
+    A release of torch that cannot tell whether there is AVX-512 answers no.
+    """
+    has_more = getattr(torch.cpu, "_is_avx512_supported", None)
+    used = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return used and has_products() and has_more is not None and not has_more()
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Tell whether a weight ``[out, in]`` is to be held for these products too."""
-    return weight.dtype == torch.float32 and weight.nbytes <= _WEIGHT_BYTES and _has_avx2_alone()
+    """Tell whether a weight ``[out, in]`` may be held for these products."""
+    return weight.dtype == torch.float32 and has_avx2_alone()
 
 
 class PanelWeight:
@@ -73,6 +76,11 @@ class PanelWeight:
     def nbytes(self) -> int:
         """Bytes held beside the bias."""
         return self._packed.nbytes
+
+    def unpacked(self) -> Tensor:
+        """Return the weight ``[out, in]``."""
+        panels = self._packed.view(-1, self._inner, _LANES).transpose(1, 2)
+        return panels.reshape(-1, self._inner)[: self._columns]
 
     def multiply(self, x: Tensor) -> Tensor:
         """Multiply ``[..., in]`` and add the bias."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..reference.linear import FusedLinear, side_by_side
 from ..torch_ops import dual_attention as fused_attention
 from . import avx2_products
+from .avx2_products import PanelWeight
 
 _TYPICAL_ROWS = 512
 
@@ -39,7 +40,10 @@ _NARROW = 64
 
 
 class PackedLinear:
-    """One product ``[..., in] -> [..., out]`` on a weight in oneDNN's own order.
+    """One product ``[..., in] -> [..., out]`` on a weight that is held once, in the fastest order.
+
+    That is oneDNN's own; or, for float32 with AVX2 on one thread, the native core's. It is changed
+    when a thread comes whose operations have another number of threads. The result is the same.
 
     Args:
         weight: ``[out, in]``; copied.
@@ -48,11 +52,10 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> None:
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
         self.bias = bias
         # The GELU is oneDNN's own, in its product.
-        own = avx2_products.can_pack(weight) and not gelu
-        self._panels = avx2_products.PanelWeight(weight, bias) if own else None
+        self._may_change = avx2_products.can_pack(weight) and not gelu
+        self._weight: Tensor | PanelWeight = _in_onednn_order(weight)
         self._activation: tuple[str, list[float], str] = (
             ("gelu", [], "tanh") if gelu else ("none", [], "")
         )
@@ -60,15 +63,27 @@ class PackedLinear:
     @property
     def nbytes(self) -> int:
         """Bytes held; oneDNN pads narrow weights to whole blocks."""
-        panels = 0 if self._panels is None else self._panels.nbytes
-        return int(torch.ops.mkldnn._nbytes(self.packed)) + self.bias.nbytes + panels
+        held = self._weight
+        own = isinstance(held, PanelWeight)
+        return self.bias.nbytes + (held.nbytes if own else int(torch.ops.mkldnn._nbytes(held)))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply ``[..., in]``."""
-        if self._panels is not None and avx2_products.are_fastest(x.dtype):
-            return self._panels.multiply(x)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self._activation)
+        # Films share it: each goes on with what it has read here, whatever others make of it.
+        held = self._weight
+        if self._may_change and avx2_products.are_fastest(x.dtype):
+            if not isinstance(held, PanelWeight):
+                held = self._weight = PanelWeight(held.to_dense(), self.bias)
+            return held.multiply(x)
+        if isinstance(held, PanelWeight):
+            held = self._weight = _in_onednn_order(held.unpacked())
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, held, self.bias, *self._activation)
         return y
+
+
+def _in_onednn_order(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
+    return packed
 
 
 @cache

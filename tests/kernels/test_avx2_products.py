@@ -18,7 +18,7 @@ Check = Callable[[str, Tensor, Tensor], None]
 
 pytestmark = pytest.mark.skipif(not _native.has_products(), reason="needs a CPU with AVX2")
 
-IS_PLAIN = torch.backends.cpu.get_cpu_capability() == "AVX2"
+IS_PLAIN = avx2_products.has_avx2_alone()
 
 
 @pytest.fixture
@@ -68,12 +68,8 @@ def test_they_are_taken_on_one_thread_where_nothing_is_wider(
     monkeypatch: pytest.MonkeyPatch, normal: Draw, one_thread: None
 ) -> None:
     q = normal(1, 6, 2, 32, dtype=torch.float32)
-    for capability, threads, wanted in (
-        ("AVX2", 1, True),
-        ("AVX2", 2, False),
-        ("AVX512", 1, False),
-    ):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda has=capability: has)
+    for alone, threads, wanted in ((True, 1, True), (True, 2, False), (False, 1, False)):
+        monkeypatch.setattr(avx2_products, "has_avx2_alone", lambda has=alone: has)
         monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
         assert avx2_products.fits_heads(q, q, q) is wanted
         assert not avx2_products.fits_heads(*(x.bfloat16() for x in (q, q, q)))
@@ -81,15 +77,23 @@ def test_they_are_taken_on_one_thread_where_nothing_is_wider(
         assert not avx2_products.fits_heads(q, *(x.transpose(2, 3) for x in (q, q)))
 
 
-def test_a_large_weight_is_held_once(monkeypatch: pytest.MonkeyPatch, normal: Draw) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    x, weight, bias = layer(normal, 4, 64, 32)
-    twice = products.PackedLinear(weight, bias)
-    monkeypatch.setattr(avx2_products, "_WEIGHT_BYTES", weight.nbytes - 1)
-    once = products.PackedLinear(weight, bias)
-    assert twice.nbytes == once.nbytes + weight.nbytes
-    assert products.PackedLinear(weight, bias, gelu=True).nbytes == once.nbytes
-    torch.testing.assert_close(once(x), twice(x))
+@pytest.mark.parametrize("columns", [96, 100])
+def test_a_weight_is_held_once_in_the_order_that_the_thread_wants(
+    monkeypatch: pytest.MonkeyPatch, normal: Draw, columns: int
+) -> None:
+    x, weight, bias = layer(normal, 4, 64, columns)
+    wanted = torch.nn.functional.linear(x, weight, bias)
+    monkeypatch.setattr(avx2_products, "has_avx2_alone", lambda: True)
+    linear = products.PackedLinear(weight, bias)
+    most = 1.5 * weight.nbytes  # both orders fill up the last columns
+    for threads in (1, 2, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        torch.testing.assert_close(linear(x), wanted)
+        assert isinstance(linear._weight, avx2_products.PanelWeight) is (threads == 1)
+        assert linear.nbytes <= most
+        held = linear._weight
+        dense = held.unpacked() if threads == 1 else held.to_dense()  # type: ignore[union-attr]
+        assert torch.equal(dense, weight)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_a_convolution(
 def test_a_frozen_convolution_is_packed_once_for_each_weight(
     monkeypatch: pytest.MonkeyPatch, normal: Draw
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(avx2_products, "has_avx2_alone", lambda: True)
     layer, x = Convolution(16, 32), normal(2, 16, 5, 6, dtype=torch.float32)
     trained = layer(x)
     assert layer._kernel is None
@@ -133,7 +137,7 @@ def test_a_frozen_convolution_is_packed_once_for_each_weight(
 def test_images_that_torch_convolves_itself_stay_there(
     monkeypatch: pytest.MonkeyPatch, normal: Draw
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(avx2_products, "has_avx2_alone", lambda: True)
     weight = normal(16, 8, 3, 3, dtype=torch.float32)
     x = normal(2, 8, 40, 40, dtype=torch.float32)
     assert avx2_products.fits_images(x, weight)

@@ -10,7 +10,7 @@ import torch
 from ..device.host_ring import HostRing
 from ..device.streams import streams_of
 from ..kernels.sets.decoder_set import decoder_kernels
-from ..model.codec import ResumableDecoder
+from ..model.codec import ResumableDecoder, ThreadFreeDecoder
 from .caption_encoder import CaptionEncoder
 from .context import ContextSelector
 from .decode_thread import DecodeThread
@@ -68,7 +68,7 @@ class Workers:
             model: the loaded model.
             stats: collects times.
             threads: CPU threads of the student; the decoder gets half as many, and all of them
-                for a chunk that it decodes alone.
+                for a chunk that it decodes alone, where that makes the same frames.
             queue_chunks: chunks that may wait for the reader.
             keep_on_device: leave pixels where they are decoded.
         """
@@ -92,6 +92,8 @@ class Workers:
             choice=config.cache.context_choice,
         )
         decoder, pipeline = model.new_decoder(), model.new_pipeline()
+        decoding = max(1, threads // 2)
+        same = isinstance(decoder, ThreadFreeDecoder) and decoder.same_on_any_threads
         if isinstance(decoder, ResumableDecoder):  # else a shot cannot go back by chunks anyhow
             pipeline.kept_back = kept_states
         return cls(
@@ -102,8 +104,8 @@ class Workers:
                 decoder,
                 selector,
                 frame_rate_hz=model.frame_rate_hz,
-                threads=max(1, threads // 2),
-                alone_threads=threads,
+                threads=decoding,
+                alone_threads=threads if same else decoding,
                 streams=streams,
                 ring=ring,
                 keep_on_device=keep_on_device,

@@ -66,6 +66,16 @@ class AbandonableDecoder(StreamDecoder, Protocol):
 
 
 @runtime_checkable
+class ThreadFreeDecoder(StreamDecoder, Protocol):
+    """A stream decoder that can tell whether torch's number of threads changes its frames."""
+
+    @property
+    def same_on_any_threads(self) -> bool:
+        """Whether its frames are the same to the bit with any number of threads of torch."""
+        ...
+
+
+@runtime_checkable
 class LatentCodec(Protocol):
     """Both directions between frames and latents."""
 

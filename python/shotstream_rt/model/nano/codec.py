@@ -22,6 +22,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from shotstream_rt.errors import ConfigError
 
 from ...abandonment import ChunkAbandonedError, never
+from ...kernels.cpu.avx2_products import has_avx2_alone
 from .convolution import Convolution
 from .files import load_float32
 
@@ -235,6 +236,11 @@ class NanoStreamDecoder:
         self._net = net
         self.abandoned: Callable[[], bool] = never
         self._state: list[Tensor | None] | None = None
+
+    @property
+    def same_on_any_threads(self) -> bool:
+        """See ``ThreadFreeDecoder``; not known of CPUs with more than AVX2, nor of bfloat16."""
+        return has_avx2_alone() and self._net.latent_mean.dtype == torch.float32
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
