@@ -22,6 +22,7 @@ from shotstream_rt.bench.serve_check import compare_served, encodes_ms
 from shotstream_rt.bench.serve_figures import (
     films_told,
     memory_growth_mib,
+    memory_told,
     turn_figures,
     viewer_costs,
     worst_film_gains,
@@ -139,6 +140,14 @@ def test_memory_grows_by_the_least_of_its_minutes() -> None:
     held = [(second, 100 + 3 * (second // 60) + second % 7) for second in range(300)]
     assert memory_growth_mib(held) == pytest.approx(3)
     assert memory_growth_mib(held[:170]) is None
+
+
+def test_memory_is_told_by_the_second_and_thinned_in_long_runs() -> None:
+    held = [(1.01 * number, 100 + 2 * 1.01 * number) for number in range(4)]
+    assert memory_told(held) == {"every_s": 1, "mib": [100, 102, 104, 106]}
+    told = memory_told([(float(second), 100.0 + second) for second in range(1801)])
+    assert told["every_s"] == 3 and told["mib"] == [100 + second for second in range(0, 1801, 3)]
+    assert memory_told([]) == {"every_s": 1, "mib": []}
 
 
 def test_a_viewers_cost_is_told_in_encodes() -> None:
@@ -329,6 +338,9 @@ def test_a_real_server_by_turns_in_a_record_that_compares(
         for name in ("viewer_cost_encodes.loop", "viewer_cost_encodes.process"):
             assert metrics[name]["n"] == 1
         assert metrics["server_memory_mib.1"]["min"] > 0
+        for mark in ("1", "3"):
+            (memory,) = record["method"]["memory"][mark]
+            assert memory["every_s"] == 1 and len(memory["mib"]) >= 3 and min(memory["mib"]) > 0
     assert main(["compare", str(path), str(path)]) == 0
 
 

@@ -19,6 +19,7 @@ from shotstream_rt.terminal import CommandParser, log_handler, run_command, tell
 
 from . import report
 from .compare import STATISTICS, compare_paths
+from .measurement import Measurement
 from .options import DTYPES, BenchOptions
 from .record import BenchRecord, write_record
 from .runner import run
@@ -242,13 +243,15 @@ def _serve(arguments: list[str]) -> int:
             "pip install 'shotstream_rt[serve]'"
         ) from error
     asked = serve_parser().parse_args(arguments)
+    _check_plots(asked.plots)
     workload = serve_workload(find_workload("nano-serve"), asked)
     options = serve_options(workload, asked)
     out = _checked_out(asked.out)
     # The fragment of an address is a token, which is in no record.
     words = [word.partition("#")[0] for word in arguments]
     with _kernels(asked.kernels):
-        record, _ = run(workload, options, ["serve", *words], out=out)
+        record, measured = run(workload, options, ["serve", *words], out=out)
+    _draw_plots(record, measured, asked.plots)
     _hand_over(record, out, as_json=asked.json)
     return _exit_code(record) or int(bool(record.method.get("errors")))
 
@@ -274,10 +277,7 @@ def _measure(arguments: list[str]) -> int:
             tell(f"{profile.name:16} {'profile':8} {profile.summary}{note}")
         return 0
     workload = _workload(cli, asked)
-    if asked.plots is not None:
-        from .plots import require_matplotlib
-
-        require_matplotlib()
+    _check_plots(asked.plots)
     out = _checked_out(asked.out)
     repeats = asked.repeats
     if repeats is None:
@@ -293,12 +293,25 @@ def _measure(arguments: list[str]) -> int:
     )  # fmt: skip
     with _kernels(asked.kernels):
         record, measured = run(workload, options, arguments, out=out)
-    if asked.plots is not None and measured is not None and record.status == "ok":
-        from .plots import draw
-
-        draw(record, measured, Path(asked.plots))
+    _draw_plots(record, measured, asked.plots)
     _hand_over(record, out, as_json=asked.json)
     return _exit_code(record)
+
+
+def _check_plots(folder: str | None) -> None:
+    """Check that plots can be drawn, where some were asked for."""
+    if folder is not None:
+        from .plots import require_matplotlib
+
+        require_matplotlib()
+
+
+def _draw_plots(record: BenchRecord, measured: Measurement | None, folder: str | None) -> None:
+    """Draw plots, where some were asked for and the film was the right one."""
+    if folder is not None and measured is not None and record.status == "ok":
+        from .plots import draw
+
+        draw(record, measured, Path(folder))
 
 
 def _checked_out(out: str | None) -> Path | None:

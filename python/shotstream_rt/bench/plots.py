@@ -1,4 +1,4 @@
-"""Plots of one run: chunk time by position, stages of a shot, latencies, roofline; cold starts.
+"""Plots of one run: chunk time by position, stages, latencies, roofline, memory; cold starts.
 
 Drawn with matplotlib, which only this file needs (``pip install shotstream_rt[bench]``); each plot
 is written as PNG and as SVG.
@@ -68,6 +68,7 @@ def draw(record: BenchRecord, measured: Measurement, folder: Path) -> list[Path]
         "stages": _draw_stages,
         "latency": _draw_latency,
         "roofline": _draw_roofline,
+        "memory": _draw_memory,
     }
     written = []
     try:
@@ -189,6 +190,27 @@ def _draw_latency(axes: Axes, measured: Measurement) -> bool:
     axes.set_xlabel("ms")
     axes.set_ylabel("samples")
     axes.legend()
+    return True
+
+
+def _draw_memory(axes: Axes, measured: Measurement) -> bool:
+    """What a server held in every turn."""
+    turns = [
+        (kind, told)
+        for kind, found in measured.notes.get("memory", {}).items()
+        for told in found
+        if told["mib"]
+    ]
+    if not turns:
+        return False
+    for kind, told in turns:
+        times: list[Any] = [number * told["every_s"] for number in range(len(told["mib"]))]
+        axes.plot(times, told["mib"], linewidth=1, label=kind)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("s")
+    axes.set_ylabel("resident memory of the server, MiB")
+    if len(turns) > 1:
+        axes.legend()
     return True
 
 

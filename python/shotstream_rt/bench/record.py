@@ -83,8 +83,8 @@ class BenchRecord:
             and the load of the machine before the run; ``quick`` if the check was the quick one;
             ``baseline``: see ``baseline.Baseline``, if it was asked for; of an interactive run
             ``flush``, ``kinds``, ``queue_chunks``, ``reader_fps`` and ``asks_too_late``; of a
-            server ``films`` (which played and which waited, by kind of turn) and ``errors`` (of
-            players).
+            server ``films`` (which played and which waited) and ``memory`` (what it held every
+            ``every_s`` seconds, in MiB), both by kind of turn, and ``errors`` (of players).
         status: ``ok``, ``incorrect``, ``oom``, ``unsupported``, ``error`` or ``not checked``
             (measured, and the correctness check is still to come, or was cut short).
         message: one line when the status is not ``ok``, else empty.

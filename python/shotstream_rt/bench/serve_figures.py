@@ -17,6 +17,8 @@ _LEAST_MINUTES = 3
 """Minutes, the first one not counted, of which the least memory makes a line worth telling."""
 _LEAST_RATIO = 0.01
 """Stands for the play ratio of a film that was not shown at all, where one is divided by it."""
+_MOST_TOLD = 600
+"""Numbers of a series of memory in a record: of a run of ten minutes, one a second."""
 
 
 def turn_figures(turn: Turn, start_buffer_s: float) -> dict[str, list[float]]:
@@ -98,6 +100,20 @@ def memory_growth_mib(samples: Sequence[tuple[float, float]]) -> float | None:
     if len(least) < _LEAST_MINUTES:
         return None
     return float(np.polyfit([*least], [*least.values()], 1)[0])
+
+
+def memory_told(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return how memory went: MiB from ``begin_s`` on, ``every_s`` seconds from one to the next.
+
+    Args:
+        samples: seconds, rising, and MiB each; about one a second.
+    """
+    if not samples:
+        return {"every_s": 1, "mib": []}
+    times, sizes = zip(*samples, strict=True)
+    every_s = max(1, math.ceil(times[-1] / _MOST_TOLD))
+    told = np.interp(range(0, math.floor(times[-1]) + 1, every_s), times, sizes)
+    return {"every_s": every_s, "mib": told.round(1).tolist()}
 
 
 def viewer_costs(

@@ -27,7 +27,8 @@ what comes out
   loop_cpu_ms: of its thread that talks with the viewers; encode_cpu_ms: of encoding a frame;
   viewer_cost_encodes: what one viewer more costs for each frame, in encodes (with several numbers
   of viewers), by the whole process (.process) and by that thread (.loop). server_memory_mib;
-  memory_growth_mib: a minute, after the first one (of runs of four minutes and more).
+  memory_growth_mib: a minute, after the first one (of runs of four minutes and more); the record
+  has how memory went (method.memory).
   worst_film_gain: how many times better the worst film plays with the first policy than with the
   others, round by round. Films that wait in the queue are told in the record (method.films), with
   their places. The first frames of the first film are compared with the same film made alone;
@@ -92,6 +93,7 @@ def serve_parser() -> argparse.ArgumentParser:
     where = out.add_argument_group("where results go")
     where.add_argument("--out", metavar="PATH", help="write the record to this file or folder")
     where.add_argument("--json", action="store_true", help="print the record as one JSON line")
+    where.add_argument("--plots", metavar="DIR", help="draw how memory went (needs matplotlib)")
     return out
 
 

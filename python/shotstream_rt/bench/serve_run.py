@@ -26,7 +26,7 @@ from .measurement import Measurement, SaveUnchecked
 from .options import BenchOptions
 from .random_checkpoint import resolve_model
 from .serve_check import compare_served, encodes_ms, film_alone
-from .serve_figures import films_told, turn_figures, viewer_costs, worst_film_gains
+from .serve_figures import films_told, memory_told, turn_figures, viewer_costs, worst_film_gains
 from .serve_player import Address
 from .serve_process import ServerProcess, started
 from .serve_turn import KEPT_FRAMES, Turn, TurnPlan, play_turn
@@ -95,6 +95,10 @@ def measure_serve(
         notes={
             "films": {
                 kind.mark or "all": [films_told(turn) for turn in found]
+                for kind, found in turns.items()
+            },
+            "memory": {
+                kind.mark or "all": [memory_told(turn.memory) for turn in found]
                 for kind, found in turns.items()
             },
             "errors": _errors(turns),
