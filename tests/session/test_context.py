@@ -147,6 +147,18 @@ def test_extended_shot_counts_with_its_last_frames() -> None:
     assert picked(chosen) == [159 + f for f in (0, 16, 32, 48, 64, 80)]
 
 
+def test_what_is_kept_of_a_past_shot_is_one_piece_of_memory_of_its_own() -> None:
+    chosen = selector(NumberCodec())
+    for shot in range(4):
+        play(chosen, shot, 30)
+    pieces = [{f.untyped_storage().data_ptr() for f in m.frames.values()} for m in chosen.past]
+    assert [len(memory.frames) > 1 for memory in chosen.past] == [True] * 4
+    assert [len(piece) for piece in pieces] == [1] * 4 and len(set.union(*pieces)) == 4
+    for memory in chosen.past:  # the buffers have been taken over by later shots since
+        for number, pixels in memory.frames.items():
+            assert torch.equal(pixels, torch.full((3, 8, 8), 1000.0 * memory.shot + number))
+
+
 def test_abandoned_shot_leaves_nothing() -> None:
     chosen = selector(NumberCodec())
     play(chosen, 0, 81)

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..config import ContextChoice
+from ..device.own_memory import own_memory
 from ..model.codec import LatentCodec
 from ..types import MemoryFrame
 from .context_picker import ContextPicker
+from .frame_ring import FrameRing
 from .picks import frames_wanted, pick_context, repeated
 from .reference import ReferencePicture
 from .shot_memory import ContextSelection, ShotMemory
@@ -74,10 +76,10 @@ class ContextSelector:
         self.past: tuple[ShotMemory, ...] = ()
         self._open: ShotMemory | None = None
         # Every frame of the newest shot and of the one before it is kept, for the reader may go
-        # back to any of them. Two buffers take turns.
+        # back to any of them. Two rings take turns.
         self.newest: ShotMemory | None = None
         self._before: ShotMemory | None = None
-        self._spare: Tensor | None = None
+        self._free_ring: FrameRing | None = None
         # Numbers of the open shot's frames that the next one will pick.
         self._expected = self._expected_alone = self._expect()
         self._lock = threading.RLock()
@@ -105,9 +107,9 @@ class ContextSelector:
             self._let_go(self._before)
         self._before = self.newest
         self._open = self.newest = ShotMemory(
-            shot=shot, caption=caption, ring=self._spare, first_index=first_index
+            shot=shot, caption=caption, ring=self._free_ring, first_index=first_index
         )
-        self._spare = None
+        self._free_ring = None
         self._expected = self._expect() if self.past else self._expected_alone
 
     def _expect(self) -> frozenset[int]:
@@ -127,24 +129,29 @@ class ContextSelector:
         memory = self._open
         assert memory is not None, "add_frames before begin_shot"
         ring = memory.ring
-        wanted = (self.shot_limit, *frames.shape[1:])
-        if ring is None or ring.shape != wanted or ring.dtype != frames.dtype:
-            ring = memory.ring = torch.empty(wanted, dtype=frames.dtype, device=frames.device)
+        if ring is None or not ring.fits(frames):
+            ring = memory.ring = FrameRing(frames, self.shot_limit, self._spare_frames)
         for frame in frames:
             number = memory.frame_count
             with self._lock:
                 if number >= self.shot_limit:  # the shot was extended
-                    self._make_room(memory, number - self.shot_limit)
-                memory.frames[number] = ring[number % self.shot_limit].copy_(frame)
+                    self._make_room(memory, ring, number - self.shot_limit)
+                memory.frames[number] = ring.put(number, frame)
                 memory.frame_count += 1
                 if number in self._expected:
                     memory.latent(number, self._codec)
 
-    def _make_room(self, memory: ShotMemory, frame: int) -> None:
-        """Move a frame out of the ring, and drop one that the shot cannot go back to any more."""
+    def _make_room(self, memory: ShotMemory, ring: FrameRing, frame: int) -> None:
+        """Set the ring's oldest frame aside, and drop one that the shot cannot go back to any more.
+
+        Args:
+            memory: of the shot.
+            ring: its ring.
+            frame: number of the oldest one in it.
+        """
         memory.forget(frame - self._spare_frames)
-        if frame in memory.frames and self._spare_frames > 0:
-            memory.frames[frame] = memory.frames[frame].clone()
+        if frame in memory.frames:
+            memory.frames[frame] = ring.set_aside(frame, memory.frames[frame])
 
     def change_caption(self, caption: str) -> None:
         """Set the caption of the open shot."""
@@ -192,11 +199,15 @@ class ContextSelector:
 
     def _let_go(self, memory: ShotMemory) -> None:
         """Empty what is kept of a shot; the next one to begin takes over its buffer."""
-        self._spare = memory.ring
+        self._free_ring = memory.ring
         memory.frames, memory.latents, memory.pictures, memory.ring = {}, {}, {}, None
 
-    def ended_shot(self) -> ShotMemory | None:
-        """Return what would be kept of the open shot if it ended here, None for nothing."""
+    def ended_shot(self, *, copied: bool = True) -> ShotMemory | None:
+        """Return what would be kept of the open shot if it ended here, None for nothing.
+
+        Args:
+            copied: its frames are copies; otherwise they are of use under the lock alone.
+        """
         memory = self._open
         if memory is None or memory.frame_count == 0 or self.budget == 0:
             return None
@@ -208,17 +219,14 @@ class ContextSelector:
                 *frames_wanted(count, self.budget, self._choice),
                 *(index - start for index in self.wanted if 0 <= index - start < count),
             }
+            frames = {f: memory.frames[f + first] for f in wanted if f + first in memory.frames}
             return ShotMemory(
                 shot=memory.shot,
                 caption=memory.caption,
                 frame_count=count,
                 first_index=start,
                 pictures={f - first: seen for f, seen in memory.pictures.items() if f >= first},
-                frames={
-                    f: memory.frames[f + first].clone()
-                    for f in wanted
-                    if f + first in memory.frames
-                },
+                frames=_copied(frames) if copied else frames,
                 latents={
                     f: memory.latents[f + first] for f in wanted if f + first in memory.latents
                 },
@@ -292,7 +300,7 @@ class ContextSelector:
             caption: of the shot.
         """
         with self._lock:
-            ended = self.ended_shot()
+            ended = self.ended_shot(copied=False)
             past = self.trimmed((*self.past, *(() if ended is None else (ended,))))
             picks = self.picker.pick(past, caption, None, self.budget)
             return tuple(self.picker.seen(memory, frame) for memory, frame in picks)
@@ -345,3 +353,15 @@ class ContextSelector:
             )
             for memory in past
         )
+
+
+def _copied(frames: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Return copies of frames, in one piece of memory, as they go with their shot."""
+    if not frames:
+        return {}
+    one = next(iter(frames.values()))
+    copies = own_memory((len(frames), *one.shape), dtype=one.dtype, device=one.device)
+    return {
+        number: copy.copy_(frame)
+        for copy, (number, frame) in zip(copies, frames.items(), strict=True)
+    }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..kernels.reference.frame_pack import frame_pack
 from ..model.codec import LatentCodec
+from .frame_ring import FrameRing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,7 +58,7 @@ class ShotMemory:
     frame_count: int = 0
     frames: dict[int, Tensor] = field(default_factory=dict)
     latents: dict[int, Tensor] = field(default_factory=dict)
-    ring: Tensor | None = field(default=None, repr=False)
+    ring: FrameRing | None = field(default=None, repr=False)
     first_index: int = 0
     pictures: dict[int, Tensor] = field(default_factory=dict)
 
