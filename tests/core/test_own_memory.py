@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream_rt.device.own_memory import own_memory
+from shotstream_rt.device.own_memory import bytes_together, copies_in, own_memory
 
 CPU = torch.device("cpu")
 STATM = Path("/proc/self/statm")
@@ -20,14 +20,13 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_it_is_zeros_that_can_be_written_in_any_mode(dtype: torch.dtype) -> None:
+def test_it_can_be_written_in_any_mode(dtype: torch.dtype) -> None:
     plain = own_memory((2, 3), dtype=dtype, device=CPU)
     with torch.inference_mode():
         made = own_memory((2, 3), dtype=dtype, device=CPU)
         for memory in (plain, made):
             assert memory.dtype == dtype and memory.shape == (2, 3)
-            assert not memory.any()
-            memory[1].copy_(torch.ones(3))
+            memory.zero_()[1].copy_(torch.ones(3))
             assert memory.tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
@@ -41,6 +40,22 @@ def test_a_part_of_it_keeps_it() -> None:
     gc.collect()
     part.fill_(3)
     assert part.sum() == 3 * 4096
+
+
+def test_copies_of_tensors_are_one_piece() -> None:
+    square = torch.arange(12.0).view(3, 4)
+    tensors = [
+        square.T, square[1:2, 1:], torch.tensor(7, dtype=torch.uint8),
+        torch.ones(3, 5).to(torch.float8_e4m3fn), torch.empty(0, 2),
+    ]  # fmt: skip
+    piece = own_memory((bytes_together(tensors),), dtype=torch.uint8, device=CPU)
+    copies = copies_in(piece, tensors)
+    assert len({copy.untyped_storage().data_ptr() for copy in copies}) == 1
+    for copy, tensor in zip(copies, tensors, strict=True):
+        assert copy.dtype == tensor.dtype and copy.is_contiguous()
+        assert copy.float().tolist() == tensor.float().tolist()
+    square.zero_()
+    assert copies[0].sum() == 66
 
 
 @pytest.mark.skipif(not STATM.is_file(), reason="resident memory as Linux tells it")

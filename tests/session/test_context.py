@@ -147,16 +147,34 @@ def test_extended_shot_counts_with_its_last_frames() -> None:
     assert picked(chosen) == [159 + f for f in (0, 16, 32, 48, 64, 80)]
 
 
-def test_what_is_kept_of_a_past_shot_is_one_piece_of_memory_of_its_own() -> None:
+@pytest.mark.parametrize("length", [30, 40, 81, 100])
+def test_past_shots_keep_their_frames_in_memory_that_is_there_after_the_second(length: int) -> None:
     chosen = selector(NumberCodec())
-    for shot in range(4):
+    pasts, sizes = [], []
+    for shot in range(20):
+        play(chosen, shot, length)
+        pasts = [*pasts[-1:], chosen.past]  # as of the two shots begun last
+        sizes.append(sum(len(piece) for piece, _ in chosen._lender._pieces))
+        for memory in (memory for past in pasts for memory in past):
+            assert memory.frames
+            first = max(0, length - 81)
+            for number, pixels in memory.frames.items():
+                wanted = 1000.0 * memory.shot + first + number
+                assert torch.equal(pixels, torch.full((3, 8, 8), wanted))
+    assert sizes[1:] == [sizes[1]] * 19 and sizes[1] == 8 * 7 * 3 * 8 * 8 * 4
+
+
+def test_a_snapshot_holds_no_memory_of_the_past() -> None:
+    chosen = selector(NumberCodec())
+    for shot in range(3):
         play(chosen, shot, 30)
-    pieces = [{f.untyped_storage().data_ptr() for f in m.frames.values()} for m in chosen.past]
-    assert [len(memory.frames) > 1 for memory in chosen.past] == [True] * 4
-    assert [len(piece) for piece in pieces] == [1] * 4 and len(set.union(*pieces)) == 4
-    for memory in chosen.past:  # the buffers have been taken over by later shots since
-        for number, pixels in memory.frames.items():
-            assert torch.equal(pixels, torch.full((3, 8, 8), 1000.0 * memory.shot + number))
+    encoded = chosen.encoded(chosen.past)
+    assert not any(memory.frames or memory.lent for memory in encoded)
+    before = len(chosen._lender)
+    chosen.load_past(encoded)
+    for shot in range(3, 20):
+        play(chosen, shot, 30)
+    assert len(chosen._lender) == before
 
 
 def test_abandoned_shot_leaves_nothing() -> None:

@@ -6,12 +6,14 @@ the slots in order, whatever the layout in memory. Nothing is ever moved or clon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..config import ModelConfig, StreamConfig
+from ..device.lent_memory import LentMemory, MemoryLender
+from ..device.own_memory import bytes_together, copies_in
 from ..errors import ConfigError
 from ..kernels.sets.arena_layout import (
     E4M3,
@@ -123,6 +125,24 @@ class KVArena:
         return _part(k, self._scales.keys), _part(v, self._scales.values, self._result)
 
 
+class KeptParts:
+    """What parts of the arenas held; calling it puts that back.
+
+    Args:
+        parts: of the arenas.
+        memory: takes copies of them.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], memory: LentMemory) -> None:
+        self._parts, self._memory = parts, memory
+        self._copies = copies_in(memory.piece, parts)
+
+    def __call__(self) -> None:
+        """Put it back."""
+        for part, copy in zip(self._parts, self._copies, strict=True):
+            part.copy_(copy)
+
+
 class DualKVCache:
     """One arena per layer for the context frames and the running shot.
 
@@ -158,6 +178,8 @@ class DualKVCache:
             )
             for own in scales or [_NO_SCALES] * model.num_layers
         ]
+        # Every chunk keeps some slots for a while.
+        self._lender = MemoryLender(device)
 
     @property
     def nbytes(self) -> int:
@@ -180,20 +202,19 @@ class DualKVCache:
         own = layout.bytes_of(tokens, model.num_heads, model.head_dim, dtype)
         return model.num_layers * own
 
-    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
+    def keep(self, slots: Sequence[int] | None = None) -> KeptParts:
         """Copy what all layers hold; calling the result puts it back.
 
         Args:
             slots: copy these alone; default: all.
         """
         parts = [part for arena in self.arenas for part in self._parts(arena, slots)]
-        copies = [(part, part.clone()) for part in parts]
+        return KeptParts(parts, self._lender.lend(bytes_together(parts)))
 
-        def put_back() -> None:
-            for part, copy in copies:
-                part.copy_(copy)
-
-        return put_back
+    def close(self) -> None:
+        """Drop all memory."""
+        self.arenas.clear()
+        self._lender.clear()
 
     def _parts(self, arena: KVArena, slots: Sequence[int] | None) -> Iterator[Tensor]:
         """Yield the memory of some slots, or of all."""

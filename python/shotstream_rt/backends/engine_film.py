@@ -177,7 +177,7 @@ class EngineFilm:
 
     def close(self) -> None:
         """Drop the caches and this film's hold on the passes."""
-        self.cache.arenas.clear()
+        self.cache.close()
         self._products.clear()
         self._runs, self._captions, self._inputs, self._outputs = {}, [], {}, {}
 

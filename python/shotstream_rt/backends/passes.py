@@ -356,7 +356,7 @@ class PassRunner:
 
     def close(self) -> None:
         """Drop the caches, and this film's hold on the weights; idempotent."""
-        self.cache.arenas.clear()
+        self.cache.close()
         # A session that is closed but still referenced must not keep a model's memory.
         for name in ("shared", "student"):
             vars(self).pop(name, None)

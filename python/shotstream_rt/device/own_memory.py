@@ -14,9 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_ALIGNED_BYTES = 64
+"""As torch aligns tensors."""
+
 
 def own_memory(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros; on a host with Linux in pages of their own, which are resident at once.
+    """Return a tensor to be written to; on a host with Linux its pages are resident at once.
 
     Args:
         shape: of at least one element.
@@ -27,7 +30,7 @@ def own_memory(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device
         MemoryError: the system does not give so much.
     """
     if device.type != "cpu" or not hasattr(mmap, "MAP_POPULATE"):
-        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
     size = math.prod(shape) * dtype.itemsize
     try:
@@ -35,3 +38,27 @@ def own_memory(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device
     except OSError as error:
         raise MemoryError(f"cannot map {size} bytes: {error}") from error
     return torch.frombuffer(pages, dtype=dtype).view(tuple(shape))
+
+
+def bytes_together(tensors: Sequence[Tensor]) -> int:
+    """Return how many bytes ``copies_in`` takes for some tensors."""
+    return sum(map(_aligned_bytes, tensors))
+
+
+def copies_in(memory: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return contiguous copies of some tensors, which lie in a piece of memory.
+
+    Args:
+        memory: uint8, one-dimensional, at least ``bytes_together(tensors)``.
+        tensors: of any type and shape.
+    """
+    sizes = [_aligned_bytes(tensor) for tensor in tensors]
+    parts = memory[: sum(sizes)].split(sizes)
+    return [
+        part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
+
+
+def _aligned_bytes(tensor: Tensor) -> int:
+    return -(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..config import ContextChoice
-from ..device.own_memory import own_memory
+from ..device.lent_memory import MemoryLender
+from ..device.own_memory import bytes_together, copies_in
 from ..model.codec import LatentCodec
 from ..types import MemoryFrame
 from .context_picker import ContextPicker
@@ -80,6 +81,13 @@ class ContextSelector:
         self.newest: ShotMemory | None = None
         self._before: ShotMemory | None = None
         self._free_ring: FrameRing | None = None
+        # What is kept of past shots: each has a piece of memory, of the same size if it can be. As
+        # many are there at one time as shots are seen, and two more: callers may go back to where
+        # the last two began, and the newest one is copied before the oldest one goes.
+        self._lender, self._laid_in = MemoryLender(self._device), False
+        counts = range(1, shot_limit + 1) if budget else ()
+        most = max((len(frames_wanted(count, budget, choice)) for count in counts), default=1)
+        self._most_kept = most - 1  # the first frame is encoded as it comes
         # Numbers of the open shot's frames that the next one will pick.
         self._expected = self._expected_alone = self._expect()
         self._lock = threading.RLock()
@@ -131,6 +139,9 @@ class ContextSelector:
         ring = memory.ring
         if ring is None or not ring.fits(frames):
             ring = memory.ring = FrameRing(frames, self.shot_limit, self._spare_frames)
+        if self.past and not self._laid_in and len(frames):
+            with self._lock:
+                self._lay_in(frames[0])
         for frame in frames:
             number = memory.frame_count
             with self._lock:
@@ -140,6 +151,15 @@ class ContextSelector:
                 memory.frame_count += 1
                 if number in self._expected:
                     memory.latent(number, self._codec)
+
+    def _lay_in(self, frame: Tensor) -> None:
+        """Take all memory for past shots at once: the film then grows no more from shot to shot."""
+        self._laid_in = True
+        if self._most_kept > 0:
+            self._lender.lay_in(self._usual_bytes(frame), self.budget + 2)
+
+    def _usual_bytes(self, frame: Tensor) -> int:
+        return self._most_kept * bytes_together([frame])
 
     def _make_room(self, memory: ShotMemory, ring: FrameRing, frame: int) -> None:
         """Set the ring's oldest frame aside, and drop one that the shot cannot go back to any more.
@@ -220,13 +240,20 @@ class ContextSelector:
                 *(index - start for index in self.wanted if 0 <= index - start < count),
             }
             frames = {f: memory.frames[f + first] for f in wanted if f + first in memory.frames}
+            lent = None
+            if copied and frames:
+                kept = [*frames.values()]
+                size = max(self._usual_bytes(kept[0]), bytes_together(kept))
+                lent = self._lender.lend(size)
+                frames = dict(zip(frames, copies_in(lent.piece, kept), strict=True))
             return ShotMemory(
                 shot=memory.shot,
                 caption=memory.caption,
                 frame_count=count,
                 first_index=start,
                 pictures={f - first: seen for f, seen in memory.pictures.items() if f >= first},
-                frames=_copied(frames) if copied else frames,
+                frames=frames,
+                lent=lent,
                 latents={
                     f: memory.latents[f + first] for f in wanted if f + first in memory.latents
                 },
@@ -334,7 +361,8 @@ class ContextSelector:
                 left = next(((m, frame) for m in past for frame in m.frames), None)
                 if left is None:
                     return [
-                        dataclasses.replace(m, frames={}, latents=dict(m.latents)) for m in past
+                        dataclasses.replace(m, frames={}, lent=None, latents=dict(m.latents))
+                        for m in past
                     ]
                 memory, frame = left
                 memory.latent(frame, self._codec)
@@ -353,15 +381,3 @@ class ContextSelector:
             )
             for memory in past
         )
-
-
-def _copied(frames: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Return copies of frames, in one piece of memory, as they go with their shot."""
-    if not frames:
-        return {}
-    one = next(iter(frames.values()))
-    copies = own_memory((len(frames), *one.shape), dtype=one.dtype, device=one.device)
-    return {
-        number: copy.copy_(frame)
-        for copy, (number, frame) in zip(copies, frames.items(), strict=True)
-    }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..device.lent_memory import LentMemory
 from ..kernels.reference.frame_pack import frame_pack
 from ..model.codec import LatentCodec
 from .frame_ring import FrameRing
@@ -51,6 +52,7 @@ class ShotMemory:
         ring: memory of ``frames`` of a shot of which every frame is kept.
         first_index: number in the film of its frame 0.
         pictures: of frames that are encoded, uint8 ``[H, W, 3]``, to be looked at.
+        lent: memory of ``frames`` of a past shot.
     """
 
     shot: int
@@ -61,6 +63,7 @@ class ShotMemory:
     ring: FrameRing | None = field(default=None, repr=False)
     first_index: int = 0
     pictures: dict[int, Tensor] = field(default_factory=dict)
+    lent: LentMemory | None = field(default=None, repr=False)
 
     def latent(self, frame: int, codec: LatentCodec) -> Tensor:
         """Return the latent of one frame, encoding it on first use and dropping its pixels."""
