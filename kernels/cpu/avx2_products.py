@@ -104,7 +104,7 @@ class PanelKernel:
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._outputs, self._inputs = weight.shape[:2]
         self._bias, source = bias.contiguous(), weight.contiguous()
-        self._packed = torch.empty(source.numel())
+        self._packed = source.new_empty(source.numel())
         pack_kernel(source.data_ptr(), self._outputs, self._inputs, self._packed.data_ptr())
 
     def convolve(self, x: Tensor) -> Tensor:

@@ -54,5 +54,7 @@ def test_memory_and_threads_after_thirty_sessions(how: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     sizes = [float(word) for word in done.stdout.split()]
     assert len(sizes) == TIMES
-    # The C library's arenas have their size after some sessions; one of these is 15 MB of weights.
-    assert max(sizes[10:]) <= 1.03 * sizes[9], f"resident megabytes: {done.stdout}"
+    # The C library's arenas have their size after some sessions; from one to the next they keep the
+    # 15 MB of weights that were freed last, or give them back. Each session has such weights, so
+    # one that is left behind every other time is 150 MB at the end.
+    assert max(sizes[10:]) <= 1.08 * sizes[9], f"resident megabytes: {done.stdout}"

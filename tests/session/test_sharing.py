@@ -152,7 +152,9 @@ class Script:
     ids=["first 20", "others"],
 )
 def test_interleaved_calls_of_four_films_change_none_of_them(small: Model, orders: range) -> None:
-    small.captions.caption_set(CAPTIONS)  # a prompt counts from the boundary at which it is encoded
+    caption_set(
+        small.captions, CAPTIONS
+    )  # a prompt counts from the boundary at which it is encoded
     alone = {}
     for seed in range(16):
         script = Script(small, seed)
@@ -259,6 +261,7 @@ def test_captions_are_encoded_once_for_all_sessions(bundle: Any) -> None:
 
 MEMORY_OF_A_SESSION = """
 import json, shotstream_rt
+from .caption_sets import caption_set
 
 def resident_mb():
     with open("/proc/self/status") as lines:
