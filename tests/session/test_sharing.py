@@ -25,6 +25,8 @@ from shotstream_rt.model.nano.codec import CodecDepths, NanoCodec, NanoCodecNet
 from shotstream_rt.model.nano.text import TEXT_DIM, TEXT_LEN, NanoTextEncoder, NanoTextNet
 from shotstream_rt.model.student import Student
 
+from .caption_sets import caption_set
+
 ORDERS = int(os.environ.get("SHOTSTREAM_ORDERS", "60"))
 """Of calls of four films, each another one; ``.ci/run`` tries more."""
 
@@ -261,7 +263,6 @@ def test_captions_are_encoded_once_for_all_sessions(bundle: Any) -> None:
 
 MEMORY_OF_A_SESSION = """
 import json, shotstream_rt
-from .caption_sets import caption_set
 
 def resident_mb():
     with open("/proc/self/status") as lines:
