@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -21,9 +21,12 @@ pytestmark = pytest.mark.skipif(not _native.has_products(), reason="needs a CPU 
 IS_PLAIN = avx2_products.has_avx2_alone()
 
 
-@pytest.fixture
-def one_thread() -> None:
-    assert torch.get_num_threads() == 1, "tests run on one thread"
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def layer(normal: Draw, rows: int, inner: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +68,7 @@ def test_attention(
 
 
 def test_they_are_taken_on_one_thread_where_nothing_is_wider(
-    monkeypatch: pytest.MonkeyPatch, normal: Draw, one_thread: None
+    monkeypatch: pytest.MonkeyPatch, normal: Draw
 ) -> None:
     q = normal(1, 6, 2, 32, dtype=torch.float32)
     for alone, threads, wanted in ((True, 1, True), (True, 2, False), (False, 1, False)):

@@ -87,7 +87,7 @@ def test_weights_from_before_the_times_of_day_load(tmp_path: Path, seeded: int) 
     encoder = NanoTextEncoder.load(path)
     told, lengths = encoder.encode(["a red cat on a beach at sunset", "a red cat on a beach"])
     assert lengths == [3, 3]
-    assert torch.equal(told[0], told[1])
+    torch.testing.assert_close(told[0], told[1])  # a row's sums may depend on its place in a batch
     (note,) = encoder.check("a red cat on a beach at sunset")
     assert "does not know: at sunset" in note
 
