@@ -84,12 +84,23 @@ SHOTSTREAM_AVX2 void add_row(Spot spot, std::size_t width) {
   while (width > 0) {
     const std::size_t now = std::min(width, most);
     switch (now) {
-      case 6: add_blocks<6>(spot); break;
-      case 5: add_blocks<5>(spot); break;
-      case 4: add_blocks<4>(spot); break;
-      case 3: add_blocks<3>(spot); break;
-      case 2: add_blocks<2>(spot); break;
-      default: add_blocks<1>(spot);
+      case 6:
+        add_blocks<6>(spot);
+        break;
+      case 5:
+        add_blocks<5>(spot);
+        break;
+      case 4:
+        add_blocks<4>(spot);
+        break;
+      case 3:
+        add_blocks<3>(spot);
+        break;
+      case 2:
+        add_blocks<2>(spot);
+        break;
+      default:
+        add_blocks<1>(spot);
     }
     spot.x += now * kBlockChannels, spot.sums += now * kPanelColumns, width -= now;
   }

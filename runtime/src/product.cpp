@@ -64,13 +64,13 @@ constexpr std::size_t kRows = 6;
 struct Tile {
   const float* x;
   const float* panel;
-  const float* bias;    // 16 numbers added at the very end, or null
+  const float* bias;  // 16 numbers added at the very end, or null
   float* out;
   std::size_t x_stride;
   std::size_t panel_stride;
   std::size_t out_stride;
   std::size_t depth;
-  bool resumes;         // goes on with the sums that `out` has
+  bool resumes;  // goes on with the sums that `out` has
 };
 
 template <std::size_t rows>
@@ -111,12 +111,23 @@ SHOTSTREAM_AVX2 void multiply_rows(Tile tile, std::size_t rows) {
   while (rows > 0) {
     const std::size_t now = std::min(rows, kRows);
     switch (now) {
-      case 6: multiply_tile<6>(tile); break;
-      case 5: multiply_tile<5>(tile); break;
-      case 4: multiply_tile<4>(tile); break;
-      case 3: multiply_tile<3>(tile); break;
-      case 2: multiply_tile<2>(tile); break;
-      default: multiply_tile<1>(tile);
+      case 6:
+        multiply_tile<6>(tile);
+        break;
+      case 5:
+        multiply_tile<5>(tile);
+        break;
+      case 4:
+        multiply_tile<4>(tile);
+        break;
+      case 3:
+        multiply_tile<3>(tile);
+        break;
+      case 2:
+        multiply_tile<2>(tile);
+        break;
+      default:
+        multiply_tile<1>(tile);
     }
     tile.x += now * tile.x_stride, tile.out += now * tile.out_stride, rows -= now;
   }

@@ -1,15 +1,14 @@
-#include "shotstream/convolution.h"
-
 #include <cmath>
 #include <random>
 #include <vector>
 
 #include "check.h"
+#include "shotstream/convolution.h"
 #include "shotstream/product.h"
 #include "shotstream/status.h"
 
-using shotstream::convolve;
 using shotstream::Convolution;
+using shotstream::convolve;
 using shotstream::has_products;
 using shotstream::pack_kernel;
 using shotstream::Status;

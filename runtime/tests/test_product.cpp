@@ -1,10 +1,9 @@
-#include "shotstream/product.h"
-
 #include <cmath>
 #include <random>
 #include <vector>
 
 #include "check.h"
+#include "shotstream/product.h"
 #include "shotstream/status.h"
 
 using shotstream::has_products;
@@ -96,7 +95,8 @@ void multiplies_heads(std::size_t rows, std::size_t keys) {
       CHECK(logits[row * out_stride + key] == wanted);
     }
     for (std::size_t i = 0; i < kStride; ++i) {
-      const float wanted = i < kWidth ? sum_of(&weights[row * keys], 1, &arena[i], kStride, keys) : -7;
+      const float wanted =
+          i < kWidth ? sum_of(&weights[row * keys], 1, &arena[i], kStride, keys) : -7;
       CHECK(out[row * kStride + i] == wanted);
     }
   }

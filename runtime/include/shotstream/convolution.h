@@ -13,8 +13,8 @@ namespace shotstream {
 inline constexpr std::size_t kBlockChannels = 8;
 
 // Packs a weight [outputs, inputs, 3, 3], contiguous, into panels of sixteen outputs, each in the
-// order of the sums: outputs * inputs * 9 numbers. Inputs that are no multiple of 8, or outputs that
-// are none of 16, are refused.
+// order of the sums: outputs * inputs * 9 numbers. Inputs that are no multiple of 8, or outputs
+// that are none of 16, are refused.
 void pack_kernel(const float* weight, std::size_t outputs, std::size_t inputs, float* packed);
 
 // Images and results are contiguous.

@@ -1,9 +1,9 @@
 // Products of float32 matrices on a CPU with AVX2: linear layers, and the two of attention.
 //
-// Bits are those of oneDNN's products on such a CPU: every sum is formed number by number with fused
-// multiply-add, from zero, in runs of 1024, and the sums of the runs are added in order; then comes
-// the bias. So which of the two computes a product, and how its rows are divided, is not seen in the
-// result.
+// Bits are those of oneDNN's products on such a CPU: every sum is formed number by number with
+// fused multiply-add, from zero, in runs of 1024, and the sums of the runs are added in order; then
+// comes the bias. So which of the two computes a product, and how its rows are divided, is not seen
+// in the result.
 #pragma once
 
 #include <cstddef>
@@ -41,12 +41,12 @@ void multiply(const LinearProduct& product);
 // One head of attention, before and behind its softmax. Strides are in numbers, from row to row;
 // keys and values have as many features as queries.
 struct HeadProduct {
-  const float* x;         // queries [rows, width], or weights [rows, keys]
-  const float* arena;     // keys or values [keys, width]
-  float* out;             // logits [rows, keys], or the result [rows, width]
+  const float* x;      // queries [rows, width], or weights [rows, keys]
+  const float* arena;  // keys or values [keys, width]
+  float* out;          // logits [rows, keys], or the result [rows, width]
   std::size_t rows;
   std::size_t keys;
-  std::size_t width;      // features of the head, a multiple of 16
+  std::size_t width;  // features of the head, a multiple of 16
   std::size_t x_stride;
   std::size_t arena_stride;
   std::size_t out_stride;
