@@ -10,6 +10,8 @@ them and stays.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,7 @@ def are_fastest(dtype: torch.dtype) -> bool:
     return alone and dtype == torch.float32 and has_avx2_alone()
 
 
+@cache
 def has_avx2_alone() -> bool:
     """Tell whether this CPU has AVX2 and nothing wider, and torch uses it.
 
