@@ -35,15 +35,6 @@ _LOGITS_BYTES = 384 << 10
 """Most logits of one block of queries, which stay in a core's second-level cache."""
 
 
-def are_fastest(dtype: torch.dtype) -> bool:
-    """Tell whether these products are faster than oneDNN's, for the calling thread's operations.
-
-    With AVX-512 they are not.
-    """
-    alone = torch.get_num_threads() == 1
-    return alone and dtype == torch.float32 and has_avx2_alone()
-
-
 @cache
 def has_avx2_alone() -> bool:
     """Tell whether this CPU has AVX2 and nothing wider, and torch uses it.
@@ -130,13 +121,15 @@ def fits_images(x: Tensor, weight: Tensor) -> bool:
     channels = outputs % _LANES == 0 and inputs % _BLOCK == 0
     large = len(x) > 1 or x.numel() > _SMALL_IMAGE
     plain = type(x) is Tensor and x.device.type == "cpu" and x.is_contiguous()
-    return plain and channels and large and weight.dtype == x.dtype and are_fastest(x.dtype)
+    alone = has_avx2_alone() and torch.get_num_threads() == 1
+    return plain and channels and large and weight.dtype == x.dtype == torch.float32 and alone
 
 
 def fits_heads(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Tell whether ``attend`` takes these; they are as for it."""
     rows = all(x.stride(-1) == 1 for x in (k, v))
-    return rows and q.shape[-1] % _LANES == 0 and are_fastest(q.dtype)
+    alone = has_avx2_alone() and torch.get_num_threads() == 1
+    return rows and q.shape[-1] % _LANES == 0 and q.dtype == torch.float32 and alone
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
