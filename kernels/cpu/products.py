@@ -11,7 +11,8 @@ products take oneDNN's place (``avx2_products.py``), with the same bits.
 
 On CPUs with a matrix unit (AMX, so Intel's) it is the other way round: torch's fused attention
 multiplies blocks that stay in the cache, and takes three fifths of the time in bfloat16 and three
-quarters in float32.
+quarters in float32. On AMD's with products of bfloat16 the native core attends in bfloat16
+(``bfloat16_attention.py``).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..._native import has_fast_bfloat16_products
 from ..reference.linear import FusedLinear, side_by_side
 from ..torch_ops import dual_attention as fused_attention
-from . import avx2_products
+from . import avx2_products, bfloat16_attention
 from .avx2_products import PanelWeight
 
 _TYPICAL_ROWS = 512
@@ -105,10 +107,35 @@ def can_pack(dtype: torch.dtype) -> bool:
 def has_matrix_unit() -> bool:
     """Tell whether this CPU multiplies tiles of bfloat16 (AMX), and oneDNN may use it.
 
-    Bfloat16 is faster than float32 there alone: nano's film takes longer in it where a CPU only has
-    AVX-512's instructions for it. False too where ``ONEDNN_MAX_CPU_ISA`` keeps oneDNN from it.
+    False too where ``ONEDNN_MAX_CPU_ISA`` keeps oneDNN from it.
     """
     return _has("_is_amx_tile_supported") and can_pack(torch.bfloat16)
+
+
+@cache
+def has_fast_vectors() -> bool:
+    """Tell whether this CPU multiplies vectors of bfloat16 twice as fast as those of float32.
+
+    AMD's with AVX-512 do; on Intel's with those instructions, and no matrix unit, nano's film takes
+    longer in bfloat16 than in float32. False too where oneDNN may not use them.
+    """
+    return has_fast_bfloat16_products() and can_pack(torch.bfloat16)
+
+
+def has_fast_bfloat16() -> bool:
+    """Tell whether bfloat16 is the faster type on this CPU."""
+    return has_matrix_unit() or has_fast_vectors()
+
+
+def divides_exactly(dtype: torch.dtype) -> bool:
+    """Tell whether products of a type keep their bits however their rows are divided.
+
+    By parts of the rows, or by threads. They were compared in float32 where AVX2 is the widest, and
+    in bfloat16 on AMD's CPUs; elsewhere this says no.
+    """
+    if dtype == torch.float32:
+        return avx2_products.has_avx2_alone()
+    return dtype == torch.bfloat16 and has_fast_vectors() and not has_matrix_unit()
 
 
 def _has(question: str) -> bool:
@@ -146,6 +173,8 @@ def dual_attention(
     narrow_float32 = q.dtype == torch.float32 and q.shape[-1] <= _NARROW
     if not narrow_float32 and has_matrix_unit():
         return fused_attention.dual_attention(q, k, v, scale, bias)
+    if bfloat16_attention.fits_heads(q, k, v, bias) and has_fast_vectors():
+        return bfloat16_attention.attend(q, k, v, scale, bias)
     if avx2_products.fits_heads(q, k, v):
         return avx2_products.attend(q, k, v, scale, bias)
     return _attend_by_head(q, k, v, scale, bias)

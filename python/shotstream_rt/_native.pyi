@@ -291,6 +291,47 @@ def qkv_append_bfloat16(
 ) -> None:
     """Do the same in bfloat16, with float32 inside."""
 
+def has_bfloat16_products() -> bool:
+    """Tell whether this CPU runs ``attend_bfloat16``: AVX-512 with products of bfloat16."""
+
+def has_fast_bfloat16_products() -> bool:
+    """Tell whether those products are twice as fast as float32's; they are on AMD's CPUs."""
+
+def attend_bfloat16(
+    q: int,
+    k: int,
+    v: int,
+    bias: int,
+    out: int,
+    scale: float,
+    sizes: tuple[int, int, int, int],
+    q_strides: tuple[int, ...],
+    k_strides: tuple[int, ...],
+    v_strides: tuple[int, ...],
+    out_strides: tuple[int, ...],
+) -> None:
+    """Attend with all heads: ``softmax(scale * q k^T + bias) v``.
+
+    Args:
+        q: address of bfloat16 ``[rows, heads, width]``, the features of a head side by side.
+        k: likewise ``[keys, heads, width]``.
+        v: likewise.
+        bias: address of float32 ``[keys]``; 0 for none.
+        out: address of bfloat16 like ``q``, written.
+        scale: factor on the logits.
+        sizes: rows, keys, heads and width; the width a multiple of 32.
+        q_strides: numbers from row to row and from head to head.
+        k_strides: likewise.
+        v_strides: likewise.
+        out_strides: likewise.
+
+    Raises:
+        ConfigError: another width, or no keys.
+        BackendUnavailableError: a CPU without these products.
+
+    Source: the reference is ``kernels/reference/dual_attention.py``. Releases the GIL; one thread.
+    """
+
 def has_products() -> bool:
     """Tell whether this CPU runs the products below: AVX2 and FMA."""
 

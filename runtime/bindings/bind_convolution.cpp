@@ -7,11 +7,6 @@ using namespace nb::literals;
 namespace shotstream::bindings {
 namespace {
 
-template <class T>
-T* at(std::uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 void pack(std::uintptr_t weight, std::size_t outputs, std::size_t inputs, std::uintptr_t packed) {
   const nb::gil_scoped_release unlocked;
   pack_kernel(at<const float>(weight), outputs, inputs, at<float>(packed));

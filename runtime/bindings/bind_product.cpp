@@ -7,12 +7,6 @@ using namespace nb::literals;
 namespace shotstream::bindings {
 namespace {
 
-// Tensors come as addresses: making an array object of each would take longer than some products.
-template <class T>
-T* at(std::uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 void pack(std::uintptr_t weight, std::size_t columns, std::size_t inner, std::uintptr_t packed) {
   const nb::gil_scoped_release unlocked;
   pack_weight(at<const float>(weight), columns, inner, at<float>(packed));

@@ -11,12 +11,6 @@ using namespace nb::literals;
 namespace shotstream::bindings {
 namespace {
 
-// Tensors come as addresses: making an array object of each would take longer than the work.
-template <class T>
-T* at(std::uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 void norm(std::uintptr_t x, std::uintptr_t weight, float eps, std::size_t rows, std::size_t width,
           std::uintptr_t out) {
   const nb::gil_scoped_release unlocked;

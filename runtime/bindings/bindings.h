@@ -3,8 +3,17 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
+
 namespace shotstream::bindings {
 
+// Tensors come as addresses: making an array object of each would take longer than some steps.
+template <class T>
+T* at(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void bind_attention(nanobind::module_& module);
 void bind_errors(nanobind::module_& module);
 void bind_plans(nanobind::module_& module);
 void bind_context_sampling(nanobind::module_& module);

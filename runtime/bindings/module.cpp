@@ -9,6 +9,7 @@ NB_MODULE(_native, module) {
   shotstream::bindings::bind_context_sampling(module);
   shotstream::bindings::bind_philox(module);
   shotstream::bindings::bind_qkv_append(module);
+  shotstream::bindings::bind_attention(module);
   shotstream::bindings::bind_product(module);
   shotstream::bindings::bind_convolution(module);
   shotstream::bindings::bind_build_info(module);

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.kernels.cpu import products
+from shotstream_rt import _native
+from shotstream_rt.kernels.cpu import bfloat16_attention, products
 from shotstream_rt.kernels.reference.dual_attention import dual_attention
 
 Draw = Callable[..., Tensor]
@@ -23,6 +24,7 @@ def test_attention_is_right_with_and_without_a_matrix_unit(
     matrix_unit: bool, folded: bool, width: int,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(products, "has_matrix_unit", lambda: matrix_unit)
+    monkeypatch.setattr(products, "has_fast_vectors", lambda: False)
     q, k, v = (normal(1, rows, 3, width, dtype=dtype) for rows in (20, 77, 77))
     bias = torch.cat((torch.zeros(76), torch.tensor([4.0]))) if folded else None
     got = products.dual_attention(q, k, v, width**-0.5, bias)
@@ -44,3 +46,54 @@ def test_narrow_heads_in_float32_have_one_form(
 def test_bfloat16_is_not_fast_where_onednn_has_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "can_pack", lambda _: False)
     assert not products.has_matrix_unit.__wrapped__()
+    assert not products.has_fast_vectors.__wrapped__()
+
+
+@pytest.mark.skipif(not _native.has_bfloat16_products(), reason="needs AVX-512's bfloat16")
+@pytest.mark.parametrize("folded", [False, True], ids=["arena", "caption"])
+@pytest.mark.parametrize(("queries", "keys", "width"), [(20, 77, 64), (7, 16, 32), (1, 1, 128)])
+def test_native_attention_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, normal: Draw, assert_close: Check, queries: int, keys: int,
+    width: int, folded: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(products, "has_matrix_unit", lambda: False)
+    monkeypatch.setattr(products, "has_fast_vectors", lambda: True)
+    q, k, v = (normal(1, rows, 3, width, dtype=torch.bfloat16) for rows in (queries, keys, keys))
+    # As an arena has them: head by head.
+    k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
+    bias = torch.cat((torch.zeros(keys - 1), torch.tensor([4.0]))) if folded else None
+    wanted = dual_attention(q.float(), k.float(), v.float(), width**-0.5, bias)
+    assert bfloat16_attention.fits_heads(q, k, v, bias)
+    got = products.dual_attention(q, k, v, width**-0.5, bias)
+    assert torch.equal(got, bfloat16_attention.attend(q, k, v, width**-0.5, bias))
+    assert_close("dual_attention", got, wanted)
+
+
+def test_native_attention_says_what_it_does_not_take(normal: Draw) -> None:
+    q = normal(1, 6, 2, 64, dtype=torch.bfloat16)
+    fits = bfloat16_attention.fits_heads
+    assert fits(q, q, q, None)
+    assert fits(q, q, q, torch.zeros(6))
+    assert not fits(q, q, q, torch.zeros(2, 6, 6))
+    assert not fits(q, q, q, torch.zeros(6, dtype=torch.float64))
+    assert not fits(*(x.float() for x in (q, q, q)), None)
+    assert not fits(*(x[..., :48] for x in (q, q, q)), None)
+    assert not fits(q, *(x.transpose(2, 3) for x in (q, q)), None)
+    assert not fits(*(x.expand(2, -1, -1, -1) for x in (q, q, q)), None)
+
+
+def test_halves_have_the_bits_of_the_whole_where_that_is_promised(
+    dtype: torch.dtype, normal: Draw
+) -> None:
+    if not products.divides_exactly(dtype):
+        pytest.skip(f"{dtype} is not promised on this CPU")
+    x = normal(1, 180, 256, dtype=dtype)
+    for outputs, gelu in ((768, False), (1024, True), (64, False)):
+        layer = products.PackedLinear(
+            normal(outputs, 256, dtype=dtype) / 16, normal(outputs, dtype=dtype), gelu=gelu
+        )
+        parts = [layer(half) for half in x.tensor_split(2, 1)]
+        assert torch.equal(torch.cat(parts, 1), layer(x))
+    q, k, v = (normal(1, rows, 4, 64, dtype=dtype) for rows in (180, 540, 540))
+    parts = [products.dual_attention(half, k, v, 0.125) for half in q.tensor_split(2, 1)]
+    assert torch.equal(torch.cat(parts, 1), products.dual_attention(q, k, v, 0.125))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..abandonment import ChunkAbandonedError, never
 from ..device.companion import own_companion
-from ..kernels.cpu.avx2_products import has_avx2_alone
+from ..kernels.cpu.products import divides_exactly
 from ..kernels.reference.dual_attention_fp8 import key_scales, value_scales
 from ..kernels.sets.arena_layout import ArenaScales
 from ..model.bound_student import by_frame
@@ -290,13 +290,11 @@ class PassRunner:
     def _divides(self, times: TimeTable) -> bool:
         """Tell whether halves of a pass's tokens, side by side, give the bits of the whole.
 
-        They do in float32 with AVX2; with more, and in bfloat16, that was not tried. Frames with
-        times of their own are not divided.
+        Frames with times of their own are not divided.
         """
         kernels, factor = self.kernels, times.head[0]
         even = self.cache.frame_tokens % 2 == 0
-        known = has_avx2_alone() and self.student.dtype == torch.float32
-        plain = kernels.name == "cpu" and known
+        plain = kernels.name == "cpu" and divides_exactly(self.student.dtype)
         return even and plain and factor.shape[1] == 1
 
     def advance(

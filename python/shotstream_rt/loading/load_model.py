@@ -140,8 +140,8 @@ class Model:
             profile: a name of ``profiles.PROFILES``.
             size: frame height and width in pixels, multiples of 16; default: the model's own.
             dtype: ``float32`` or ``bfloat16``; default: that of the engines for a backend that
-                runs them, else bfloat16 on a GPU and on a CPU with a matrix unit (AMX), else
-                float32.
+                runs them, else bfloat16 on a GPU and on a CPU that is faster in it (a matrix
+                unit, AMX, or AMD's with AVX-512's products of it), else float32.
             lora: a LoRA file (PEFT's names, or a trainer's checkpoint) or PEFT's folder, merged
                 into the student in float32.
             ema: take the running average (``generator_ema``) of a trainer's checkpoint.

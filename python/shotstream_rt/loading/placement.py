@@ -11,7 +11,7 @@ import torch
 from shotstream_rt.checks import as_integer
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import BackendUnavailableError, ConfigError
-from shotstream_rt.kernels.cpu.products import has_matrix_unit
+from shotstream_rt.kernels.cpu.products import has_fast_bfloat16
 from shotstream_rt.printable import shown
 
 DTYPES = ("float32", "bfloat16")
@@ -42,11 +42,11 @@ def resolve_device(name: str) -> torch.device:
 def torch_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """Return the type of a name of ``DTYPES``; ``None`` for the one that the device is fast in.
 
-    That is bfloat16 on a GPU and on a CPU with a matrix unit (AMX), where a film takes half the
-    time of float32; on CPUs that only have AVX-512's bfloat16 instructions it takes longer.
+    That is bfloat16 on a GPU and on a CPU that multiplies it faster than float32: with a matrix
+    unit (AMX), or AMD's with AVX-512's products of it. A film takes half the time there.
     """
     if name is None:
-        fast = device.type == "cuda" or (device.type == "cpu" and has_matrix_unit())
+        fast = device.type == "cuda" or (device.type == "cpu" and has_fast_bfloat16())
         name = "bfloat16" if fast else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 

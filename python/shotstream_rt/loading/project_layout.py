@@ -12,7 +12,7 @@ from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.printable import shown
 
-from ..kernels.cpu.products import has_matrix_unit
+from ..kernels.cpu.products import has_fast_bfloat16
 from ..model.captions import TextEncoder
 from ..model.codec import LatentCodec
 from .fit import check_channels
@@ -72,7 +72,7 @@ def _codec(
 
         path = _named(folder, "codec", entry, "file")
         with options.progress.file("codec", path):
-            fast = options.device.type == "cpu" and has_matrix_unit()
+            fast = options.device.type == "cpu" and has_fast_bfloat16()
             return NanoCodec.load(path, options.device, dtype if fast else torch.float32)
     if kind == "wan":
         from ..model.checkpoint import load_checkpoint

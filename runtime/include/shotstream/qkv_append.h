@@ -11,12 +11,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace shotstream {
+#include "shotstream/bfloat16.h"
 
-// The upper half of a float32.
-struct Bfloat16 {
-  std::uint16_t bits;
-};
+namespace shotstream {
 
 // Numbers that one step reads or writes at once; a head's width is a multiple of it.
 inline constexpr std::size_t kLaneCount = 16;

@@ -22,7 +22,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from shotstream_rt.errors import ConfigError
 
 from ...abandonment import ChunkAbandonedError, never
-from ...kernels.cpu.avx2_products import has_avx2_alone
+from ...kernels.cpu.products import divides_exactly
 from .convolution import Convolution
 from .files import load_float32
 
@@ -239,8 +239,8 @@ class NanoStreamDecoder:
 
     @property
     def same_on_any_threads(self) -> bool:
-        """See ``ThreadFreeDecoder``; not known of CPUs with more than AVX2, nor of bfloat16."""
-        return has_avx2_alone() and self._net.latent_mean.dtype == torch.float32
+        """See ``ThreadFreeDecoder``."""
+        return divides_exactly(self._net.latent_mean.dtype)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+// Attention of bfloat16 on a CPU with AVX-512's products of bfloat16: all heads in one call.
+//
+// Logits, softmax and sums are float32; weights are rounded to bfloat16 in front of the product
+// with the values. A row's result depends on its own query alone, not on the rows beside it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "shotstream/bfloat16.h"
+
+namespace shotstream {
+
+// Whether this CPU runs it: AVX-512 with products of bfloat16.
+bool has_bfloat16_products();
+
+// Whether those products are twice as fast as float32's. They are on AMD's CPUs; Intel's form them
+// in one port where they have two for float32, so there they win nothing.
+bool has_fast_bfloat16_products();
+
+// out = softmax(scale * q k^T + bias) v for every head. Strides are in numbers, from row to row and
+// from head to head; the features of a row of a head lie side by side.
+struct HeadsAttention {
+  const Bfloat16* q;  // [rows, heads, width]
+  const Bfloat16* k;  // [keys, heads, width]
+  const Bfloat16* v;  // like k
+  const float* bias;  // [keys], or null
+  Bfloat16* out;      // like q
+  float scale;
+  std::size_t rows;
+  std::size_t keys;
+  std::size_t heads;
+  std::size_t width;  // a multiple of 32
+  std::size_t q_row, q_head;
+  std::size_t k_row, k_head;
+  std::size_t v_row, v_head;
+  std::size_t out_row, out_head;
+};
+
+void attend(const HeadsAttention& attention);
+
+}  // namespace shotstream
