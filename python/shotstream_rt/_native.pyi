@@ -375,25 +375,21 @@ def multiply_keys(
     x: int,
     arena: int,
     out: int,
-    rows: int,
-    keys: int,
-    width: int,
-    x_stride: int,
-    arena_stride: int,
-    out_stride: int,
+    sizes: tuple[int, int, int, int],
+    x_strides: tuple[int, ...],
+    arena_strides: tuple[int, ...],
+    out_strides: tuple[int, ...],
 ) -> None:
-    """Multiply a head's queries by its keys: the logits of attention.
+    """Multiply every head's queries by its keys: the logits of attention.
 
     Args:
-        x: address of float32 queries ``[rows, width]``.
-        arena: address of float32 keys ``[keys, width]``.
-        out: address of float32 logits ``[rows, keys]``, written.
-        rows: queries.
-        keys: how many.
-        width: features of the head, a multiple of 16.
-        x_stride: numbers from row to row of ``x``.
-        arena_stride: likewise of ``arena``.
-        out_stride: likewise of ``out``.
+        x: address of float32 queries, ``[rows, width]`` for each head.
+        arena: address of float32 keys, ``[keys, width]``.
+        out: address of float32 logits, ``[rows, keys]``, written.
+        sizes: rows, keys, heads and width; the width a multiple of 16.
+        x_strides: numbers of ``x`` from row to row and from head to head.
+        arena_strides: likewise of ``arena``.
+        out_strides: likewise of ``out``.
 
     Raises:
         BackendUnavailableError: a CPU without AVX2.
@@ -406,14 +402,12 @@ def multiply_values(
     x: int,
     arena: int,
     out: int,
-    rows: int,
-    keys: int,
-    width: int,
-    x_stride: int,
-    arena_stride: int,
-    out_stride: int,
+    sizes: tuple[int, int, int, int],
+    x_strides: tuple[int, ...],
+    arena_strides: tuple[int, ...],
+    out_strides: tuple[int, ...],
 ) -> None:
-    """Multiply a head's weights ``[rows, keys]`` by its values ``[keys, width]``.
+    """Multiply every head's weights ``[rows, keys]`` by its values ``[keys, width]``.
 
     Everything else is as with ``multiply_keys``.
     """

@@ -1,7 +1,5 @@
 #include <nanobind/stl/array.h>
 
-#include <array>
-
 #include "bindings.h"
 #include "shotstream/attention.h"
 
@@ -11,31 +9,21 @@ using namespace nb::literals;
 namespace shotstream::bindings {
 namespace {
 
-using Strides = std::array<std::size_t, 2>;
-
 void run(std::uintptr_t q, std::uintptr_t k, std::uintptr_t v, std::uintptr_t bias,
-         std::uintptr_t out, float scale, std::array<std::size_t, 4> sizes, Strides q_strides,
-         Strides k_strides, Strides v_strides, Strides out_strides) {
+         std::uintptr_t out, float scale, Sizes sizes, Strides q_strides, Strides k_strides,
+         Strides v_strides, Strides out_strides) {
   const nb::gil_scoped_release unlocked;
   attend(HeadsAttention{
-      .q = at<const Bfloat16>(q),
-      .k = at<const Bfloat16>(k),
-      .v = at<const Bfloat16>(v),
+      .q = heads_at<const Bfloat16>(q, q_strides),
+      .k = heads_at<const Bfloat16>(k, k_strides),
+      .v = heads_at<const Bfloat16>(v, v_strides),
       .bias = at<const float>(bias),
-      .out = at<Bfloat16>(out),
+      .out = heads_at<Bfloat16>(out, out_strides),
       .scale = scale,
       .rows = sizes[0],
       .keys = sizes[1],
       .heads = sizes[2],
       .width = sizes[3],
-      .q_row = q_strides[0],
-      .q_head = q_strides[1],
-      .k_row = k_strides[0],
-      .k_head = k_strides[1],
-      .v_row = v_strides[0],
-      .v_head = v_strides[1],
-      .out_row = out_strides[0],
-      .out_head = out_strides[1],
   });
 }
 

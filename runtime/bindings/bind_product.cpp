@@ -1,3 +1,5 @@
+#include <nanobind/stl/array.h>
+
 #include "bindings.h"
 #include "shotstream/product.h"
 
@@ -26,28 +28,25 @@ void linear(std::uintptr_t x, std::uintptr_t packed, std::uintptr_t bias, std::u
   });
 }
 
-template <void (*run)(const HeadProduct&)>
-void head(std::uintptr_t x, std::uintptr_t arena, std::uintptr_t out, std::size_t rows,
-          std::size_t keys, std::size_t width, std::size_t x_stride, std::size_t arena_stride,
-          std::size_t out_stride) {
+template <void (*run)(const HeadsProduct&)>
+void heads(std::uintptr_t x, std::uintptr_t arena, std::uintptr_t out, Sizes sizes,
+           Strides x_strides, Strides arena_strides, Strides out_strides) {
   const nb::gil_scoped_release unlocked;
-  run(HeadProduct{
-      .x = at<const float>(x),
-      .arena = at<const float>(arena),
-      .out = at<float>(out),
-      .rows = rows,
-      .keys = keys,
-      .width = width,
-      .x_stride = x_stride,
-      .arena_stride = arena_stride,
-      .out_stride = out_stride,
+  run(HeadsProduct{
+      .x = heads_at<const float>(x, x_strides),
+      .arena = heads_at<const float>(arena, arena_strides),
+      .out = heads_at<float>(out, out_strides),
+      .heads = sizes[2],
+      .rows = sizes[0],
+      .keys = sizes[1],
+      .width = sizes[3],
   });
 }
 
-template <void (*run)(const HeadProduct&)>
-void bind_head(nb::module_& module, const char* name) {
-  module.def(name, &head<run>, "x"_a, "arena"_a, "out"_a, "rows"_a, "keys"_a, "width"_a,
-             "x_stride"_a, "arena_stride"_a, "out_stride"_a);
+template <void (*run)(const HeadsProduct&)>
+void bind_heads(nb::module_& module, const char* name) {
+  module.def(name, &heads<run>, "x"_a, "arena"_a, "out"_a, "sizes"_a, "x_strides"_a,
+             "arena_strides"_a, "out_strides"_a);
 }
 
 }  // namespace
@@ -58,8 +57,8 @@ void bind_product(nb::module_& module) {
   module.def("pack_weight", &pack, "weight"_a, "columns"_a, "inner"_a, "packed"_a);
   module.def("multiply", &linear, "x"_a, "packed"_a, "bias"_a, "out"_a, "rows"_a, "inner"_a,
              "columns"_a);
-  bind_head<&multiply_keys>(module, "multiply_keys");
-  bind_head<&multiply_values>(module, "multiply_values");
+  bind_heads<&multiply_keys>(module, "multiply_keys");
+  bind_heads<&multiply_values>(module, "multiply_values");
 }
 
 }  // namespace shotstream::bindings

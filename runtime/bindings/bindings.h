@@ -3,7 +3,10 @@
 
 #include <nanobind/nanobind.h>
 
+#include <array>
 #include <cstdint>
+
+#include "shotstream/heads.h"
 
 namespace shotstream::bindings {
 
@@ -11,6 +14,16 @@ namespace shotstream::bindings {
 template <class T>
 T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
+}
+
+// Rows, keys, heads, and features of a head.
+using Sizes = std::array<std::size_t, 4>;
+// Numbers from row to row and from head to head.
+using Strides = std::array<std::size_t, 2>;
+
+template <class T>
+Heads<T> heads_at(std::uintptr_t address, const Strides& strides) {
+  return Heads<T>{.first = at<T>(address), .row = strides[0], .head = strides[1]};
 }
 
 void bind_attention(nanobind::module_& module);

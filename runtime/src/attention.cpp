@@ -325,22 +325,22 @@ void attend(const HeadsAttention& given) {
   memory.fit(panels * kLanes, given.width);
   if (given.bias != nullptr) std::copy_n(given.bias, given.keys, memory.bias.data());
   for (std::size_t index = 0; index < given.heads; ++index) {
-    pack_keys(given.k + index * given.k_head, given.keys, given.k_row, given.width,
+    pack_keys(given.k.first + index * given.k.head, given.keys, given.k.row, given.width,
               memory.keys.data());
-    pack_values(given.v + index * given.v_head, given.keys, given.v_row, given.width,
+    pack_values(given.v.first + index * given.v.head, given.keys, given.v.row, given.width,
                 memory.values.data());
     const Head head{
-        .q = given.q + index * given.q_head,
+        .q = given.q.first + index * given.q.head,
         .keys = memory.keys.data(),
         .values = memory.values.data(),
         .bias = given.bias == nullptr ? nullptr : memory.bias.data(),
-        .out = given.out + index * given.out_head,
+        .out = given.out.first + index * given.out.head,
         .scale = given.scale,
         .panels = panels,
         .last = given.keys - (panels - 1) * kLanes,
         .width = given.width,
-        .q_row = given.q_row,
-        .out_row = given.out_row,
+        .q_row = given.q.row,
+        .out_row = given.out.row,
     };
     attend_head(head, given.rows, memory.logits.data(), memory.weights.data());
   }

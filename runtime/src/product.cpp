@@ -241,39 +241,46 @@ void multiply(const LinearProduct& product) {
 #endif
 }
 
-void multiply_keys(const HeadProduct& product) {
+void multiply_keys(const HeadsProduct& product) {
   require_products();
   require_width(product.width);
 #ifdef SHOTSTREAM_HAS_AVX2
   const std::size_t sums = product.rows * kPanelColumns;
   float* const spare = spare_memory(2 * sums + product.width * kPanelColumns);
   float* const panel = spare + 2 * sums;
-  for (std::size_t first = 0; first < product.keys; first += kPanelColumns) {
-    const std::size_t columns = std::min(kPanelColumns, product.keys - first);
-    pack_keys(product.arena + first * product.arena_stride, columns, product.arena_stride,
-              product.width, panel);
-    Tile tile{};
-    tile.x = product.x, tile.x_stride = product.x_stride;
-    tile.panel = panel, tile.panel_stride = kPanelColumns;
-    tile.out = product.out + first, tile.out_stride = product.out_stride;
-    multiply_panel(tile, product.rows, product.width, columns, spare);
+  for (std::size_t head = 0; head < product.heads; ++head) {
+    const float* const keys = product.arena.first + head * product.arena.head;
+    for (std::size_t first = 0; first < product.keys; first += kPanelColumns) {
+      const std::size_t columns = std::min(kPanelColumns, product.keys - first);
+      pack_keys(keys + first * product.arena.row, columns, product.arena.row, product.width, panel);
+      Tile tile{};
+      tile.x = product.x.first + head * product.x.head, tile.x_stride = product.x.row;
+      tile.panel = panel, tile.panel_stride = kPanelColumns;
+      tile.out = product.out.first + head * product.out.head + first;
+      tile.out_stride = product.out.row;
+      multiply_panel(tile, product.rows, product.width, columns, spare);
+    }
   }
 #else
   static_cast<void>(product);
 #endif
 }
 
-void multiply_values(const HeadProduct& product) {
+void multiply_values(const HeadsProduct& product) {
   require_products();
   require_width(product.width);
 #ifdef SHOTSTREAM_HAS_AVX2
   float* const spare = spare_memory(2 * product.rows * kPanelColumns);
-  for (std::size_t first = 0; first < product.width; first += kPanelColumns) {
-    Tile tile{};
-    tile.x = product.x, tile.x_stride = product.x_stride;
-    tile.panel = product.arena + first, tile.panel_stride = product.arena_stride;
-    tile.out = product.out + first, tile.out_stride = product.out_stride;
-    multiply_panel(tile, product.rows, product.keys, kPanelColumns, spare);
+  for (std::size_t head = 0; head < product.heads; ++head) {
+    for (std::size_t first = 0; first < product.width; first += kPanelColumns) {
+      Tile tile{};
+      tile.x = product.x.first + head * product.x.head, tile.x_stride = product.x.row;
+      tile.panel = product.arena.first + head * product.arena.head + first;
+      tile.panel_stride = product.arena.row;
+      tile.out = product.out.first + head * product.out.head + first;
+      tile.out_stride = product.out.row;
+      multiply_panel(tile, product.rows, product.keys, kPanelColumns, spare);
+    }
   }
 #else
   static_cast<void>(product);

@@ -43,8 +43,8 @@ HeadsAttention attention(std::size_t rows, std::size_t keys, std::size_t width) 
   HeadsAttention made{};
   made.rows = rows, made.keys = keys, made.heads = kHeads, made.width = width;
   made.scale = 0.2f;
-  made.q_row = made.out_row = kHeads * width, made.q_head = made.out_head = width;
-  made.k_row = made.v_row = width, made.k_head = made.v_head = keys * width;
+  made.q.row = made.out.row = kHeads * width, made.q.head = made.out.head = width;
+  made.k.row = made.v.row = width, made.k.head = made.v.head = keys * width;
   return made;
 }
 
@@ -55,8 +55,8 @@ double result(const HeadsAttention& given, std::size_t row, std::size_t head, st
   for (std::size_t key = 0; key < given.keys; ++key) {
     double sum = 0;
     for (std::size_t i = 0; i < given.width; ++i) {
-      sum += static_cast<double>(wide(given.q[row * given.q_row + head * given.q_head + i])) *
-             static_cast<double>(wide(given.k[key * given.k_row + head * given.k_head + i]));
+      sum += static_cast<double>(wide(given.q.first[row * given.q.row + head * given.q.head + i])) *
+             static_cast<double>(wide(given.k.first[key * given.k.row + head * given.k.head + i]));
     }
     logits[key] = sum * static_cast<double>(given.scale) +
                   (given.bias == nullptr ? 0.0 : static_cast<double>(given.bias[key]));
@@ -66,8 +66,8 @@ double result(const HeadsAttention& given, std::size_t row, std::size_t head, st
   for (std::size_t key = 0; key < given.keys; ++key) {
     const double weight = std::exp(logits[key] - most);
     weights += weight;
-    sum += weight *
-           static_cast<double>(wide(given.v[key * given.v_row + head * given.v_head + feature]));
+    sum += weight * static_cast<double>(
+                        wide(given.v.first[key * given.v.row + head * given.v.head + feature]));
   }
   return sum / weights;
 }
@@ -80,7 +80,8 @@ void attends(std::size_t rows, std::size_t keys, std::size_t width, bool biased)
   std::vector<float> bias(keys, 0.0f);
   bias.back() = keys > 1 ? -std::numeric_limits<float>::infinity() : 1.0f;
   std::vector<Bfloat16> out(query_numbers + 1, Bfloat16{7});
-  given.q = q.data(), given.k = k.data(), given.v = v.data(), given.out = out.data();
+  given.q.first = q.data(), given.k.first = k.data(), given.v.first = v.data(),
+  given.out.first = out.data();
   given.bias = biased ? bias.data() : nullptr;
   attend(given);
   CHECK(out.back().bits == 7);
@@ -88,7 +89,7 @@ void attends(std::size_t rows, std::size_t keys, std::size_t width, bool biased)
     for (std::size_t head = 0; head < kHeads; ++head) {
       for (std::size_t feature = 0; feature < width; ++feature) {
         const double got =
-            static_cast<double>(wide(out[row * given.out_row + head * given.out_head + feature]));
+            static_cast<double>(wide(out[row * given.out.row + head * given.out.head + feature]));
         const double wanted = result(given, row, head, feature);
         CHECK(std::abs(got - wanted) <= 0.004 + 0.01 * std::abs(wanted));
       }
@@ -103,11 +104,12 @@ void a_row_does_not_depend_on_those_beside_it() {
                               k = numbers(kKeys * kHeads * kWidth, 5),
                               v = numbers(kKeys * kHeads * kWidth, 6);
   std::vector<Bfloat16> out(q.size()), parts(q.size());
-  whole.q = q.data(), whole.k = k.data(), whole.v = v.data(), whole.out = out.data();
+  whole.q.first = q.data(), whole.k.first = k.data(), whole.v.first = v.data(),
+  whole.out.first = out.data();
   attend(whole);
   for (std::size_t row = 0; row < kRows; ++row) {
     HeadsAttention one = whole;
-    one.rows = 1, one.q += row * one.q_row, one.out = parts.data() + row * one.out_row;
+    one.rows = 1, one.q.first += row * one.q.row, one.out.first = parts.data() + row * one.out.row;
     attend(one);
   }
   CHECK(std::memcmp(out.data(), parts.data(), out.size() * sizeof(Bfloat16)) == 0);

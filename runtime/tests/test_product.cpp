@@ -7,7 +7,7 @@
 #include "shotstream/status.h"
 
 using shotstream::has_products;
-using shotstream::HeadProduct;
+using shotstream::HeadsProduct;
 using shotstream::LinearProduct;
 using shotstream::multiply;
 using shotstream::multiply_keys;
@@ -65,61 +65,50 @@ void multiplies_layers(std::size_t rows, std::size_t inner, std::size_t columns)
 }
 
 void multiplies_heads(std::size_t rows, std::size_t keys) {
-  constexpr std::size_t kWidth = 48, kStride = 100;
+  constexpr std::size_t kHeads = 2, kWidth = 48, kStride = 100;
   const std::vector<float> queries = numbers(rows * kStride, 4), arena = numbers(keys * kStride, 5),
-                           weights = numbers(rows * keys, 6);
-  const std::size_t out_stride = keys + 3;
-  std::vector<float> logits(rows * out_stride, -7), out(rows * kStride, -7);
-  multiply_keys(HeadProduct{.x = queries.data(),
-                            .arena = arena.data(),
-                            .out = logits.data(),
-                            .rows = rows,
-                            .keys = keys,
-                            .width = kWidth,
-                            .x_stride = kStride,
-                            .arena_stride = kStride,
-                            .out_stride = out_stride});
-  multiply_values(HeadProduct{.x = weights.data(),
-                              .arena = arena.data(),
-                              .out = out.data(),
-                              .rows = rows,
-                              .keys = keys,
-                              .width = kWidth,
-                              .x_stride = keys,
-                              .arena_stride = kStride,
-                              .out_stride = kStride});
+                           weights = numbers(kHeads * rows * keys, 6);
+  const std::size_t out_row = keys + 3, out_head = rows * out_row;
+  std::vector<float> logits(kHeads * out_head, -7), out(rows * kStride, -7);
+  HeadsProduct product{};
+  product.heads = kHeads, product.rows = rows, product.keys = keys, product.width = kWidth;
+  product.arena = {arena.data(), kStride, kWidth};
+  product.x = {queries.data(), kStride, kWidth}, product.out = {logits.data(), out_row, out_head};
+  multiply_keys(product);
+  product.x = {weights.data(), keys, rows * keys}, product.out = {out.data(), kStride, kWidth};
+  multiply_values(product);
+  for (std::size_t head = 0; head < kHeads; ++head) {
+    const float* const own = &arena[head * kWidth];
+    for (std::size_t row = 0; row < rows; ++row) {
+      for (std::size_t key = 0; key < out_row; ++key) {
+        const float wanted = key < keys ? sum_of(&queries[row * kStride + head * kWidth], 1,
+                                                 own + key * kStride, 1, kWidth)
+                                        : -7;
+        CHECK(logits[head * out_head + row * out_row + key] == wanted);
+      }
+      for (std::size_t i = 0; i < kWidth; ++i) {
+        CHECK(out[row * kStride + head * kWidth + i] ==
+              sum_of(&weights[(head * rows + row) * keys], 1, own + i, kStride, keys));
+      }
+    }
+  }
   for (std::size_t row = 0; row < rows; ++row) {
-    for (std::size_t key = 0; key < out_stride; ++key) {
-      const float wanted =
-          key < keys ? sum_of(&queries[row * kStride], 1, &arena[key * kStride], 1, kWidth) : -7;
-      CHECK(logits[row * out_stride + key] == wanted);
-    }
-    for (std::size_t i = 0; i < kStride; ++i) {
-      const float wanted =
-          i < kWidth ? sum_of(&weights[row * keys], 1, &arena[i], kStride, keys) : -7;
-      CHECK(out[row * kStride + i] == wanted);
-    }
+    for (std::size_t i = kHeads * kWidth; i < kStride; ++i) CHECK(out[row * kStride + i] == -7);
   }
 }
 
 void refuses_what_does_not_fit() {
   std::vector<float> memory(1024);
-  const HeadProduct head{.x = memory.data(),
-                         .arena = memory.data(),
-                         .out = memory.data(),
-                         .rows = 1,
-                         .keys = 1,
-                         .width = 24,
-                         .x_stride = 24,
-                         .arena_stride = 24,
-                         .out_stride = 24};
-  CHECK_THROWS(multiply_keys(head), Status::kConfig);
-  CHECK_THROWS(multiply_values(head), Status::kConfig);
+  HeadsProduct product{};
+  product.heads = product.rows = product.keys = 1, product.width = 24;
+  product.x = product.arena = {memory.data(), 24, 24}, product.out = {memory.data(), 24, 24};
+  CHECK_THROWS(multiply_keys(product), Status::kConfig);
+  CHECK_THROWS(multiply_values(product), Status::kConfig);
 }
 
 void says_so_without_avx2() {
   CHECK_THROWS(multiply(LinearProduct{}), Status::kBackendUnavailable);
-  CHECK_THROWS(multiply_keys(HeadProduct{}), Status::kBackendUnavailable);
+  CHECK_THROWS(multiply_keys(HeadsProduct{}), Status::kBackendUnavailable);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "shotstream/bfloat16.h"
+#include "shotstream/heads.h"
 
 namespace shotstream {
 
@@ -18,23 +19,18 @@ bool has_bfloat16_products();
 // in one port where they have two for float32, so there they win nothing.
 bool has_fast_bfloat16_products();
 
-// out = softmax(scale * q k^T + bias) v for every head. Strides are in numbers, from row to row and
-// from head to head; the features of a row of a head lie side by side.
+// out = softmax(scale * q k^T + bias) v for every head.
 struct HeadsAttention {
-  const Bfloat16* q;  // [rows, heads, width]
-  const Bfloat16* k;  // [keys, heads, width]
-  const Bfloat16* v;  // like k
-  const float* bias;  // [keys], or null
-  Bfloat16* out;      // like q
+  Heads<const Bfloat16> q;  // [rows, width]
+  Heads<const Bfloat16> k;  // [keys, width]
+  Heads<const Bfloat16> v;  // like k
+  const float* bias;        // [keys], or null
+  Heads<Bfloat16> out;      // like q
   float scale;
   std::size_t rows;
   std::size_t keys;
   std::size_t heads;
   std::size_t width;  // a multiple of 32
-  std::size_t q_row, q_head;
-  std::size_t k_row, k_head;
-  std::size_t v_row, v_head;
-  std::size_t out_row, out_head;
 };
 
 void attend(const HeadsAttention& attention);

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "shotstream/heads.h"
+
 namespace shotstream {
 
 // Columns of a panel, the part of a matrix whose products are formed at once.
@@ -38,21 +40,19 @@ struct LinearProduct {
 
 void multiply(const LinearProduct& product);
 
-// One head of attention, before and behind its softmax. Strides are in numbers, from row to row;
-// keys and values have as many features as queries.
-struct HeadProduct {
-  const float* x;      // queries [rows, width], or weights [rows, keys]
-  const float* arena;  // keys or values [keys, width]
-  float* out;          // logits [rows, keys], or the result [rows, width]
+// Attention before and behind its softmax, for all heads. Keys and values have as many features as
+// queries.
+struct HeadsProduct {
+  Heads<const float> x;      // queries [rows, width], or weights [rows, keys]
+  Heads<const float> arena;  // keys or values [keys, width]
+  Heads<float> out;          // logits [rows, keys], or the result [rows, width]
+  std::size_t heads;
   std::size_t rows;
   std::size_t keys;
-  std::size_t width;  // features of the head, a multiple of 16
-  std::size_t x_stride;
-  std::size_t arena_stride;
-  std::size_t out_stride;
+  std::size_t width;  // features of a head, a multiple of 16
 };
 
-void multiply_keys(const HeadProduct& product);
-void multiply_values(const HeadProduct& product);
+void multiply_keys(const HeadsProduct& product);
+void multiply_values(const HeadsProduct& product);
 
 }  // namespace shotstream
