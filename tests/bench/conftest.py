@@ -54,6 +54,7 @@ class LetterText:
 class LargerPictures:
     """Pictures are latents made larger; first latent one frame, then four each."""
 
+    dtype = torch.float32
     latent_channels, spatial_stride, temporal_stride = 16, 8, 4
 
     def __init__(self) -> None:

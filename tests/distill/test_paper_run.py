@@ -65,6 +65,7 @@ def _save(shard: dict[str, Tensor], path: Path) -> None:
 class PoolCodec:
     """A codec in name: pictures of one colour per cell."""
 
+    dtype = torch.float32
     latent_channels, spatial_stride, temporal_stride = 16, 8, 4
 
     def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:

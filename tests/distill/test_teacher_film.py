@@ -137,6 +137,7 @@ def test_each_side_keeps_its_own_history() -> None:
 class StandIn:
     """Latents to pictures and back, without any learning; remembers what it encoded."""
 
+    dtype = torch.float32
     latent_channels, spatial_stride, temporal_stride = 16, 8, 4
 
     def __init__(self) -> None:

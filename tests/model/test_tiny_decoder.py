@@ -72,6 +72,8 @@ def whole_clip(state: dict[str, Tensor], latents: Tensor) -> Tensor:
 class Encodes:
     """Stands in for the exact codec where nothing is decoded with it."""
 
+    dtype = torch.float32
+
     def encode_frames(self, frames: Tensor) -> Tensor:
         return frames + 1
 

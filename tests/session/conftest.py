@@ -70,6 +70,7 @@ class FakeDecoder:
 class FakeCodec:
     """Pictures are latents made larger."""
 
+    dtype = torch.float32
     latent_channels, spatial_stride, temporal_stride = 16, 8, 4
 
     def __init__(self) -> None:

@@ -20,6 +20,7 @@ LATENT = (2, 1, 1)
 class NumberCodec:
     """A frame holds its own number; so does its latent."""
 
+    dtype = torch.float32
     latent_channels, spatial_stride, temporal_stride = 2, 8, 4
 
     def __init__(self) -> None:
@@ -269,3 +270,13 @@ def test_a_shot_that_was_extended_goes_back_by_the_spare_frames(made: int) -> No
     for one in (chosen, undisturbed):
         one.end_shot()
     assert picked(chosen) == picked(undisturbed)
+
+
+def test_frames_are_kept_in_the_type_that_they_are_encoded_in() -> None:
+    codec = NumberCodec()
+    codec.dtype = torch.bfloat16
+    chosen = selector(codec, budget=6)
+    play(chosen, 0, 81)
+    memory = chosen.past[0]
+    assert memory.frames
+    assert {frame.dtype for frame in memory.frames.values()} == {torch.bfloat16}

@@ -264,6 +264,11 @@ class TimedCodec:
         """See ``LatentCodec``."""
         return self._codec.temporal_stride
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """See ``LatentCodec``."""
+        return self._codec.dtype
+
     def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
         """See ``LatentCodec``."""
         return self._codec.pixel_size(latent_height, latent_width)

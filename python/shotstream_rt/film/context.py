@@ -133,10 +133,13 @@ class ContextSelector:
         return frozenset(frame for index, frame in picks if index == last)
 
     def add_frames(self, frames: Tensor) -> None:
-        """Keep the next frames of the open shot, float ``[P, 3, H, W]`` in [-1, 1]."""
+        """Keep the next frames of the open shot, float ``[P, 3, H, W]`` in [-1, 1].
+
+        They are kept in the codec's type, to which it would round them first.
+        """
         memory = self._open
         assert memory is not None, "add_frames before begin_shot"
-        ring = memory.ring
+        ring, frames = memory.ring, frames.to(self._codec.dtype)
         if ring is None or not ring.fits(frames):
             ring = memory.ring = FrameRing(frames, self.shot_limit, self._spare_frames)
         if self.past and not self._laid_in and len(frames):

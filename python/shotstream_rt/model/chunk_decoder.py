@@ -145,7 +145,7 @@ class ChunkCodec:
             kernels = replace(kernels, name=f"{kernels.name}+measured")
         self._kernels, self._choices = kernels, choices
         self._capture = capture
-        self.latent_channels = codec.latent_channels
+        self.dtype, self.latent_channels = codec.dtype, codec.latent_channels
         self.spatial_stride = codec.spatial_stride
         self.temporal_stride = codec.temporal_stride
 

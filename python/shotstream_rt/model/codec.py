@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -78,6 +79,11 @@ class ThreadFreeDecoder(StreamDecoder, Protocol):
 @runtime_checkable
 class LatentCodec(Protocol):
     """Both directions between frames and latents."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type to which frames are rounded before they are encoded, and of their latents."""
+        ...
 
     @property
     def latent_channels(self) -> int:

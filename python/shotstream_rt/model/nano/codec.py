@@ -328,6 +328,11 @@ class NanoCodec:
             raise ConfigError(f"encode_clip: got {clip.shape[2]} frames, wanted 1 + 4k")
         return self._net.encode(clip.transpose(1, 2).to(self._net.latent_mean))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type to compute in."""
+        return self._net.latent_mean.dtype
+
     def decoder(self) -> NanoStreamDecoder:
         """Return a new streaming decoder."""
         return NanoStreamDecoder(self._net)

@@ -109,7 +109,7 @@ class TinyCodec:
     temporal_stride = TEMPORAL_STRIDE
 
     def __init__(self, exact: LatentCodec, network: TinyDecoder) -> None:
-        self.exact = exact
+        self.exact, self.dtype = exact, exact.dtype
         self.network = network.eval().requires_grad_(False)
         self.device = next(network.parameters()).device
 
