@@ -247,7 +247,7 @@ class NanoStreamDecoder:
         """Decode the next latents ``[1, F, C, h, w]`` to float32 ``[1, P, 3, H, W]``."""
         latents = latents.to(self._net.latent_mean)
         pixels, self._state = self._net.decode(latents, self._state, self.abandoned)
-        return pixels.float().clamp(-1, 1)
+        return pixels.float().clamp_(-1, 1)
 
     def reset(self) -> None:
         """Begin a new stream."""
