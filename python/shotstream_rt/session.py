@@ -41,10 +41,10 @@ from .film.reading import AsyncReading, Reading
 from .film.reference import ReferencePicture
 from .film.replay import VERSION as FILM_VERSION
 from .film.replay import film_of, sealed
-from .film.shots import AT_END, AtEnd, FilmState, ShotRequest
+from .film.shots import AT_END, AtEnd, ResumePoint, ShotRequest
 from .film.snapshot_model import SnapshotModel
 from .film.start import Start, check_strength, encode_start, start_lengths
-from .film.status import directions, film_state, session_state
+from .film.status import directions, resume_point, session_state
 from .film.turn import Turn
 from .nvtx import annotate
 from .plan.noise import NoiseSource, PhiloxNoise
@@ -753,7 +753,7 @@ class Session:
         """
         check_flag("within_chunk", within_chunk)
         selector = self._film.workers.selector
-        return self._packed(film_state(self._film.timeline, selector, within_chunk=within_chunk))
+        return self._packed(resume_point(self._film.timeline, selector, within_chunk=within_chunk))
 
     def standing(self) -> Standing:
         """Return a snapshot of where the reader is to the frame, and which frame that is.
@@ -764,13 +764,13 @@ class Session:
             SessionClosedError: the session is closed.
         """
         selector = self._film.workers.selector
-        state = film_state(self._film.timeline, selector, within_chunk=True)
-        return Standing(state.next_index, state.reads, self._packed(state))
+        point = resume_point(self._film.timeline, selector, within_chunk=True)
+        return Standing(point.next_index, point.reads, self._packed(point))
 
-    def _packed(self, state: FilmState) -> bytes:
+    def _packed(self, point: ResumePoint) -> bytes:
         with own_torch_settings(), torch.inference_mode():
-            past = tuple(self._film.workers.selector.encoded(state.past))
-            return snapshots.pack(state, past, self._snapshot_model)
+            past = tuple(self._film.workers.selector.encoded(point.past))
+            return snapshots.pack(point, past, self._snapshot_model)
 
     def restore(self, data: bytes | bytearray | memoryview) -> None:
         """Drop everything and go on with the film of a snapshot, also after a failure.
@@ -791,8 +791,8 @@ class Session:
         """
         self._film.frames.check()
         with own_torch_settings():
-            state = snapshots.unpack(data, self._snapshot_model)
-        self._film.director.restore(state)
+            point = snapshots.unpack(data, self._snapshot_model)
+        self._film.director.restore(point)
 
     def branch(self, *, turn: Turn | None = None) -> Session:
         """Open a second session that goes on with this film from the next frame to be read.
@@ -809,13 +809,13 @@ class Session:
         """
         film, model = self._film, self._model
         selector = film.workers.selector
-        state = film_state(film.timeline, selector, within_chunk=True)
+        point = resume_point(film.timeline, selector, within_chunk=True)
         if model is None:
             raise SessionClosedError("the session is closed; open another one")
         with own_torch_settings(), torch.inference_mode():
-            past = tuple(selector.encoded(state.past))
+            past = tuple(selector.encoded(point.past))
         other = type(self)(model, **self._settings, turn=turn, _beside=film)
-        other._film.director.restore(replace(state, past=past))
+        other._film.director.restore(replace(point, past=past))
         return other
 
     def directions(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..types import Place, Receipt
 from . import rewind
 from .places import next_place, shot_place
 from .reference import ReferencePicture, reference_pictures
-from .shots import FilmState, ShotRequest, ShotRun
+from .shots import ResumePoint, ShotRequest, ShotRun
 from .timeline import NewPrompt, Timeline
 
 
@@ -223,8 +223,8 @@ class Director:
             self._timeline.paused = on
             self._timeline.changed.notify_all()
 
-    def restore(self, state: FilmState) -> None:
-        """Drop everything at the next denoising step and go on from ``state``.
+    def restore(self, point: ResumePoint) -> None:
+        """Drop everything at the next denoising step and go on from ``point``.
 
         Raises:
             SessionClosedError: the film is being closed.
@@ -237,7 +237,7 @@ class Director:
             if run is not None and run.request.receipt is not None:  # if it has not begun
                 timeline.events.drop(run.request.receipt, "cancelled", run.caption)
             self._cancel_queued()
-            timeline.restore(state)
+            timeline.restore(point)
             timeline.wish()
         timeline.events.tell()
 

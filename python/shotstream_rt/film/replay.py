@@ -19,7 +19,7 @@ from ..inputs import read_text
 from ..printable import listed, printable, shown
 from .reference import by_digest, check_room, picture_of
 from .request_data import read_request, request_data
-from .shots import CaptionChange, FilmState, ShotRequest
+from .shots import CaptionChange, ResumePoint, ShotRequest
 from .snapshot_model import SnapshotModel
 from .start import read_start
 
@@ -38,7 +38,7 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "checksum": _checksum(data)}
 
 
-def film_of(data: object, model: SnapshotModel) -> FilmState:
+def film_of(data: object, model: SnapshotModel) -> ResumePoint:
     """Return a film that is to be made from its beginning.
 
     Args:
@@ -58,7 +58,7 @@ def film_of(data: object, model: SnapshotModel) -> FilmState:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = printable(f"{type(error).__name__}: {error}")
         raise ConfigError(f"film.json: damaged ({why})") from error
-    return FilmState(requests=tuple(requests), past=(), next_shot=0, next_index=0)
+    return ResumePoint(requests=tuple(requests), past=(), next_shot=0, next_index=0)
 
 
 def read_directions(path: str | Path) -> dict[str, Any] | None:

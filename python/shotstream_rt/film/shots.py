@@ -243,8 +243,8 @@ class ShotRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FilmState:
-    """Where a film stands between two chunks; what a snapshot holds.
+class ResumePoint:
+    """All that a film needs to go on from a place between two chunks; what a snapshot holds.
 
     Attributes:
         history: the shots before that are delivered whole, with their numbers; each has ``given``

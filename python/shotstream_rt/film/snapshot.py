@@ -1,4 +1,4 @@
-"""Snapshots: a film's state as bytes.
+"""Snapshots: where a film stands, as bytes.
 
 A mark, the format's version, a SHA-256 over everything, and a safetensors container with the
 latents of the context frames, the reference pictures, and one JSON object with everything else.
@@ -25,7 +25,7 @@ from .picks import frames_wanted
 from .reference import ReferencePicture, check_room, checked
 from .request_data import read_request, request_data
 from .shot_memory import ShotMemory
-from .shots import FilmState, ShotRequest
+from .shots import ResumePoint, ShotRequest
 from .snapshot_model import SnapshotModel
 from .start import Start, read_start
 
@@ -42,24 +42,24 @@ _PICTURE = "picture."
 """In front of a reference picture's digest, names it in the container."""
 
 
-def pack(state: FilmState, past: Sequence[ShotMemory], model: SnapshotModel) -> bytes:
-    """Return a state as bytes.
+def pack(point: ResumePoint, past: Sequence[ShotMemory], model: SnapshotModel) -> bytes:
+    """Return the place that a film goes on from as bytes.
 
     Args:
-        state: the film.
-        past: ``state.past`` with every frame encoded.
+        point: where the film stands.
+        past: ``point.past`` with every frame encoded.
         model: what it was made with.
     """
-    shots = (*(request for _, request in state.history), *state.requests)
+    shots = (*(request for _, request in point.history), *point.requests)
     starts = {n: shot.start for n, shot in enumerate(shots) if shot.start is not None}
     data = {
         "fingerprint": model.fingerprint,
         "profile": model.profile,
         "weights_digest": model.weights_digest,
-        "next_shot": state.next_shot,
-        "next_index": state.next_index,
-        "history": [[shot, request_data(request)] for shot, request in state.history],
-        "requests": [request_data(request) for request in state.requests],
+        "next_shot": point.next_shot,
+        "next_index": point.next_index,
+        "history": [[shot, request_data(request)] for shot, request in point.history],
+        "requests": [request_data(request) for request in point.requests],
         "starts": {str(n): start.strength for n, start in starts.items()},
         "past": [
             {
@@ -71,8 +71,8 @@ def pack(state: FilmState, past: Sequence[ShotMemory], model: SnapshotModel) -> 
             }
             for m in past
         ],
-        "pins": list(state.pins),
-        "forgotten": list(state.forgotten),
+        "pins": list(point.pins),
+        "forgotten": list(point.forgotten),
     }
     tensors = {
         f"{memory.shot}.{frame}": latent.cpu().contiguous()
@@ -81,7 +81,7 @@ def pack(state: FilmState, past: Sequence[ShotMemory], model: SnapshotModel) -> 
     }
     # Takes of a shot share their start, which the container does not allow.
     tensors |= {f"start.{n}": start.latents.clone() for n, start in starts.items()}
-    for request in (*(request for _, request in state.history), *state.requests):
+    for request in (*(request for _, request in point.history), *point.requests):
         for image in request.images:
             tensors[_PICTURE + image.digest] = torch.from_numpy(image.pixels.copy())
     # A container without tensors is not a valid file, so there is always this one.
@@ -99,8 +99,8 @@ def tensors_at(data: bytes) -> int:
     return _START + 8 + int.from_bytes(data[_START : _START + 8], "little")
 
 
-def unpack(data: bytes | bytearray | memoryview, model: SnapshotModel) -> FilmState:
-    """Return the state held by ``data``.
+def unpack(data: bytes | bytearray | memoryview, model: SnapshotModel) -> ResumePoint:
+    """Return the place that a film goes on from, as held by ``data``.
 
     Args:
         data: what ``pack`` returned.
@@ -144,7 +144,7 @@ def unpack(data: bytes | bytearray | memoryview, model: SnapshotModel) -> FilmSt
         delivered = [*(request for _, request in history), *requests]
         if index != sum(request.given for request in delivered):
             raise ConfigError(f"next_index: got {index}, wanted the number of delivered frames")
-        return FilmState(
+        return ResumePoint(
             history=history,
             requests=requests,
             past=past,

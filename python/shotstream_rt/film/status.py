@@ -12,7 +12,7 @@ from .context import ContextSelector
 from .directions import directions_of, pictures_of
 from .places import next_place
 from .playlist import caption_of
-from .shots import CaptionChange, FilmState, ShotRun
+from .shots import CaptionChange, ResumePoint, ShotRun
 from .timeline import Timeline
 
 
@@ -90,9 +90,9 @@ def _read_runs(timeline: Timeline) -> list[ShotRun]:
     return runs
 
 
-def film_state(
+def resume_point(
     timeline: Timeline, selector: ContextSelector, *, within_chunk: bool = False
-) -> FilmState:
+) -> ResumePoint:
     """Return where the reader is: what was delivered, the past shots, and what follows.
 
     Args:
@@ -105,17 +105,17 @@ def film_state(
         SessionClosedError: the film closed before it could tell.
     """
     with timeline.lock:
-        while (state := _film_state(timeline, selector, within_chunk)) is None:
+        while (point := _resume_point(timeline, selector, within_chunk)) is None:
             if timeline.stopping:
                 raise SessionClosedError("the session closed while a snapshot was taken")
             timeline.changed.wait()
-        return state
+        return point
 
 
-def _film_state(
+def _resume_point(
     timeline: Timeline, selector: ContextSelector, within_chunk: bool
-) -> FilmState | None:
-    """Return the state, None while a shot is ending or beginning and it is not known yet."""
+) -> ResumePoint | None:
+    """Return the point, None while a shot is ending or beginning and it is not known yet."""
     if timeline.wound_back:
         return None
     frames, playlist, runs = timeline.frames, timeline.playlist, timeline.runs
@@ -151,7 +151,7 @@ def _film_state(
     ]
     if again and (change := _waiting_change(timeline)) is not None:
         again[-1] = replace(again[-1], prompts=(*again[-1].prompts, change))
-    return FilmState(
+    return ResumePoint(
         history=tuple(
             (run.shot, replace(run.request_replay(run.frames, first=False), frames=run.frames))
             for run in runs[:first]

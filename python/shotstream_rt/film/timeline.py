@@ -22,7 +22,7 @@ from .frame_queue import FrameQueue
 from .playlist import Playlist
 from .reference import ReferencePicture, check_room
 from .shot_memory import ShotMemory
-from .shots import FilmState, ShotRequest, ShotRun
+from .shots import ResumePoint, ShotRequest, ShotRun
 from .turn import Turn
 
 _KEPT_PASTS = 2
@@ -289,18 +289,18 @@ class Timeline:
         if run.replaces and run.past is not None:
             self.wound_back = True  # the take before it counts again, of which nothing was kept
 
-    def restore(self, state: FilmState) -> None:
-        """Go on from a state instead of everything there is."""
+    def restore(self, point: ResumePoint) -> None:
+        """Go on from there instead of everything there is."""
         self.epoch += 1
         self.revive()
         self.runs, index = [], 0
-        for shot, request in state.history:
+        for shot, request in point.history:
             self.runs.append(ShotRun.made(request, shot, index, self.chunk_frames))
             index += request.given
         self.next_index = index
-        self.playlist.reset(state.requests, next_shot=state.next_shot)
-        self.reload, self.wound_back = state.past, False
-        self.pins, self.forgotten, self.recalls = {*state.pins}, {*state.forgotten}, True
+        self.playlist.reset(point.requests, next_shot=point.next_shot)
+        self.reload, self.wound_back = point.past, False
+        self.pins, self.forgotten, self.recalls = {*point.pins}, {*point.forgotten}, True
         # The generator may be waiting for room in the queue, so make some before waking it.
-        self.frames.clear(state.next_index)
+        self.frames.clear(point.next_index)
         self.changed.notify_all()
