@@ -29,7 +29,7 @@ from .chunk_log import ChunkLog
 from .context import ContextSelector
 from .frame_queue import as_ordinary
 from .shot_decoder import ShotDecoder
-from .shots import Delivery, ShotRun
+from .shots import ShotRun
 from .threads import WorkerThread, set_thread_count
 
 
@@ -48,6 +48,7 @@ class DecodeJob:
         index: number in the film of frame ``begin``.
         given: frames below this one were delivered before, and the reader does not get them again.
         epoch: that of the shot when the chunk was made.
+        abandoned: tells whether nobody wants the chunk any more.
         begun_s: when making it began, ``time.perf_counter`` in seconds.
         alone: whether nothing else of the film computes until it is decoded.
     """
@@ -60,6 +61,7 @@ class DecodeJob:
     index: int
     given: int
     epoch: int
+    abandoned: Callable[[], bool]
     begun_s: float
     alone: bool = False
 
@@ -118,15 +120,14 @@ class DecodeThread:
         self.lock = threading.RLock()
         self._progress = threading.Condition(self.lock)
         self._submitted = self._taken = self._queued = self._done = 0
-        self._skip = self._ending = False
+        self._ending = False
         self.thread: WorkerThread | None = None
 
     def start(
         self,
-        on_chunk: Callable[[Delivery], None],
+        on_chunk: Callable[[DecodeJob, Chunk], None],
         on_done: Callable[[], None],
         on_error: Callable[[DecodeJob, BaseException], None],
-        wanted: Callable[[DecodeJob], bool],
     ) -> None:
         """Start the thread, which makes these calls.
 
@@ -135,10 +136,8 @@ class DecodeThread:
             on_done: called for each chunk when its frames are stored for later shots, or it was
                 skipped.
             on_error: called with a chunk and what went wrong with it.
-            wanted: tells whether a chunk is still to be decoded.
         """
-        self._on_chunk, self._on_done = on_chunk, on_done
-        self._on_error, self._wanted = on_error, wanted
+        self._on_chunk, self._on_done, self._on_error = on_chunk, on_done, on_error
         self.thread = WorkerThread("shotstream-decode", self._main, self._threads)
         self.thread.start()
 
@@ -179,13 +178,9 @@ class DecodeThread:
         """Tell whether a chunk of a shot can be decoded next; while nothing is being decoded."""
         return self._decoder.can_go_back(run, chunk)
 
-    def skip(self) -> None:
-        """Decode nothing more; what is submitted is taken and dropped."""
-        self._skip = True
-
     def close(self) -> None:
         """Stop after the job at hand and wait for the thread; may be called again."""
-        self._skip = self._ending = True
+        self._ending = True
         with self.lock:
             self._progress.notify_all()
         if self.thread is not None:
@@ -194,7 +189,6 @@ class DecodeThread:
     def forget_callbacks(self) -> None:
         """Let go of the calls given to ``start``, which lead back to this thread; once it ended."""
         self._on_chunk = self._on_done = self._on_error = _nothing
-        self._wanted = _never
 
     def _main(self) -> None:
         streams, stream = self._streams, self._stream
@@ -206,7 +200,7 @@ class DecodeThread:
                 try:
                     # What is not wanted any more is still taken, so that no other thread waits for
                     # ever.
-                    if not self._is_unwanted(job):
+                    if not (self._ending or job.abandoned()):
                         self._finish(job, *self._decode(job, latents, ready))
                 except ChunkAbandonedError:
                     pass
@@ -219,9 +213,6 @@ class DecodeThread:
                         self._done += 1
                         self._progress.notify_all()
                 del job, latents, ready  # not kept while waiting for the next
-
-    def _is_unwanted(self, job: DecodeJob) -> bool:
-        return self._skip or not self._wanted(job)
 
     def _next_job(self) -> tuple[DecodeJob, Tensor, Event | None] | None:
         """Wait for a job, its latents and the event that they are ready; None to end."""
@@ -248,9 +239,7 @@ class DecodeThread:
         with annotate("vae.decode", chunk), timed:
             finite = torch.isfinite(latents).all()
             with self._threads_for(job):
-                frames = self._decoder.decode(
-                    job.run, chunk, latents, lambda: self._is_unwanted(job)
-                )[0]
+                frames = self._decoder.decode(job.run, chunk, latents, job.abandoned)[0]
             # A NaN among many numbers is one in their sum, which is read once.
             finite &= torch.isfinite(frames.sum(dtype=torch.float32))
         if self._stream is not None:
@@ -291,8 +280,7 @@ class DecodeThread:
                 pts_s=index / self._frame_rate_hz, take=run.request.take, caption=job.caption,
                 made_s=time.perf_counter(),
             )  # fmt: skip
-            took_s = chunk.made_s - job.begun_s
-            self._on_chunk(Delivery(chunk=chunk, run=run, epoch=job.epoch, took_s=took_s))
+            self._on_chunk(job, chunk)
         with annotate("context.encode", run.shot):
             self._selector.add_frames(frames[job.begin : job.end])
             if self._stream is not None:  # the generator thread reads these frames on another one
@@ -319,10 +307,6 @@ def _not_finite(job: DecodeJob) -> ShotStreamError:
         "numbers, wanted finite ones; cut again or restore a snapshot. If it happens again, the "
         "weights or the numbers' type (dtype, profile) do not suit this device"
     )
-
-
-def _never(_: DecodeJob) -> bool:
-    return False
 
 
 def _nothing(*_: object) -> None:

@@ -26,7 +26,6 @@ import torch
 from ..errors import SessionClosedError, ShotStreamError
 from ..nvtx import annotate
 from ..types import Chunk, Frame
-from .shots import Delivery
 
 QueuePolicy = Literal["block", "drop_oldest", "latest"]
 QUEUE_POLICIES: tuple[QueuePolicy, ...] = ("block", "drop_oldest", "latest")
@@ -62,7 +61,7 @@ class _Failure:
 class _OpenChunk:
     """The chunk at the front, of which frames may have been read."""
 
-    delivery: Delivery
+    chunk: Chunk
     size: int
     read: int = 0
     frames: list[Frame] | None = None
@@ -95,7 +94,7 @@ class FrameQueue:
         self._policy = policy
         self._frame_rate_hz = frame_rate_hz
         self.lock = threading.RLock()
-        self._waiting: deque[Delivery | _Failure] = deque()
+        self._waiting: deque[Chunk | _Failure] = deque()
         self._open: _OpenChunk | None = None
         self._read_index = self._gone_index = self._reads = 0
         self._numbers = itertools.count()
@@ -131,7 +130,7 @@ class FrameQueue:
     def __len__(self) -> int:
         with self.lock:
             self._tidy()
-            return sum(isinstance(entry, Delivery) for entry in self._waiting)
+            return sum(isinstance(entry, Chunk) for entry in self._waiting)
 
     @property
     def unread(self) -> int:
@@ -139,23 +138,21 @@ class FrameQueue:
         with self.lock:
             self._tidy()
             rest = 0 if self._open is None else self._open.size - self._open.read
-            return rest + sum(
-                len(entry.chunk.pixels) for entry in self._waiting if isinstance(entry, Delivery)
-            )
+            waiting = (entry for entry in self._waiting if isinstance(entry, Chunk))
+            return rest + sum(len(chunk.pixels) for chunk in waiting)
 
-    def put(self, delivery: Delivery) -> list[Delivery]:
+    def put(self, chunk: Chunk) -> list[Chunk]:
         """Add a finished chunk and return those that the policy drops for it.
 
         Never waits: under ``block`` the generator makes a chunk only when there is room for it.
         """
-        dropped: list[Delivery] = []
+        dropped: list[Chunk] = []
         with annotate("queue.put"), self.lock:
-            self._tidy()
             if self.closed:
                 return dropped
             if self._policy != "block" and len(self) >= self._capacity:
                 dropped = self._make_room()
-            self._waiting.append(delivery)
+            self._waiting.append(chunk)
         self.wake()
         return dropped
 
@@ -238,7 +235,7 @@ class FrameQueue:
             front = self._open or self._open_next()
             if front is None:
                 return None
-            chunk, end = front.delivery.chunk, front.size if whole else front.read + 1
+            chunk, end = front.chunk, front.size if whole else front.read + 1
             if whole:
                 item: Any = rest_of(chunk, front.read, self._frame_rate_hz)
             else:
@@ -257,12 +254,12 @@ class FrameQueue:
     def _tidy(self) -> None:
         """Finish what a reader began: it accepted an offer, or was interrupted while opening."""
         front, waiting, offered = self._open, self._waiting, self._offered
-        if front is not None and waiting and waiting[0] is front.delivery:
+        if front is not None and waiting and waiting[0] is front.chunk:
             waiting.popleft()
         if offered is None or offered.ticket in self.tickets:
             return
         if front is not None and offered.ticket != self._revoked:
-            chunk = front.delivery.chunk
+            chunk = front.chunk
             self._reads += offered.end - front.read
             front.read = offered.end
             self._read_index = chunk.index + front.read
@@ -275,8 +272,8 @@ class FrameQueue:
     def _open_next(self) -> _OpenChunk | None:
         """Open the next chunk; raise what is due instead of one."""
         entry = self._waiting[0] if self._waiting else None
-        if isinstance(entry, Delivery):
-            self._open = _OpenChunk(entry, len(entry.chunk.pixels))
+        if isinstance(entry, Chunk):
+            self._open = _OpenChunk(entry, len(entry.pixels))
             self._waiting.popleft()
             return self._open
         if entry is not None or self.failed is not None:
@@ -291,13 +288,14 @@ class FrameQueue:
         if error is not None:
             _raise(error)
 
-    def _make_room(self) -> list[Delivery]:
+    def _make_room(self) -> list[Chunk]:
         """Drop the oldest chunks until there is room for one."""
-        chunks = [entry for entry in self._waiting if isinstance(entry, Delivery)]
+        chunks = [entry for entry in self._waiting if isinstance(entry, Chunk)]
         dropped = chunks[: len(chunks) - self._capacity + 1]
-        self._waiting = deque(entry for entry in self._waiting if entry not in dropped)
+        gone = set(map(id, dropped))  # comparing chunks would compare their pixels
+        self._waiting = deque(entry for entry in self._waiting if id(entry) not in gone)
         self.dropped += len(dropped)
-        newest = dropped[-1].chunk
+        newest = dropped[-1]
         self._gone_index = newest.index + len(newest.pixels)
         return dropped
 

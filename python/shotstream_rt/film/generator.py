@@ -27,7 +27,7 @@ from ..plan.noise import NoiseSource
 from ..types import Chunk, Place
 from .decode_thread import DecodeJob
 from .shot_maker import ShotMaker
-from .shots import Delivery, ShotRun
+from .shots import ShotRun
 from .threads import WorkerThread
 from .timeline import NewPrompt, Timeline
 from .turn import Turn
@@ -74,7 +74,7 @@ class Generator:
 
     def start(self) -> None:
         """Start this thread, its companion and the decode thread."""
-        self._workers.decoder.start(self._deliver, self._note_done, self._fail_job, self._is_wanted)
+        self._workers.decoder.start(self._deliver, self._note_done, self._fail_job)
         self.thread.start()
         if self.companion is not None:
             self.companion.start()  # last: this thread dismisses it when it ends
@@ -82,7 +82,6 @@ class Generator:
     def halt(self) -> None:
         """Ask the thread to end before its next denoising step."""
         self._timeline.stopping = True
-        self._workers.decoder.skip()
         self._timeline.wake()
 
     # On the generator thread.
@@ -227,30 +226,26 @@ class Generator:
 
     # On the decode thread.
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, job: DecodeJob, chunk: Chunk) -> None:
         """Pass a decoded chunk on to the reader, unless the film was restored meanwhile."""
-        timeline, run, chunk = self._timeline, delivery.run, delivery.chunk
-        self._workers.stats.chunk_ready(run.times, chunk)
+        timeline = self._timeline
+        self._workers.stats.chunk_ready(job.run.times, chunk)
         with timeline.lock:
-            if delivery.epoch != timeline.epoch:
+            if job.epoch != timeline.epoch:
                 return
             timeline.steady_frames += len(chunk.pixels)
-            dropped = timeline.frames.put(delivery)
+            dropped = timeline.frames.put(chunk)
             if timeline.events.listeners:
-                self._note_chunk(delivery, dropped)
+                self._note_chunk(chunk, chunk.made_s - job.begun_s, dropped)
         if timeline.events.waiting:
             timeline.events.tell()
 
-    def _note_chunk(self, made: Delivery, dropped: Sequence[Delivery]) -> None:
+    def _note_chunk(self, chunk: Chunk, took_s: float, dropped: Sequence[Chunk]) -> None:
         """Keep for listeners that a chunk waits for the reader, and that others no longer do."""
-        events, chunk = self._timeline.events, made.chunk
-        events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption, took_s=made.took_s)
-        for older in (delivery.chunk for delivery in dropped):
+        events = self._timeline.events
+        events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption, took_s=took_s)
+        for older in dropped:
             events.note("chunk_dropped", place=_place_of(older), caption=older.caption)
-
-    def _is_wanted(self, job: DecodeJob) -> bool:
-        """Tell whether a chunk is still part of the film."""
-        return not job.run.failed and job.epoch == self._timeline.epoch
 
     def _note_done(self) -> None:
         """Note that a chunk is decoded and stored, or was skipped."""

@@ -142,7 +142,8 @@ class ShotMaker:
             job = DecodeJob(
                 run=run, chunk=chunk, caption=run.caption, begin=run.skip, end=end, epoch=run.epoch,
                 index=timeline.next_index, given=run.request.given - run.frames + run.skip,
-                begun_s=begun_s, alone=self.viewer_waits and self._turn is None,
+                abandoned=abandoned, begun_s=begun_s,
+                alone=self.viewer_waits and self._turn is None,
             )  # fmt: skip
             timeline.next_index += end - run.skip
             run.frames += end - run.skip

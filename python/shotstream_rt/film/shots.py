@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from ..types import Chunk, Receipt
+from ..types import Receipt
 from .reference import ReferencePicture
 from .shot_memory import ShotMemory
 from .start import Start
@@ -267,20 +267,3 @@ class ResumePoint:
     reads: int = 0
     pins: tuple[int, ...] = ()
     forgotten: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Delivery:
-    """A finished chunk on its way to the consumer.
-
-    Attributes:
-        chunk: the frames.
-        run: the shot it belongs to.
-        epoch: that of the shot when it was made.
-        took_s: seconds that making it took.
-    """
-
-    chunk: Chunk
-    run: ShotRun
-    epoch: int
-    took_s: float

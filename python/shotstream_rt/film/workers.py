@@ -117,8 +117,3 @@ class Workers:
             stats=stats,
             device=device,
         )
-
-    def close(self) -> None:
-        """Stop the decode thread, wait for it, and release the film's memory."""
-        self.decoder.close()
-        self.pipeline.close()
