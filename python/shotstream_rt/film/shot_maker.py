@@ -1,7 +1,6 @@
 """Makes the chunks of a shot: begins it, denoises, and applies new captions.
 
-The generator says when (``generator.py``). What the pipeline has begun, and with which caption, is
-known here and in ``way_back.py``. Everything is called on the generator thread.
+The generator says when (``generator.py``). Everything is called on the generator thread.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class ShotMaker:
                 if run.epoch != timeline.epoch:  # the request may have changed with it
                     raise ChunkAbandonedError
                 selector.begin_shot(run.shot, run.caption, run.first_index)
-                run.memory, self._back.loaded = selector.newest, None
+                run.memory, run.begun = selector.newest, None
                 self.caption, self.viewer_waits = run.caption, True
                 run.request = replace(request, context=selection.indices)
                 run.context_captions = tuple(selection.captions.values())
@@ -99,7 +98,7 @@ class ShotMaker:
                 strength=None if start is None else start.strength,
                 abandoned=self._unwanted(run),
             )  # fmt: skip
-            self._back.begun(run)
+            run.begun, run.last_begun, run.reread_at = workers.pipeline.running, 0, -1
         with timeline.lock:
             if request.receipt is not None:
                 request.receipt.decide("applied", place)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from ..running_shot import RunningShot
 from ..types import Receipt
 from .reference import ReferencePicture
 from .shot_memory import ShotMemory
@@ -98,6 +99,7 @@ class ShotRun:
         past: the past shots it may take context from; None until they are known, and again when
             the shot is so old that they are let go.
         memory: its own frames, as the context selector keeps them; None likewise.
+        begun: what the pipeline knows of it; None until it has begun it, and likewise.
         context_captions: captions of the shots that its context frames come from, oldest first.
         frames: frames made so far.
         next_chunk: number of the next chunk to make.
@@ -120,6 +122,7 @@ class ShotRun:
     chunk_frames: tuple[int, int] = (1, 1)
     past: tuple[ShotMemory, ...] | None = None
     memory: ShotMemory | None = None
+    begun: RunningShot | None = None
     context_captions: tuple[str, ...] = ()
     frames: int = 0
     next_chunk: int = 0

@@ -279,7 +279,7 @@ class Timeline:
         self.runs.append(run)
         if len(self.runs) > _KEPT_PASTS:
             old = self.runs[-_KEPT_PASTS - 1]
-            old.past = old.memory = None
+            old.past = old.memory = old.begun = None
 
     def drop_run(self, run: ShotRun) -> None:
         """Forget a shot that was begun and of which no chunk was made."""

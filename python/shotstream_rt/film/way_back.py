@@ -7,7 +7,6 @@ before its next turn.
 from __future__ import annotations
 
 from ..abandonment import ChunkAbandonedError
-from ..running_shot import RunningShot
 from .rewind import replay
 from .shots import ShotRun
 from .timeline import Timeline
@@ -22,21 +21,13 @@ class WayBack:
         timeline: where the film stands.
 
     Attributes:
-        loaded: the shot that the pipeline has begun.
-        needs_prompt: its keys are of use only if the prompt that waits is applied next.
+        needs_prompt: the running shot's keys are of use only if the prompt that waits is applied
+            next.
     """
 
     def __init__(self, workers: Workers, timeline: Timeline) -> None:
         self._workers, self._timeline = workers, timeline
-        self.loaded: ShotRun | None = None
         self.needs_prompt = False
-        # The last two shots that the pipeline has begun, each with what it knows of them.
-        self._begun: list[tuple[ShotRun, RunningShot]] = []
-
-    def begun(self, run: ShotRun) -> None:
-        """Note that the pipeline has begun a shot."""
-        self.loaded, run.last_begun, run.reread_at = run, 0, -1
-        self._begun = [*self._begun[-1:], (run, self._workers.pipeline.running)]
 
     def load(self) -> None:
         """Go on with the past shots of a restored film."""
@@ -46,8 +37,7 @@ class WayBack:
             if timeline.reload is None:
                 return
             self._workers.selector.load_past(timeline.reload)
-            timeline.reload, timeline.wound_back, self.loaded = None, False, None
-            self._begun = []
+            timeline.reload, timeline.wound_back = None, False
             timeline.wish()
             timeline.changed.notify_all()  # a snapshot may wait for it, and no turn may follow
 
@@ -83,22 +73,17 @@ class WayBack:
 
     def _has_keys(self, run: ShotRun) -> bool:
         """Bring the caches to where a shot's next chunk comes; False if they cannot."""
-        if run is not self.loaded and not self._return_to(run):
+        if run.begun is None:
             return False
-        return self._can_go_on(run) or self._can_recache(run)
-
-    def _return_to(self, run: ShotRun) -> bool:
-        """Let the shot before the loaded one be loaded again; False if it cannot."""
-        for before, shot in self._begun:
-            # Without the keys of the chunk before the next one there is nothing to go on from.
-            goes_on = before is run and run.committed >= run.next_chunk - 1
-            if goes_on and self._workers.pipeline.return_to(shot):
-                self.loaded = run
-                return True
-        return False
+        pipeline = self._workers.pipeline
+        # Without the keys of the chunk before the next one there is nothing to go on from.
+        goes_on = run.begun is pipeline.running or (
+            run.committed >= run.next_chunk - 1 and pipeline.return_to(run.begun)
+        )
+        return goes_on and (self._can_go_on(run) or self._can_recache(run))
 
     def _can_go_on(self, run: ShotRun) -> bool:
-        """Let the loaded shot go on with a chunk that it had begun before; False if it cannot.
+        """Let the running shot go on with a chunk that it had begun before; False if it cannot.
 
         Chunks that were computed anew with a caption that the shot no longer has are of no use.
         """
