@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -87,16 +88,44 @@ class Generator:
     # On the generator thread.
 
     def _main(self) -> None:
+        """Make chunk after chunk; a failure ends the shot that it happened in."""
+        timeline, maker, back = self._timeline, self._maker, self._back
+        with self._running():
+            while (due := self._next_turn()) is not None:
+                if isinstance(due, ShotRun):
+                    run, begun_s, made = due, time.perf_counter(), 0
+                    try:
+                        check_float_precision(self._workers.device)
+                        if run.frames == 0:
+                            maker.begin(run, self._boundary_ns)
+                        elif run is not maker.run:
+                            maker.take_up(run)
+                        if timeline.prompt or run.request.prompts or maker.caption != run.caption:
+                            maker.change_caption(run)
+                        if back.needs_prompt:
+                            back.give_up()
+                        made = maker.make_chunk(run, begun_s)
+                        self._finish_chunk(run)
+                    except ChunkAbandonedError:
+                        _log.debug("shot %d: given up", run.shot)
+                    except BaseException as error:
+                        self._workers.decoder.wait_idle()  # what was made is still delivered
+                        timeline.fail(run, run.next_chunk, timeline.next_index, run.epoch, error)
+                    finally:
+                        self._end_turn(made)
+                    del run
+                else:
+                    due()
+                    maker.viewer_waits = True
+                self._boundary_ns = time.perf_counter_ns()
+                del due
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Set this thread up, and leave nothing undecided and nobody waiting when it ends."""
         try:
             with torch.inference_mode(), accompanied(self._companion):
-                while (due := self._next_turn()) is not None:
-                    if isinstance(due, ShotRun):
-                        self._take_turn(due)
-                    else:
-                        due()
-                        self._maker.viewer_waits = True
-                    self._boundary_ns = time.perf_counter_ns()
-                    del due
+                yield
         finally:
             self._give_turn_back()
         self._timeline.cancel_everything()
@@ -153,37 +182,17 @@ class Generator:
                 self._drop_late(timeline.prompt, run)
         return run
 
-    def _take_turn(self, run: ShotRun) -> None:
-        """Make the next chunk of a shot; a failure ends the shot."""
-        timeline, made, begun_s = self._timeline, 0, time.perf_counter()
-        try:
-            check_float_precision(self._workers.device)
-            if run.frames == 0:
-                waited_ns = 0 if run.request.now else self._boundary_ns
-                run.times.due_ns = max(run.request.requested_ns, waited_ns)
-                self._maker.begin(run)
-            elif run is not self._maker.run:
-                self._maker.take_up(run)
-            if timeline.prompt or run.request.prompts or self._maker.caption != run.caption:
-                self._maker.change_caption(run)
-            if self._back.needs_prompt:
-                self._back.give_up()
-            made = self._maker.make_chunk(run, begun_s)
-            self._finish_chunk(run)
-        except ChunkAbandonedError:
-            _log.debug("shot %d: given up", run.shot)
-        except BaseException as error:
-            self._workers.decoder.wait_idle()  # what was made before is still delivered
-            timeline.fail(run, run.next_chunk, timeline.next_index, run.epoch, error)
-        finally:
-            with timeline.lock:
-                if not made:
-                    timeline.in_flight -= 1
-                timeline.making, timeline.denoising, timeline.needed = None, False, ()
-                timeline.changed.notify_all()
-            if timeline.idle():
-                timeline.frames.wake()
-            self._give_turn_back(made)
+    def _end_turn(self, made: int) -> None:
+        """Let the film, its reader and other films go on behind a chunk of so many frames."""
+        timeline = self._timeline
+        with timeline.lock:
+            if not made:
+                timeline.in_flight -= 1
+            timeline.making, timeline.denoising, timeline.needed = None, False, ()
+            timeline.changed.notify_all()
+        if timeline.idle():
+            timeline.frames.wake()
+        self._give_turn_back(made)
 
     def _finish_chunk(self, run: ShotRun) -> None:
         """Decide whether the shot goes on, and if so, run the clean pass of its last chunk."""

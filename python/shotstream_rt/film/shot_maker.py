@@ -60,10 +60,17 @@ class ShotMaker:
         self.caption: str | None = None
         self.viewer_waits = True
 
-    def begin(self, run: ShotRun) -> None:
-        """End the shot before, choose this one's context from the past and encode it."""
+    def begin(self, run: ShotRun, boundary_ns: int) -> None:
+        """End the shot before, choose this one's context from the past and encode it.
+
+        Args:
+            run: the shot.
+            boundary_ns: host time when the generator was free for it.
+        """
         workers, timeline, request = self._workers, self._timeline, run.request
-        selector, run.times.decided_ns = workers.selector, time.perf_counter_ns()
+        selector, times = workers.selector, run.times
+        times.decided_ns = time.perf_counter_ns()
+        times.due_ns = max(request.requested_ns, 0 if request.now else boundary_ns)
         captions = self._encoded(run, [run.caption])
         # While the last chunk before is decoded, of which this shot's context is picked.
         workers.pipeline.prepare_captions(captions)
@@ -76,9 +83,9 @@ class ShotMaker:
                 self._leave_shot_before(run)
             run.past = selector.past
             timeline.changed.notify_all()
-        workers.stats.shot_begins(run.times)
+        workers.stats.shot_begins(times)
         self.take_up(run)
-        with workers.stats.span("context_encode", run.times, 0):
+        with workers.stats.span("context_encode", times, 0):
             with annotate("context.encode", run.shot):
                 selection = selector.select(run.caption, request.context, request.images)
             with timeline.lock:
