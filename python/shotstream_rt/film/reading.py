@@ -89,9 +89,6 @@ class _Reading(Generic[Item]):
 class Reading(_Reading[Item], Iterator[Item]):
     """Iterates over frames or chunks, on any thread; goes on after a timeout."""
 
-    def __iter__(self) -> Reading[Item]:
-        return self
-
     def __next__(self) -> Item:
         begun_s, tickets = time.monotonic(), self._frames.tickets
         while True:
@@ -134,9 +131,6 @@ class Reading(_Reading[Item], Iterator[Item]):
 
 class AsyncReading(_Reading[Item], AsyncIterator[Item]):
     """Iterates over frames or chunks in an event loop, without a thread; may be cancelled."""
-
-    def __aiter__(self) -> AsyncReading[Item]:
-        return self
 
     def __anext__(self) -> Awaitable[Item]:
         return self._next()

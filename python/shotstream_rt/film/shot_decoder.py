@@ -73,7 +73,8 @@ class ShotDecoder:
             self._abandonable.abandoned = abandoned
         try:
             if chunk == 0:
-                self._shots = [*self._kept_before(shot)[-1:], _DecodedShot(shot)]
+                before = [kept for kept in self._shots if kept.shot is not shot]
+                self._shots = [*before[-1:], _DecodedShot(shot)]
                 self._decoder.reset()
             elif not follows:
                 self._wind_back(shot, chunk)
@@ -97,10 +98,6 @@ class ShotDecoder:
         if (shot, chunk) == self._next or kept is None:
             return kept is not None
         return chunk in kept.states or chunk <= len(kept.latents)
-
-    def _kept_before(self, shot: object) -> list[_DecodedShot]:
-        """Return what is kept of other shots."""
-        return [kept for kept in self._shots if kept.shot is not shot]
 
     def _wind_back(self, shot: object, chunk: int) -> None:
         """Bring the decoder to where ``chunk`` comes next, from the nearest place before it."""

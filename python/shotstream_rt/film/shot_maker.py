@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..abandonment import ChunkAbandonedError
-from ..model.captions import CaptionSet
 from ..nvtx import annotate
 from ..plan.noise import NoiseSource
 from ..printable import printable
@@ -71,7 +70,8 @@ class ShotMaker:
         selector, times = workers.selector, run.times
         times.decided_ns = time.perf_counter_ns()
         times.due_ns = max(request.requested_ns, 0 if request.now else boundary_ns)
-        captions = self._encoded(run, [run.caption])
+        self._await(run, [run.caption])
+        captions = timeline.captions.encoded([run.caption])
         # While the last chunk before is decoded, of which this shot's context is picked.
         workers.pipeline.prepare_captions(captions)
         workers.decoder.wait_idle()
@@ -97,7 +97,9 @@ class ShotMaker:
                 run.request = replace(request, context=selection.indices)
                 run.context_captions = tuple(selection.captions.values())
             if run.context_captions:
-                captions = self._encoded(run, self._captions(run, run.caption))
+                texts = self._captions(run, run.caption)
+                self._await(run, texts)
+                captions = timeline.captions.encoded(texts)
             start = request.start
             workers.pipeline.begin_shot(
                 run.shot, selection.latents, selection.flags, captions, selection.target_flag,
@@ -191,7 +193,9 @@ class ShotMaker:
         if text is None and self.caption == run.caption:
             return
         wound_back, text = text is None, run.caption if text is None else text
-        rows = self._encoded(run, self._captions(run, text))
+        texts = self._captions(run, text)
+        self._await(run, texts)
+        rows = captions.encoded(texts)
         again = self._reread_chunks(run, reread)
         if run.committed < run.next_chunk - 1:
             self.commit(run)  # with the caption that it was made with
@@ -240,11 +244,6 @@ class ShotMaker:
         """Return the caption of each past shot in the context, oldest first, then the own one."""
         multiple = self._workers.pipeline.config.shot.multi_caption
         return [*(run.context_captions if multiple else ()), caption]
-
-    def _encoded(self, run: ShotRun, texts: Sequence[str]) -> CaptionSet:
-        """Return captions when they are encoded."""
-        self._await(run, texts)
-        return self._timeline.captions.encoded(texts)
 
     def _await(self, run: ShotRun, texts: Sequence[str]) -> None:
         """Wait until captions are encoded; give the shot up if it is no longer wanted.
