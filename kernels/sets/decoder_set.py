@@ -24,7 +24,14 @@ class Convolve(Protocol):
     def __call__(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]
     ) -> Tensor:
-        """Convolve ``x`` ``[B, C, H, W]`` or ``[B, C, F, H, W]``; see ``convolve``."""
+        """Convolve; see ``convolve``.
+
+        Args:
+            x: ``[B, C, H, W]``, or ``[B, C, F, H, W]`` over time too.
+            weight: ``[O, C, K, K]``, or ``[O, C, T, K, K]``.
+            bias: ``[O]``; ``None`` for none.
+            padding: zeros at either end of each axis after the channels.
+        """
         ...
 
 

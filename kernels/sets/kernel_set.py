@@ -57,7 +57,14 @@ class Norm(Protocol):
     """``LN(x) * factor + offset``."""
 
     def __call__(self, x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> LinearInput:
-        """Normalise ``x`` ``[B, T, dim]``; factor and offset ``[B or 1, F or 1, dim]``."""
+        """Normalise tokens.
+
+        Args:
+            x: ``[B, T, dim]``, tokens ordered by latent frame.
+            factor: ``[B or 1, F or 1, dim]``; each row serves one frame's tokens.
+            offset: like ``factor``.
+            eps: added to the variance.
+        """
         ...
 
 
@@ -67,7 +74,16 @@ class GatedResidualNorm(Protocol):
     def __call__(
         self, x: Tensor, y: Tensor, gate: Tensor | None, factor: Tensor, offset: Tensor, eps: float
     ) -> tuple[Tensor, LinearInput]:
-        """Add ``y`` to ``x`` ``[B, T, dim]`` and normalise; rows ``[B or 1, F or 1, dim]``."""
+        """Return the sum, and the sum normalised.
+
+        Args:
+            x: ``[B, T, dim]``, tokens ordered by latent frame.
+            y: like ``x``.
+            gate: ``[B or 1, F or 1, dim]``; ``None`` for one.
+            factor: ``[B or 1, F or 1, dim]``, of the norm.
+            offset: like ``factor``.
+            eps: added to the variance.
+        """
         ...
 
 
@@ -75,7 +91,13 @@ class GatedResidual(Protocol):
     """``x + y * gate``."""
 
     def __call__(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-        """Add ``y`` to ``x`` ``[B, T, dim]``; gate ``[B or 1, F or 1, dim]``."""
+        """Return the sum.
+
+        Args:
+            x: ``[B, T, dim]``, tokens ordered by latent frame.
+            y: like ``x``.
+            gate: ``[B or 1, F or 1, dim]``; each row serves one frame's tokens.
+        """
         ...
 
 
@@ -83,7 +105,13 @@ class RmsNorm(Protocol):
     """RMS norm over the last axis, all heads together."""
 
     def __call__(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Normalise ``x`` ``[..., dim]`` with factors ``[dim]``."""
+        """Normalise rows.
+
+        Args:
+            x: ``[..., dim]``.
+            weight: factors ``[dim]``.
+            eps: added to the mean square.
+        """
         ...
 
 
@@ -99,19 +127,23 @@ class QkvAppend(Protocol):
     """Norms and rotation of a fused projection; keys and values into their arena slots."""
 
     def __call__(
-        self,
-        qkv: Tensor,
-        weight_q: Tensor,
-        weight_k: Tensor,
-        table: Tensor,
-        arena_k: ArenaPart,
-        arena_v: ArenaPart,
-        slots: Sequence[int],
-        frame_tokens: int,
-        eps: float,
-        rotate_key: bool,
-    ) -> Tensor:
-        """Return rotated queries ``[T, N, D]``; arguments as in ``reference.qkv_append``."""
+        self, qkv: Tensor, weight_q: Tensor, weight_k: Tensor, table: Tensor, arena_k: ArenaPart,
+        arena_v: ArenaPart, slots: Sequence[int], frame_tokens: int, eps: float, rotate_key: bool,
+    ) -> Tensor:  # fmt: skip
+        """Store keys and values, and return rotated queries ``[T, N, D]``.
+
+        Args:
+            qkv: ``[T, 3 * dim]``, queries | keys | values of a chunk.
+            weight_q: ``[dim]``, factors of the queries' RMS norm.
+            weight_k: ``[dim]``, factors of the keys' RMS norm.
+            table: complex64 ``[T, D / 2]``.
+            arena_k: keys of all slots, in the form that the set's ``arena`` says.
+            arena_v: values, likewise.
+            slots: arena slot of each of the chunk's latent frames.
+            frame_tokens: tokens of a latent frame.
+            eps: added to the mean square.
+            rotate_key: store keys rotated; otherwise as normalised.
+        """
         ...
 
 
@@ -121,11 +153,17 @@ class Attention(Protocol):
     def __call__(
         self, q: Tensor, k: ArenaPart, v: ArenaPart, scale: float, bias: Tensor | None
     ) -> Tensor:
-        """Attend with ``q`` ``[B, T, N, D]`` to ``k``, ``v`` ``[B, keys, N, D]``.
+        """Attend; the result is like ``q``.
 
-        A prefix is in the form that the set's ``arena`` says. ``bias`` is added to the logits
-        ``[B, N, T, keys]``; ``None`` for none. The result is like ``q``; over an arena whose
-        layout says so it is not a tensor but ``Fp8Rows``, which a linear layer takes as well.
+        Over an arena whose layout says so it is not a tensor but ``Fp8Rows``, which a linear layer
+        takes as well.
+
+        Args:
+            q: ``[B, T, N, D]``.
+            k: ``[B, keys, N, D]``; a prefix of an arena in the form that the set's ``arena`` says.
+            v: like ``k``.
+            scale: factor on the logits.
+            bias: added to the logits ``[B, N, T, keys]``; ``None`` for none.
         """
         ...
 
@@ -136,7 +174,15 @@ class HistoryAttention(Protocol):
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, spans: Sequence[Spans]
     ) -> Tensor:
-        """Attend as ``Attention``; ``spans`` are half-open token ranges, one list per head."""
+        """Attend as ``Attention``.
+
+        Args:
+            q: ``[B, T, N, D]``.
+            k: ``[B, keys, N, D]``, the prefix.
+            v: like ``k``.
+            scale: factor on the logits.
+            spans: half-open token ranges, one list per head.
+        """
         ...
 
 
@@ -144,7 +190,13 @@ class ToX0(Protocol):
     """Clean estimate from noisy latents and predicted flow."""
 
     def __call__(self, x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
-        """Return ``x_t - sigma * flow``, any shape, in the type of ``flow``."""
+        """Return ``x_t - sigma * flow`` in the type of ``flow``.
+
+        Args:
+            x_t: noisy latents, any shape.
+            flow: what was predicted of them, like ``x_t``.
+            sigma: their noise level, from 0 to 1.
+        """
         ...
 
 
@@ -154,7 +206,15 @@ class Advance(Protocol):
     def __call__(
         self, x_t: Tensor, flow: Tensor, noise: Tensor, sigmas: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the clean estimate, and that estimate at the noise level of step ``step + 1``."""
+        """Return the clean estimate, and that estimate at the noise level of step ``step + 1``.
+
+        Args:
+            x_t: noisy latents, any shape.
+            flow: what was predicted of them, like ``x_t``.
+            noise: like ``x_t``, standard normal.
+            sigmas: float64, noise level of each step.
+            step: of the latents, an index into ``sigmas``.
+        """
         ...
 
 

@@ -148,7 +148,13 @@ class Receipt(tuple[str, ...]):
         notes: Iterable[str] = (),
         expected: Callable[[Receipt], Place | None] | None = None,
     ) -> Receipt:
-        """Make a new request's receipt; ``expected`` tells the earliest place while it waits."""
+        """Make a new request's receipt.
+
+        Args:
+            kind: what was asked for.
+            notes: on its text.
+            expected: tells the earliest place while it waits; None where nothing is known.
+        """
         receipt = super().__new__(cls, notes)
         receipt.id, receipt.kind, receipt.state = next(_request_ids), kind, "waiting"
         receipt.error = receipt._place = None
