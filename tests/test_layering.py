@@ -23,6 +23,7 @@ FLOORS = (
     {"model"},
     {"export"},
     {"backends", "held_frames", "running_shot"},
+    {"overwritten"},
     {"pipeline"},
     {"film"},
     {"loading"},

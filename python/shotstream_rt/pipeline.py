@@ -24,6 +24,7 @@ from .errors import ConfigError
 from .held_frames import HeldFrames
 from .model.captions import CaptionSet
 from .nvtx import annotate
+from .overwritten import Overwritten
 from .plan.noise import NoiseSource, PassNoise
 from .plan.policy import PassPlan, Roll, RolloutPolicy, policy_of
 from .plan.schedule import COMMIT
@@ -43,16 +44,14 @@ class Pipeline:
     Attributes:
         latent_shape: of one chunk's latents, ``(1, F, C, h, w)``; a shot's first chunk may have
             fewer frames.
-        kept_back: newest chunks of which that is kept which they overwrite, so that the film goes
-            back by so many in a shot that has gone round the ring, or into the shot before; 0 at
-            first.
+        overwritten: keeps what chunks overwrite, so that the film can go back.
         running: the shot begun last.
     """
 
     def __init__(
         self, config: StreamConfig, film: FilmState, policy: RolloutPolicy | None = None
     ) -> None:
-        self.config, self.film, self.kept_back = config, film, 0
+        self.config, self.film = config, film
         self.policy = policy or policy_of(config)
         model, chunk_frames = config.model, config.shot.chunk_frames
         self.latent_shape = (
@@ -62,14 +61,13 @@ class Pipeline:
         self._noise = PassNoise(config.schedule, noisy, dtype=film.dtype, device=film.device)
         self._window = config.local_frames
         self.running = RunningShot(number=-1)
-        # The shot before, and what puts back the context that the running one took the place of.
-        self._before: tuple[RunningShot, Callable[[], None]] | None = None
         # What a changed prompt computes anew, where it does.
         self._held: HeldFrames | None = None
         if config.rollout.prompt == "recache":
             self._held = HeldFrames(self._window, renews_sink=config.rollout.renew_sink)
         # Whether a chunk is all that there is to it: prompts and cuts leave the caches alone.
         self._by_chunk = config.rollout == RolloutConfig()
+        self.overwritten = Overwritten(film, self.policy, self._window, by_chunk=self._by_chunk)
         self._kept_chunks = self._window // self.latent_shape[1]
         # How the running shot began, where a cut keeps the caches: what puts them back.
         self._kept: tuple[Callable[[], None], Roll] | None = None
@@ -134,7 +132,8 @@ class Pipeline:
             if self._held is not None:
                 self._held.clear()
         plan = self.policy.context(flags) if flags else None
-        self._leave_shot(begun, plan)
+        if self.running.number >= 0:
+            self.overwritten.begin_shot(self.running, begun, plan)
         self.running = begun
         self.film.begin_shot(captions)
         if plan is not None:
@@ -185,7 +184,7 @@ class Pipeline:
         the cache of the chunks before it, and itself. Given chunks keep what they have.
 
         Args:
-            chunks: numbers within the shot; ``can_remake`` is true of each of them.
+            chunks: numbers within the shot; ``overwritten.can_remake`` is true of each of them.
             abandoned: asked between the layers of a pass.
 
         Raises:
@@ -216,8 +215,9 @@ class Pipeline:
             return shot.given[chunk]
         last = self.policy.chunk(shot.number, chunk - len(shot.given), shot.flag, shot.roll)
         self.film.abandoned = abandoned
-        if self._before is not None or (last.end > self._window and self.kept_back):
-            self._keep_overwritten(chunk, last)
+        kept = self.overwritten
+        if kept.shot_before is not None or (last.end > self._window and kept.kept_chunks):
+            kept.begin_chunk(shot, chunk, last)
         for plan in (*last.lead_in, last):
             self._noise.draw(noise, shot.number, plan)
             if chunk < len(shot.source):
@@ -249,40 +249,6 @@ class Pipeline:
             self.film.commit()
             self.running.pending = False
 
-    def can_remake(self, chunk: int, last: int) -> bool:
-        """Tell whether a chunk can be run again although those up to ``last`` have begun since.
-
-        It can while nothing that it reads has been overwritten by them. Where prompts or cuts work
-        on the caches, the shot is made again.
-        """
-        if not self._by_chunk:
-            return False
-        given = len(self.running.given)
-        made, last = max(0, chunk - given), last - given
-        plan = self._plan(made)
-        read = {slot for first, end in plan.reads[0] for slot in range(first, end)}
-        later = (self._plan(number) for number in range(made + 1, last + 1))
-        return (read - {*plan.writes}).isdisjoint(slot for p in later for slot in p.writes)
-
-    def wind_back(self, chunk: int, last: int) -> int | None:
-        """Bring the caches to where a chunk comes next although those up to ``last`` have begun.
-
-        Args:
-            chunk: number in the running shot.
-            last: of those whose keys and values may be in the caches.
-
-        Returns:
-            The last chunk of which that is still so; None if the shot has to be made again.
-        """
-        if not self._by_chunk:
-            return None
-        begun, overwritten = range(last, chunk - 1, -1), self.running.overwritten
-        if not all(n in overwritten or not self._overwrites(n) for n in begun):
-            return last if self.can_remake(chunk, last) else None
-        for put_back in [overwritten.pop(n) for n in begun if n in overwritten]:
-            put_back()
-        return chunk - 1
-
     def return_to(self, shot: RunningShot) -> bool:
         """Let the shot before the running one be the running one again, as it was left.
 
@@ -294,48 +260,13 @@ class Pipeline:
 
         Returns:
             Whether it was done. It is not if another shot began since, or if the running one has
-            made more chunks than ``kept_back``.
+            made more chunks than are kept in ``overwritten``.
         """
-        if self._before is None or self._before[0] is not shot:
+        if shot is not self.overwritten.shot_before:
             return False
-        (_, put_context_back), self._before = self._before, None
-        for _, put_back in sorted(self.running.overwritten.items(), reverse=True):
-            put_back()
-        put_context_back()
+        self.overwritten.leave(self.running)
         shot.pending, self.running = False, shot
         return True
-
-    def _leave_shot(self, begun: RunningShot, context: PassPlan | None) -> None:
-        """Keep what the context of a shot that begins takes the place of."""
-        if not self._by_chunk or not self.kept_back or context is None or begun.given:
-            self._before = None
-        elif self.running.made:
-            self._before = self.running, self.film.keep(context.writes)
-        else:  # it was given up at once: the shot to go back to is the one before it
-            begun.overwritten = self.running.overwritten
-
-    def _plan(self, made: int) -> PassPlan:
-        """Plan a chunk of the running shot, by its number behind the given ones."""
-        shot = self.running
-        return self.policy.chunk(shot.number, made, shot.flag, shot.roll)
-
-    def _overwrites(self, chunk: int) -> bool:
-        """Tell whether a chunk takes the place of frames that the window has left."""
-        made = chunk - len(self.running.given)
-        return made >= 0 and self._plan(made).end > self._window
-
-    def _keep_overwritten(self, chunk: int, plan: PassPlan) -> None:
-        """Copy what a chunk is about to overwrite; one that begins once more has done so."""
-        overwritten = self.running.overwritten
-        if chunk in overwritten:
-            return
-        too_old = overwritten.pop(chunk - self.kept_back, None) is not None
-        if too_old and self._before is not None:
-            self._before = None
-            if plan.end <= self._window:  # nothing else would be put back
-                overwritten.clear()
-                return
-        overwritten[chunk] = self.film.keep(plan.writes)
 
     def go_back(self, chunks: int) -> bool:
         """Take what is behind the first chunks of the running shot for not made, if that can be.
@@ -353,7 +284,7 @@ class Pipeline:
         made = chunks - len(shot.given)
         if self._held is None or made < 1:
             return False
-        end = self._plan(made - 1).end
+        end = self.policy.chunk(shot.number, made - 1, shot.flag, shot.roll).end
         plan, _ = self.policy.recache(end, shot.flag, shot.roll)
         if end > shot.end or not self._held.go_back(end, plan.frames):
             return False
@@ -364,7 +295,8 @@ class Pipeline:
         """Release the film's memory."""
         if self._held is not None:
             self._held.clear()
-        self.running, self._before, self._kept = RunningShot(number=-1), None, None
+        self.running, self._kept = RunningShot(number=-1), None
+        self.overwritten.clear()
         self.film.close()
 
     def _split(self, begun: RunningShot, given: Tensor, strength: float | None) -> None:

@@ -43,7 +43,8 @@ def shot(
         if chunk == before:
             pipeline.change_captions(captions(config, seed))
             if anew is not None:
-                assert all(pipeline.can_remake(again, before - 1) for again in anew)
+                kept, running = pipeline.overwritten, pipeline.running
+                assert all(kept.can_remake(running, again, before - 1) for again in anew)
                 pipeline.reread(anew)
         made.append(pipeline.run_chunk(chunk, noise).clone())
         pipeline.commit()

@@ -122,6 +122,8 @@ class FakePipeline:
         self.fail_at: tuple[int, int] | None = None
         self.prepared: list[tuple[str, ...] | None] = []
         self.running = FakeShot()
+        self.overwritten = self  # it keeps everything
+        self.kept_chunks = 0
         self.before: FakeShot | None = None
 
     def prepare_captions(self, captions: CaptionSet) -> None:
@@ -184,10 +186,10 @@ class FakePipeline:
         self.running, self.before, shot.captions = shot, None, None
         return True
 
-    def can_remake(self, chunk: int, last: int) -> bool:
+    def can_remake(self, shot: FakeShot, chunk: int, last: int) -> bool:
         return chunk <= last
 
-    def wind_back(self, chunk: int, last: int) -> int:
+    def wind_back(self, shot: FakeShot, chunk: int, last: int) -> int:
         return chunk - 1
 
     def close(self) -> None:

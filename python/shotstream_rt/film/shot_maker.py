@@ -222,7 +222,10 @@ class ShotMaker:
             if again:
                 run.reread_at = run.frames
                 # The next chunk, if it was made in part, has overwritten what they read.
-                last = self._workers.pipeline.wind_back(run.next_chunk, run.last_begun)
+                pipeline = self._workers.pipeline
+                last = pipeline.overwritten.wind_back(
+                    pipeline.running, run.next_chunk, run.last_begun
+                )
                 run.last_begun = run.last_begun if last is None else last
                 self._workers.pipeline.reread(again, self._unwanted(run))
         self.caption, self._back.needs_prompt, self.viewer_waits = text, False, True
@@ -236,7 +239,8 @@ class ShotMaker:
         shot of trained length, the last one where the ring has gone round.
         """
         end = first = run.next_chunk
-        while first > max(0, end - count) and self._workers.pipeline.can_remake(first - 1, end - 1):
+        kept, shot = self._workers.pipeline.overwritten, self._workers.pipeline.running
+        while first > max(0, end - count) and kept.can_remake(shot, first - 1, end - 1):
             first -= 1
         return range(first, end)
 

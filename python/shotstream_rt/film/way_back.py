@@ -90,7 +90,7 @@ class WayBack:
         decoder, pipeline = self._workers.decoder, self._workers.pipeline
         if run.reread_at >= run.frames or not decoder.can_go_back(run, run.next_chunk):
             return False
-        last = pipeline.wind_back(run.next_chunk, run.last_begun)
+        last = pipeline.overwritten.wind_back(pipeline.running, run.next_chunk, run.last_begun)
         if last is None:
             return False
         run.last_begun = last

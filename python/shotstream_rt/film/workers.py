@@ -95,7 +95,7 @@ class Workers:
         decoding = max(1, threads // 2)
         same = isinstance(decoder, ThreadFreeDecoder) and decoder.same_on_any_threads
         if isinstance(decoder, ResumableDecoder):  # else a shot cannot go back by chunks anyhow
-            pipeline.kept_back = kept_states
+            pipeline.overwritten.kept_chunks = kept_states
         return cls(
             pipeline=pipeline,
             selector=selector,
