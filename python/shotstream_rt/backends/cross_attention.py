@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import methodcaller
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
@@ -100,25 +99,24 @@ class CaptionProducts(Generic[_Products]):
     captions but its own were computed before. Captions without a key are computed at each call.
 
     Args:
-        compute: gives what passes need of each caption of a set.
+        compute: gives what passes need of a caption, by its embeddings ``[text_len, text_dim]`` and
+            how many of their rows are real tokens.
         kept: captions kept, those used last.
     """
 
-    def __init__(self, compute: Callable[[CaptionSet], Iterable[_Products]], kept: int) -> None:
+    def __init__(self, compute: Callable[[Tensor, int], _Products], kept: int) -> None:
         self._compute, self._kept = compute, kept
         self._done: OrderedDict[str, _Products] = OrderedDict()
 
     def of(self, captions: CaptionSet) -> list[_Products]:
         """Return what passes need of each caption."""
+        texts = zip(captions.embeddings, captions.lengths, strict=True)
         if captions.keys is None:
-            return list(self._compute(captions))
+            return [self._compute(text, length) for text, length in texts]
         found = []
-        for row, key in enumerate(captions.keys):
+        for key, (text, length) in zip(captions.keys, texts, strict=True):
             if key not in self._done:
-                # A slice, for an index would have to be sent to the device.
-                rows, lengths = captions.embeddings[row : row + 1], captions.lengths[row : row + 1]
-                one = CaptionSet(embeddings=rows, lengths=lengths)
-                (self._done[key],) = self._compute(one)
+                self._done[key] = self._compute(text, length)
             self._done.move_to_end(key)
             found.append(self._done[key])
         while len(self._done) > self._kept:
@@ -130,30 +128,38 @@ class CaptionProducts(Generic[_Products]):
         self._done.clear()
 
 
-def caption_kv(student: BoundStudent, captions: CaptionSet) -> Iterator[CaptionKV]:
-    """Compute every caption's keys and values, in the memory order that attention wants."""
-    kernels, embeddings = student.kernels, captions.embeddings
-    if embeddings.device != student.device:
-        embeddings = send(embeddings, student.device)
-    for rows, bias in fold_padding(embeddings.to(student.dtype), captions.lengths):
-        text = student.edges.text_embedding(rows[None])
-        k, v = zip(*map(methodcaller("caption_kv", text), student.blocks), strict=True)
-        if kernels.arena.head_major:
-            k, v = (
-                tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in layers)
-                for layers in (k, v)
-            )
-        yield CaptionKV(kernels=kernels, k=k, v=v, bias=bias)
+def caption_kv(student: BoundStudent, text: Tensor, length: int) -> CaptionKV:
+    """Compute a caption's keys and values, in the memory order that attention wants.
 
-
-def fold_padding(embeddings: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Cut each caption of a ``CaptionSet`` after its first padding row, which stands for all.
-
-    Returns each one's rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``.
+    Args:
+        student: the network.
+        text: embeddings ``[text_len, text_dim]``, on any device.
+        length: rows of them that are real tokens.
     """
-    folded = []
-    for rows, length in zip(embeddings, lengths, strict=True):
-        bias = torch.zeros(length + 1, dtype=torch.float32, device=rows.device)[: len(rows)]
-        bias[length:].fill_(math.log(max(1, len(rows) - length)))
-        folded.append((rows[: length + 1], bias))
-    return folded
+    kernels = student.kernels
+    if text.device != student.device:
+        text = send(text, student.device)
+    rows, bias = fold_padding(text.to(student.dtype), length)
+    embedded = student.edges.text_embedding(rows[None])
+    k, v = zip(*(block.caption_kv(embedded) for block in student.blocks), strict=True)
+    if kernels.arena.head_major:
+        k, v = (
+            tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in layers)
+            for layers in (k, v)
+        )
+    return CaptionKV(kernels=kernels, k=k, v=v, bias=bias)
+
+
+def fold_padding(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Cut a caption after its first padding row, which stands for all of them.
+
+    Args:
+        text: ``[text_len, text_dim]``.
+        length: rows of it that are real tokens.
+
+    Returns:
+        Its rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``.
+    """
+    bias = torch.zeros(length + 1, dtype=torch.float32, device=text.device)[: len(text)]
+    bias[length:].fill_(math.log(max(1, len(text) - length)))
+    return text[: length + 1], bias

@@ -9,7 +9,7 @@ serves a whole film, and all of them are captured when the film is opened.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -308,8 +308,8 @@ class CudaGraphFilm:
         for row, caption in enumerate(self._products.of(captions)):
             self._captions.store(row, caption)
 
-    def _stacked(self, captions: CaptionSet) -> Iterator[StackedCaption]:
-        return map(StackedCaption.of, caption_kv(self._runner.student, captions))
+    def _stacked(self, text: Tensor, length: int) -> StackedCaption:
+        return StackedCaption.of(caption_kv(self._runner.student, text, length))
 
     def _run(self, plan: PassPlan, levels: tuple[int, ...]) -> None:
         """Replay a pass; one that no film of usual length has is run as it is."""

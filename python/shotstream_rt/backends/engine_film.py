@@ -88,16 +88,19 @@ class EngineFilm:
         self._captions = self._products.of(captions)
 
     @torch.inference_mode()
-    def caption_tensors(self, captions: CaptionSet) -> list[dict[str, Tensor]]:
-        """Compute each caption's keys and values, ``caption_k_0``... ``[1, N, text_len, D]``."""
-        model, made = self._model, []
+    def caption_tensors(self, text: Tensor, length: int) -> dict[str, Tensor]:
+        """Compute a caption's keys and values, ``caption_k_0``... ``[1, N, text_len, D]``.
+
+        Args:
+            text: embeddings ``[text_len, text_dim]``, on any device.
+            length: rows of them that are real tokens; the engine computes all.
+        """
+        model, rows = self._model, text.to(self.device, self.dtype)
         shape = (1, model.num_heads, model.text_len, model.head_dim)
-        for rows in captions.embeddings.to(self.device, self.dtype):
-            kv = {f"{part}_{layer}": torch.empty(shape, dtype=self.dtype)
-                  for part in ("k", "v") for layer in self._layers}  # fmt: skip
-            self._runs["captions"]({"text": rows[None].contiguous()}, kv)
-            made.append({f"caption_{name}": value for name, value in kv.items()})
-        return made
+        kv = {f"{part}_{layer}": torch.empty(shape, dtype=self.dtype)
+              for part in ("k", "v") for layer in self._layers}  # fmt: skip
+        self._runs["captions"]({"text": rows[None].contiguous()}, kv)
+        return {f"caption_{name}": value for name, value in kv.items()}
 
     @torch.inference_mode()
     def encode_context(self, plan: PassPlan, captions: Sequence[int], latents: Tensor) -> None:

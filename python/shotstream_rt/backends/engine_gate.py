@@ -50,8 +50,8 @@ OWN_RATIO = 1.3
 class CaptionedFilm(Protocol):
     """A film whose captions are computed by a pass."""
 
-    def caption_tensors(self, captions: CaptionSet) -> list[dict[str, Tensor]]:
-        """Compute each caption's keys and values."""
+    def caption_tensors(self, text: Tensor, length: int) -> dict[str, Tensor]:
+        """Compute a caption's keys and values; arguments as of ``caption_kv``."""
         ...
 
 
@@ -226,8 +226,8 @@ def pass_distances(backend: CachedBackend, request: BackendRequest) -> list[Pass
     film, oracle = backend.new_film(), EagerBackend(student, request.config).new_film()
     layers, distances = range(request.config.model.num_layers), []
     if isinstance(film, CaptionedFilm):
-        (wanted_kv,) = caption_kv(student, captions)
-        (got_kv,) = film.caption_tensors(captions)
+        text = captions.embeddings[0], captions.lengths[0]
+        wanted_kv, got_kv = caption_kv(student, *text), film.caption_tensors(*text)
         distances.append(
             PassDistance(
                 name="captions", latents=None,
