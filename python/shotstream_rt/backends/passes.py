@@ -249,15 +249,7 @@ class PassRunner:
         self, x: Tensor, own: _Tokens, *, times: TimeTable, inputs: PassInputs, keep_flow: bool,
         abandoned: Callable[[], bool],
     ) -> Tensor | None:  # fmt: skip
-        """Run all layers and the head over embedded tokens.
-
-        Args:
-            x: the tokens ``[1, T, dim]``.
-            own: what is theirs.
-            times: as for ``run``.
-            inputs: of the whole pass.
-            keep_flow: as for ``run``.
-            abandoned: likewise.
+        """Run layers and head over embedded tokens ``[1, T, dim]``; see ``run``.
 
         Returns:
             Patches ``[1, T, 4 * out_dim]``; None without the flow.

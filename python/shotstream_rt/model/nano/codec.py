@@ -269,7 +269,11 @@ class NanoStreamDecoder:
 
 
 class NanoCodec:
-    """The codec as a ``LatentCodec``."""
+    """The codec as a ``LatentCodec``.
+
+    Attributes:
+        dtype: what it computes in.
+    """
 
     latent_channels = LATENT_CHANNELS
     spatial_stride = 8
@@ -277,6 +281,7 @@ class NanoCodec:
 
     def __init__(self, net: NanoCodecNet) -> None:
         self._net = net.eval().requires_grad_(False)
+        self.dtype = net.latent_mean.dtype
 
     @classmethod
     def load(
@@ -327,11 +332,6 @@ class NanoCodec:
         if clip.shape[2] % _GROUP != 1:
             raise ConfigError(f"encode_clip: got {clip.shape[2]} frames, wanted 1 + 4k")
         return self._net.encode(clip.transpose(1, 2).to(self._net.latent_mean))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type to compute in."""
-        return self._net.latent_mean.dtype
 
     def decoder(self) -> NanoStreamDecoder:
         """Return a new streaming decoder."""

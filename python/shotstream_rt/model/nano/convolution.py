@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ...kernels.cpu.avx2_products import PanelKernel, fits_images
@@ -26,7 +27,8 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[B, in, h, w]`` to ``[B, out, h, w]``."""
         weight, bias = self.weight, self.bias
-        if weight.requires_grad or bias is None or not fits_images(x, weight):
+        wide = x.dtype == torch.float32
+        if bias is None or weight.requires_grad or not (wide and fits_images(x, weight)):
             return super().forward(x)
         source = weight.data_ptr(), 0 if weight.is_inference() else weight._version
         if self._kernel is None or source != self._packed_from:
