@@ -6,8 +6,11 @@ import threading
 from hashlib import sha256
 
 import pytest
+import torch
+from torch import Tensor
 
 from shotstream_rt import Session
+from shotstream_rt.model.nano.codec import NanoStreamDecoder
 
 ASKED = 5
 
@@ -32,3 +35,22 @@ def test_bytes_do_not_depend_on_threads() -> None:
     assert digest(1, one) == digest(2, two)
     assert two - one == {"shotstream-halves"}
     assert "shotstream-halves" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_chunks_that_something_waits_for_are_decoded_by_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A shot's first chunk the viewer waits for, and its last one the shot behind it."""
+    decode, threads = NanoStreamDecoder.decode, []
+
+    def counted(self: NanoStreamDecoder, latents: Tensor) -> Tensor:
+        threads.append(torch.get_num_threads())
+        return decode(self, latents)
+
+    monkeypatch.setattr(NanoStreamDecoder, "decode", counted)
+    monkeypatch.setattr(NanoStreamDecoder, "same_on_any_threads", True)
+    with Session.open("nano", threads=2, device="cpu") as session:
+        for text in ("a red cat", "a blue dog"):
+            session.cut(text, chunks=4)
+        assert len(list(session.stream())) == 2 * (9 + 3 * 12)
+    assert threads == [2, 1, 1, 2] * 2

@@ -50,7 +50,7 @@ class DecodeJob:
         epoch: that of the shot when the chunk was made.
         abandoned: tells whether nobody wants the chunk any more.
         begun_s: when making it began, ``time.perf_counter`` in seconds.
-        alone: whether nothing else of the film computes until it is decoded.
+        alone: whether hardly anything else of the film computes until it is decoded.
     """
 
     run: ShotRun

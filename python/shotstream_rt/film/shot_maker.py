@@ -147,15 +147,18 @@ class ShotMaker:
             size = end = timeline.chunk_frames[chunk > 0]
             if run.request.prompts or run.request.frames is not None or timeline.prompt:
                 end = _end_of_part(run, size, timeline.prompt)
-            job = DecodeJob(
-                run=run, chunk=chunk, caption=run.caption, begin=run.skip, end=end, epoch=run.epoch,
-                index=timeline.next_index, given=run.request.given - run.frames + run.skip,
-                abandoned=abandoned, begun_s=begun_s,
-                alone=self.viewer_waits and self._turn is None,
-            )  # fmt: skip
-            timeline.next_index += end - run.skip
-            run.frames += end - run.skip
+            begin, index = run.skip, timeline.next_index
+            given = run.request.given - run.frames + begin
+            timeline.next_index += end - begin
+            run.frames += end - begin
             run.next_chunk, run.skip = chunk + end // size, end % size
+            # Behind a shot's last chunk the next shot waits for the frames that it sees of it.
+            waits = self.viewer_waits or not timeline.playlist.will_go_on(timeline.captions.ready)
+            job = DecodeJob(
+                run=run, chunk=chunk, caption=run.caption, begin=begin, end=end, index=index,
+                given=given, epoch=run.epoch, abandoned=abandoned, begun_s=begun_s,
+                alone=waits and self._turn is None,
+            )  # fmt: skip
             timeline.denoising = False
         workers.decoder.submit(x0, job)
         return size
