@@ -2,9 +2,9 @@
 
 Which products these are follows from their shape and the number of multiprocessors, call by call:
 on an H200, of the 1.3B student's, the second one of the feed-forward (37 x 6 tiles, 1.68 waves).
-All others, and those with a GELU, stay the library's. Where a profile has products in 8 bits, they
-replace these too, and the part changes nothing. Every sum is added in the order of a product that
-is not cut; the library's own order is not known, so results differ by rounding.
+All others, and those with a GELU, stay the library's. Products in 8 bits leave it nothing to do, so
+it is refused beside a profile that has them. Every sum is added in the order of a product that is
+not cut; the library's own order is not known, so results differ by rounding.
 """
 
 from __future__ import annotations

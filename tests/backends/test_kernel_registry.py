@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
+import re
 from collections.abc import Callable
 
 import pytest
@@ -232,6 +233,23 @@ def test_parts_attend_like_the_reference(part: kernel_registry.KernelEntry) -> N
     wanted = kernel_set.REFERENCE.attention(q.double(), k.double(), v.double(), 0.1, None)
     got = kernels.attention(q, k, v, 0.1, None)
     assert float((got - wanted).norm() / wanted.norm()) < 1e-2
+
+
+@pytest.mark.parametrize(
+    "name,parts",
+    [
+        ("triton+waves", ("fp8",)),
+        ("triton+gluon+waves", ("fp8", "fp8-attention")),
+        ("triton+cudnn", ("fp8-keys",)),
+        ("triton+flash", ("fp8-attention",)),
+    ],
+)
+def test_a_part_that_a_profile_leaves_nothing_to_do_is_refused(
+    name: str, parts: tuple[str, ...]
+) -> None:
+    part = name.rpartition("+")[2]
+    with pytest.raises(ConfigError, match=rf"got '{re.escape(name)}'.*in 8 bits.*\+{part}"):
+        kernel_registry.resolve(name, GPU, parts)
 
 
 def test_every_set_is_named_once() -> None:

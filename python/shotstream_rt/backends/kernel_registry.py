@@ -73,12 +73,14 @@ class KernelEntry:
         summary: one line.
         unavailable_reason: why it cannot run on a target, or ``None``.
         build: makes the set; a part is given the set to change, a whole set ``None``.
+        replaces: parts that change nothing beside this one.
     """
 
     name: str
     summary: str
     unavailable_reason: Callable[[Target], str | None]
     build: Callable[[KernelSet | None], KernelSet]
+    replaces: tuple[str, ...] = ()
 
 
 def _cpu_reason(target: Target) -> str | None:
@@ -185,7 +187,9 @@ _PROVEN_ON = "triton"
 """The set whose attention was replaced in the measurements."""
 
 
-def _lossy(name: str, build: Callable[[KernelSet], KernelSet], summary: str) -> KernelEntry:
+def _lossy(
+    name: str, build: Callable[[KernelSet], KernelSet], summary: str, replaces: tuple[str, ...] = ()
+) -> KernelEntry:
     def build_part(kernels: KernelSet | None) -> KernelSet:
         assert kernels is not None
         return build(kernels)
@@ -195,13 +199,18 @@ def _lossy(name: str, build: Callable[[KernelSet], KernelSet], summary: str) -> 
         summary=summary,
         unavailable_reason=lambda target: fp8_unavailable_reason(target.device),
         build=build_part,
+        replaces=replaces,
     )
 
 
+_LIBRARIES = ("cudnn", "flash", "fa3")
+
 LOSSY_PARTS = (
-    _lossy("fp8", with_fp8, "linear layers on 8-bit numbers"),
-    _lossy("fp8-keys", with_fp8_keys, "an arena with keys in 8 bits"),
-    _lossy("fp8-attention", with_fp8_attention, "an arena with keys and values in 8 bits"),
+    _lossy("fp8", with_fp8, "linear layers in 8 bits", ("waves",)),
+    _lossy("fp8-keys", with_fp8_keys, "an arena with keys in 8 bits", _LIBRARIES),
+    _lossy(
+        "fp8-attention", with_fp8_attention, "an arena with keys and values in 8 bits", _LIBRARIES
+    ),
     _lossy("fp8-out", with_fp8_out, "that arena's attention leaves its result in 8 bits"),
 )
 """Parts that change the result by more than rounding: only a profile names them."""
@@ -222,7 +231,7 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
         lossy_parts: of the profile, put in last.
 
     Raises:
-        ConfigError: there is no such set or part.
+        ConfigError: there is no such set or part, or the profile leaves a part nothing to do.
         BackendUnavailableError: it cannot run here.
     """
     lossy = [entry for entry in LOSSY_PARTS if entry.name in lossy_parts]
@@ -237,6 +246,8 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
     first, *rest = whole.split("+")
     parts = (_find(part, PARTS, whole) for part in rest)
     chosen = [_find(first, SETS, whole), *parts, *lossy]
+    if name != "auto":
+        _check_effect(name, rest, lossy)
     kernels: KernelSet | None = None
     for entry in chosen:
         reason = entry.unavailable_reason(target)
@@ -247,6 +258,23 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
         kernels = entry.build(kernels)
     assert kernels is not None
     return kernels
+
+
+def _check_effect(name: str, parts: Sequence[str], lossy: Sequence[KernelEntry]) -> None:
+    """Refuse parts that were asked for and would change nothing.
+
+    Args:
+        name: of the set, with its parts.
+        parts: their names.
+        lossy: what the profile puts in.
+    """
+    for entry in lossy:
+        for part in parts:
+            if part in entry.replaces:
+                raise ConfigError(
+                    f"kernels: got {name!r} with a profile that has {entry.summary}, wanted it "
+                    f"without +{part}, which would change nothing there"
+                )
 
 
 def choose_auto(target: Target) -> AutoChoice:
