@@ -99,7 +99,7 @@ class CausalBlock(nn.Module):
             The output and what the next call takes as ``before`` (``None`` without memory).
         """
         if self.limit is not None:
-            radius = (x / self.limit.view(-1, 1, 1)).square().mean(1, keepdim=True)
+            radius = (x / self.limit.view(-1, 1, 1)).square_().mean(1, keepdim=True)
             x = x * radius.clamp(min=1).rsqrt()
         hidden = F.silu(x)
         last = None
@@ -109,8 +109,8 @@ class CausalBlock(nn.Module):
             start = torch.zeros_like(last) if before is None else before
             earlier = torch.cat((start, stream[:, :-1]), 1).flatten(0, 1)
             hidden = torch.cat((hidden, earlier), 1)
-        out: Tensor = x + self.out(F.silu(self.mix(hidden)))
-        return out, last
+        out: Tensor = self.out(F.silu(self.mix(hidden), inplace=True))
+        return out.add_(x), last
 
 
 def _blocks(channels: int, count: int, memories: int, limited: bool = False) -> nn.ModuleList:
