@@ -122,11 +122,13 @@ def has_fast_vectors() -> bool:
     return has_fast_bfloat16_products() and can_pack(torch.bfloat16)
 
 
+@cache
 def has_fast_bfloat16() -> bool:
     """Tell whether bfloat16 is the faster type on this CPU."""
     return has_matrix_unit() or has_fast_vectors()
 
 
+@cache
 def divides_exactly(dtype: torch.dtype) -> bool:
     """Tell whether products of a type keep their bits however their rows are divided.
 

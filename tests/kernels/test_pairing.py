@@ -14,6 +14,7 @@ NAMES = sorted(
 NOT_KERNELS = {
     "__init__",
     "avx2_products",
+    "bfloat16_attention",
     "fp8_support",
     "hopper_attention",
     "hopper_launch",
