@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,9 +123,13 @@ class FakePipeline:
         self.fail_at: tuple[int, int] | None = None
         self.prepared: list[tuple[str, ...] | None] = []
         self.running = FakeShot()
-        self.overwritten = self  # it keeps everything
+        self.film = SimpleNamespace(companion=None)
         self.kept_chunks = 0
         self.before: FakeShot | None = None
+
+    @property
+    def overwritten(self) -> FakePipeline:
+        return self  # it keeps everything; an attribute would keep it alive
 
     def prepare_captions(self, captions: CaptionSet) -> None:
         self.prepared.append(captions.keys)
