@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from shotstream_rt.device.companion import Companion, accompanied, own_companion
+from shotstream_rt.device.companion import Companion
 
 from ..patience import PATIENCE_S
 
@@ -18,14 +18,13 @@ def companion() -> Iterator[Companion]:
     made = Companion()
     thread = threading.Thread(target=made.serve, daemon=True)
     thread.start()
-    with accompanied(made):
-        yield made
+    yield made
+    made.dismiss()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 
 def test_both_run_and_meet(companion: Companion) -> None:
-    assert own_companion() is companion
     seen: list[str] = []
     order = threading.Lock()
 
@@ -63,11 +62,3 @@ def test_whoever_fails_is_told_and_the_next_pass_runs(
         with pytest.raises(ValueError, match="no"):
             companion.both(own, other)
         assert companion.both(lambda: 2, lambda: 3) == (2, 3)
-
-
-def test_a_thread_has_none_of_another_thread(companion: Companion) -> None:
-    found: list[Companion | None] = [companion]
-    thread = threading.Thread(target=lambda: found.append(own_companion()))
-    thread.start()
-    thread.join(PATIENCE_S)
-    assert found[1] is None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ..device.companion import Companion
     from ..model.captions import CaptionSet
     from ..plan.policy import PassPlan
 
@@ -178,3 +179,14 @@ class FilmState(Protocol):
     def close(self) -> None:
         """Release this film's memory."""
         ...
+
+
+@runtime_checkable
+class AccompaniedFilm(Protocol):
+    """A ``FilmState`` that can let a second thread compute half of a pass.
+
+    Attributes:
+        companion: that thread; None without one. Set by the caller, who ends it.
+    """
+
+    companion: Companion | None

@@ -141,13 +141,13 @@ def caption_kv(student: BoundStudent, text: Tensor, length: int) -> CaptionKV:
         text = send(text, student.device)
     rows, bias = fold_padding(text.to(student.dtype), length)
     embedded = student.edges.text_embedding(rows[None])
-    k, v = zip(*(block.caption_kv(embedded) for block in student.blocks), strict=True)
-    if kernels.arena.head_major:
-        k, v = (
-            tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in layers)
-            for layers in (k, v)
-        )
-    return CaptionKV(kernels=kernels, k=k, v=v, bias=bias)
+    kv: tuple[list[Tensor], list[Tensor]] = [], []
+    for block in student.blocks:
+        for layers, x in zip(kv, block.caption_kv(embedded), strict=True):
+            if kernels.arena.head_major:
+                x = x.transpose(1, 2).contiguous().transpose(1, 2)
+            layers.append(x)
+    return CaptionKV(kernels=kernels, k=kv[0], v=kv[1], bias=bias)
 
 
 def fold_padding(text: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from .passes import PassInputs, PassRunner, TabulatedStudent
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
+    from ..device.companion import Companion
     from ..model.bound_student import BoundStudent
     from ..model.captions import CaptionSet
 
@@ -57,7 +58,7 @@ class EagerBackend:
 
 
 class EagerFilm:
-    """One film's caches.
+    """One film's caches; see ``FilmState`` and ``AccompaniedFilm``.
 
     Args:
         runner: runs the passes; used by this film only.
@@ -74,6 +75,15 @@ class EagerFilm:
         self._caption = 0
         self._inputs: PassInputs | None = None
         self._noise = self._x = self._x0 = torch.empty(0, device="cpu")
+
+    @property
+    def companion(self) -> Companion | None:
+        """See ``AccompaniedFilm``."""
+        return self._runner.companion
+
+    @companion.setter
+    def companion(self, companion: Companion | None) -> None:
+        self._runner.companion = companion
 
     @torch.inference_mode()
     def prepare_captions(self, captions: CaptionSet) -> None:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..abandonment import ChunkAbandonedError, never
-from ..device.companion import own_companion
 from ..kernels.cpu.products import divides_exactly
 from ..kernels.reference.dual_attention_fp8 import key_scales, value_scales
 from ..kernels.sets.arena_layout import ArenaScales
@@ -32,6 +31,7 @@ from .rotary_table import RotaryTable
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
+    from ..device.companion import Companion
     from ..kernels.reference.history_attention import Spans
     from ..model.blocks import BoundBlock, Modulation
     from ..model.bound_student import BoundStudent, TimeTable
@@ -82,29 +82,40 @@ class _Tokens:
     meet: Callable[[], None] | None = None
 
 
-def _halves(
-    plan: PassPlan, rotation: Tensor, captions: CaptionKV | CaptionRuns, meet: Callable[[], None]
-) -> tuple[_Tokens, _Tokens]:
-    """Divide a pass's tokens in two: each frame counts as two, whose slots are half as large.
+def _both_halves(
+    companion: Companion, layers: Callable[[Tensor, _Tokens], Tensor | None], x: Tensor,
+    whole: _Tokens,
+) -> Tensor | None:  # fmt: skip
+    """Run layers over both halves of a pass's tokens, one of them on the companion's thread.
+
+    Each frame counts as two, whose slots are half as large.
 
     Args:
-        plan: of the pass.
-        rotation: complex64 ``[T, D / 2]``, ``T`` even.
-        captions: what the frames attend to.
-        meet: waits for the other half.
+        companion: of the calling thread.
+        layers: runs them over some tokens.
+        x: ``[1, T, dim]``, ``T`` even.
+        whole: says what is all tokens'.
     """
-    count = len(plan.writes)
-    slots = [2 * slot + part for slot in plan.writes for part in (0, 1)]
-    front, back = (
-        _Tokens(
-            plan=replace(plan, writes=tuple(slots[first : first + count])),
-            rotation=rows,
-            captions=captions.of_half_frames(first, count),
-            meet=meet,
+    assert isinstance(whole.captions, CaptionKV | CaptionRuns), "captions of a captured pass"
+    count = len(whole.plan.writes)
+    slots = [2 * slot + part for slot in whole.plan.writes for part in (0, 1)]
+    own, others = (
+        partial(
+            layers,
+            part,
+            _Tokens(
+                plan=replace(whole.plan, writes=tuple(slots[first : first + count])),
+                rotation=rows,
+                captions=whole.captions.of_half_frames(first, count),
+                meet=companion.meet,
+            ),
         )
-        for first, rows in zip((0, count), rotation.tensor_split(2), strict=True)
+        for first, rows, part in zip(
+            (0, count), whole.rotation.tensor_split(2), x.tensor_split(2, 1), strict=True
+        )
     )
-    return front, back
+    flows = [flow for flow in companion.both(own, others) if flow is not None]
+    return torch.cat(flows, 1) if flows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +194,9 @@ class PassRunner:
     Args:
         shared: weights and tables.
         policy: plans the passes; says how large the arenas are.
+
+    Attributes:
+        companion: computes half of a pass, where that gives the same bits; None for nobody.
     """
 
     def __init__(self, shared: TabulatedStudent, policy: RolloutPolicy) -> None:
@@ -206,6 +220,7 @@ class PassRunner:
             rotated = positions.count(None)
             self._read_rotation = self._table(policy.arena_frames - rotated, plain_frames=rotated)
         self._placed: PassPlan | None = None
+        self.companion: Companion | None = None
 
     def run(
         self, latents: Tensor, times: TimeTable, inputs: PassInputs, captions: Captions, *,
@@ -222,37 +237,24 @@ class PassRunner:
                 and values and gives None.
             abandoned: asked in front of each layer; ``ChunkAbandonedError`` if it says yes.
         """
-        student, plan, frames = self.student, inputs.plan, latents.shape[1]
+        edges, plan, frames = self.student.edges, inputs.plan, latents.shape[1]
         context = len(plan.writes) if plan.chunk is None else 0
-        x = student.edges.embed_patches(latents.to(student.dtype), context)
-        work = partial(
-            self._layers, times=times, inputs=inputs, keep_flow=keep_flow, abandoned=abandoned
-        )
-        companion = own_companion()
-        if (
-            companion is not None
-            and isinstance(captions, CaptionKV | CaptionRuns)
-            and self._divides(times)
-        ):
-            own, others = _halves(plan, inputs.rotation, captions, companion.meet)
-            front, back = x.tensor_split(2, 1)
-            parts = companion.both(partial(work, front, own), partial(work, back, others))
-            flows = [part for part in parts if part is not None]
-            patches = torch.cat(flows, 1) if flows else None
+        x = edges.embed_patches(latents.to(self.student.dtype), context)
+        layers = partial(self._layers, times, inputs, keep_flow, abandoned)
+        tokens = _Tokens(plan=plan, rotation=inputs.rotation, captions=captions)
+        if self.companion is not None and self._divides(times):
+            patches = _both_halves(self.companion, layers, x, tokens)
         else:
-            patches = work(x, _Tokens(plan=plan, rotation=inputs.rotation, captions=captions))
-        if patches is None:
-            return None
-        return student.edges.fold_patches(patches, frames, self._grid)
+            patches = layers(x, tokens)
+        return None if patches is None else edges.fold_patches(patches, frames, self._grid)
 
     def _layers(
-        self, x: Tensor, own: _Tokens, *, times: TimeTable, inputs: PassInputs, keep_flow: bool,
-        abandoned: Callable[[], bool],
+        self, times: TimeTable, inputs: PassInputs, keep_flow: bool, abandoned: Callable[[], bool],
+        x: Tensor, own: _Tokens,
     ) -> Tensor | None:  # fmt: skip
-        """Run layers and head over embedded tokens ``[1, T, dim]``; see ``run``.
+        """Run layers and head over tokens ``x``, ``[1, T, dim]``; see ``run``.
 
-        Returns:
-            Patches ``[1, T, 4 * out_dim]``; None without the flow.
+        Gives patches ``[1, T, 4 * out_dim]``; None without the flow.
         """
         student, tokens, last = self.student, inputs.read_tokens, len(self.student.blocks) - 1
         for layer, (block, m) in enumerate(zip(student.blocks, times.layers, strict=True)):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.abandonment import never
-from shotstream_rt.backends.base import FilmState
+from shotstream_rt.backends.base import AccompaniedFilm, FilmState
 from shotstream_rt.loading.load_model import Model
 from shotstream_rt.pipeline import Pipeline
 
@@ -23,6 +23,7 @@ from .shot_inputs import frames_of
 from .stopwatch import Reading, Stopwatch
 
 if TYPE_CHECKING:
+    from shotstream_rt.device.companion import Companion
     from shotstream_rt.model.captions import CaptionSet, TextEncoder
     from shotstream_rt.model.codec import LatentCodec, StreamDecoder
     from shotstream_rt.plan.noise import NoiseSource
@@ -54,6 +55,16 @@ class TimedFilm:
     @abandoned.setter
     def abandoned(self, abandoned: Callable[[], bool]) -> None:
         self._film.abandoned = abandoned
+
+    @property
+    def companion(self) -> Companion | None:
+        """See ``AccompaniedFilm``; of a film that takes none, ``None``."""
+        return self._film.companion if isinstance(self._film, AccompaniedFilm) else None
+
+    @companion.setter
+    def companion(self, companion: Companion | None) -> None:
+        if isinstance(self._film, AccompaniedFilm):
+            self._film.companion = companion
 
     def prepare_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``; a part of the next shot's ``caption_kv_ms``."""

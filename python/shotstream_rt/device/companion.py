@@ -8,8 +8,7 @@ operations on the other half of the rows, so the two wait for one another once a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -17,8 +16,6 @@ import torch
 
 _Result = TypeVar("_Result")
 _Work = Callable[[], Any]
-
-_own = threading.local()
 
 
 class Companion:
@@ -94,21 +91,3 @@ class Companion:
         except BaseException as error:
             self._meeting.abort()
             return None, error
-
-
-@contextmanager
-def accompanied(companion: Companion | None) -> Iterator[None]:
-    """Give the calling thread a companion within the ``with`` block; ``None`` for none."""
-    _own.companion = companion
-    try:
-        yield
-    finally:
-        del _own.companion
-        if companion is not None:
-            companion.dismiss()
-
-
-def own_companion() -> Companion | None:
-    """Return the companion of the calling thread."""
-    companion: Companion | None = getattr(_own, "companion", None)
-    return companion

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 
 from ..abandonment import ChunkAbandonedError
-from ..device.companion import Companion, accompanied
+from ..backends.base import AccompaniedFilm
+from ..device.companion import Companion
 from ..device.float_precision import check_float_precision
 from ..plan.noise import NoiseSource
 from ..types import Chunk, Place
@@ -47,7 +47,7 @@ class Generator:
         threads: intra-op threads of this thread on a CPU.
         noise: returns the noise source of a seed.
         turn: asked before each chunk; None for a film that never waits for others.
-        halves: give this thread a companion, which computes one half of each pass.
+        halves: give the film a companion, which computes one half of each pass, if it takes one.
 
     Attributes:
         thread: the generator thread.
@@ -69,8 +69,10 @@ class Generator:
         self._back = WayBack(workers, timeline)
         self._maker = ShotMaker(workers, timeline, self._back, noise=noise, turn=turn)
         self.thread = WorkerThread("shotstream-generate", self._main, threads)
-        self.companion, self._companion = None, Companion() if halves else None
-        if self._companion is not None:
+        self.companion, self._companion = None, None
+        film = workers.pipeline.film
+        if halves and isinstance(film, AccompaniedFilm):
+            film.companion = self._companion = Companion()
             self.companion = WorkerThread("shotstream-halves", self._companion.serve, threads)
 
     def start(self) -> None:
@@ -87,10 +89,11 @@ class Generator:
 
     # On the generator thread.
 
+    @torch.inference_mode()
     def _main(self) -> None:
         """Make chunk after chunk; a failure ends the shot that it happened in."""
         timeline, maker, back = self._timeline, self._maker, self._back
-        with self._running():
+        try:
             while (due := self._next_turn()) is not None:
                 if isinstance(due, ShotRun):
                     run, begun_s, made = due, time.perf_counter(), 0
@@ -119,22 +122,17 @@ class Generator:
                     maker.viewer_waits = True
                 self._boundary_ns = time.perf_counter_ns()
                 del due
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Set this thread up, and leave nothing undecided and nobody waiting when it ends."""
-        try:
-            with torch.inference_mode(), accompanied(self._companion):
-                yield
         finally:
+            if self._companion is not None:
+                self._companion.dismiss()
             self._give_turn_back()
-        self._timeline.cancel_everything()
+        timeline.cancel_everything()
 
     def _next_turn(self) -> Callable[[], None] | ShotRun | None:
         """Wait for something to do: make a chunk of a shot, or go back; None to end.
 
-        A turn that others could use meanwhile is given back, which is something to do as well,
-        because it wakes another film and that needs a moment without this one's lock.
+        Giving back a turn that others could use is something to do as well: it wakes another film,
+        which needs a moment without this one's lock.
         """
         timeline = self._timeline
         if timeline.events.waiting:
