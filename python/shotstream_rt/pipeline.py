@@ -73,11 +73,7 @@ class Pipeline:
         self._kept: tuple[Callable[[], None], Roll] | None = None
 
     def prepare_captions(self, captions: CaptionSet) -> None:
-        """Compute what the next shot's passes need of its captions; changes nothing else.
-
-        Args:
-            captions: with their keys; some of those it will begin with.
-        """
+        """Compute what the next shot's passes need of some of its captions, which have keys."""
         self.film.prepare_captions(captions)
 
     def begin_shot(
@@ -95,20 +91,16 @@ class Pipeline:
     ) -> None:
         """Start a shot: caption keys and values, then the passes over frames that are known.
 
-        Where a cut keeps the caches, the shot with the next number goes on behind the one before,
-        and the same number once more begins where it began; otherwise a shot begins with the
-        context alone, or with a given start.
-
         Args:
-            shot: its number; addresses the noise.
+            shot: its number; addresses the noise. Where a cut keeps the caches, the next number
+                goes on behind the shot before, and the same one begins once more where it began.
             context: ``[1, context_frames, C, h, w]``; zeros for a film's first shot.
             flags: shot number of each context frame.
             captions: one for all frames, or one per shot in ``flags``, rising, and the new shot's.
             target_flag: phase number of the new shot.
             given: ``[1, F, C, h, w]``, clean latents of the shot's first chunks.
-            strength: None keeps these chunks as they are, in the caches too. Otherwise they are
-                made of what is given, as of a clean estimate, by this share of the denoising
-                steps, above 0 and up to 1: rounded down, but at least one.
+            strength: None keeps these chunks as they are. Otherwise they are made of what is given
+                by this share of the denoising steps, above 0 and up to 1; see ``PassNoise``.
             chunks: length of the shot, if it is known that it will not be longer.
             abandoned: see ``FilmState``.
 
@@ -200,15 +192,12 @@ class Pipeline:
     def run_chunk(
         self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = never
     ) -> Tensor:
-        """Denoise one chunk, and return its clean latents ``[1, F, C, h, w]`` on the film's device.
-
-        They are valid until the next call.
+        """Denoise a chunk; return its clean latents ``[1, F, C, h, w]``, valid until the next call.
 
         Args:
             chunk: number within the shot; in order from 0, given ones counted.
             noise: the shot's.
-            abandoned: asked in front of each step and layer; ``ChunkAbandonedError`` if it says
-                yes.
+            abandoned: asked before each step and layer; ``ChunkAbandonedError`` if it says yes.
         """
         shot = self.running
         if chunk < len(shot.given):

@@ -323,18 +323,18 @@ class Session:
         """Queue a shot.
 
         It begins when the shots queued before it have reached their length; at once, if nothing
-        runs. With ``now`` it interrupts the running shot at the next chunk boundary and goes before
-        everything queued; the newest such request wins, and an older one that has not begun is
-        superseded. Frames already made are still delivered. After a failure, the film goes on.
+        runs. After a failure, the film goes on.
 
         Args:
             text: what the shot shows. What is longer than the model reads (512 tokens for the
                 released one) is cut off at the end, with a note, as the original does.
-            global_caption: what holds for the whole film. The caption is then put together as in a
-                story: global caption, number of the shot when it begins, text.
+            global_caption: what holds for the whole film; as in a story, the caption is this, the
+                number of the shot when it begins, and the text.
             seed: noise seed of this shot; default: the session's.
             take: another number gives other noise, so another picture of the same caption.
-            now: interrupt the running shot.
+            now: interrupt the running shot at the next chunk boundary, before everything queued;
+                frames already made are still delivered. It supersedes an older such request that
+                has not begun.
             chunks: length of the shot in chunks; default: the trained length.
             flush: interrupt the film where it is being read: frames made and not read are dropped,
                 and are no context of later shots.

@@ -198,20 +198,14 @@ class Receipt(tuple[str, ...]):
         return self.state
 
     def decide(
-        self,
-        state: RequestState,
-        place: Place | None = None,
-        error: BaseException | None = None,
+        self, state: RequestState, place: Place | None = None, error: BaseException | None = None
     ) -> bool:
-        """Set what became of it, unless that is set; called by the session.
+        """Set what became of it, once, and tell whether this was the call; for the session.
 
         Args:
             state: what became of it.
             place: where it takes effect, if it does.
             error: why it failed, if it did.
-
-        Returns:
-            Whether it was set.
         """
         if self.state != "waiting":
             return False

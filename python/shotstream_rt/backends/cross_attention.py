@@ -151,14 +151,10 @@ def caption_kv(student: BoundStudent, text: Tensor, length: int) -> CaptionKV:
 
 
 def fold_padding(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Cut a caption after its first padding row, which stands for all of them.
+    """Cut a caption ``[text_len, text_dim]`` after its first padding row, which stands for all.
 
-    Args:
-        text: ``[text_len, text_dim]``.
-        length: rows of it that are real tokens.
-
-    Returns:
-        Its rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``.
+    Gives its rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``; ``length``
+    of its rows are real tokens.
     """
     bias = torch.zeros(length + 1, dtype=torch.float32, device=text.device)[: len(text)]
     bias[length:].fill_(math.log(max(1, len(text) - length)))

@@ -233,9 +233,8 @@ class PassRunner:
             times: time table of their levels.
             inputs: of the plan that was placed last.
             captions: what the frames attend to.
-            keep_flow: whether the flow is wanted; without, the pass ends at the last layer's keys
-                and values and gives None.
-            abandoned: asked in front of each layer; ``ChunkAbandonedError`` if it says yes.
+            keep_flow: without, the pass ends at the last layer's keys and values and gives None.
+            abandoned: asked before each layer; ``ChunkAbandonedError`` if it says yes.
         """
         edges, plan, frames = self.student.edges, inputs.plan, latents.shape[1]
         context = len(plan.writes) if plan.chunk is None else 0
@@ -312,8 +311,8 @@ class PassRunner:
                 x0[:, part] = kernels.to_x0(*own, sigmas[level])
                 continue
             with annotate("renoise", step + 1):
-                made = kernels.advance(*own, noise[step + 1][:, part], sigmas, level)
-                x0[:, part], x[:, part] = made
+                entering = noise[step + 1][:, part]
+                x0[:, part], x[:, part] = kernels.advance(*own, entering, sigmas, level)
 
     def place(self, plan: PassPlan) -> None:
         """Write a plan's positions into the rotary tables, unless they are there; then run it."""

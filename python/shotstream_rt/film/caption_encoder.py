@@ -76,15 +76,12 @@ class CaptionEncoder:
         return tuple(encoder.check(caption))
 
     def want(self, owner: object, captions: Sequence[str], on_ready: Callable[[], None]) -> None:
-        """Replace what somebody wants encoded; what it wanted before and is not begun is dropped.
+        """Replace what somebody wants encoded; ``SessionClosedError`` if the encoder is closed.
 
         Args:
             owner: who wants it, such as a film's timeline.
             captions: the most urgent first.
             on_ready: called from the text thread when one of them is encoded, or failed.
-
-        Raises:
-            SessionClosedError: the encoder is closed.
         """
         with self.lock:
             if self._encoder is None:
@@ -121,10 +118,9 @@ class CaptionEncoder:
         return self._errors.get(caption)
 
     def encoded(self, captions: Sequence[str]) -> CaptionSet:
-        """Return captions that are ready as one set, in that order.
+        """Return ready captions as one set, or raise what the text encoder raised for one of them.
 
-        Raises what the text encoder raised for one of them, or ``SessionClosedError`` if it was
-        closed before.
+        Of one that is not there because the encoder was closed, ``SessionClosedError``.
         """
         with self.lock:
             for caption in captions:

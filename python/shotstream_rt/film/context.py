@@ -102,9 +102,7 @@ class ContextSelector:
         )
 
     def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
-        """Start collecting the frames of a shot.
-
-        The shot before it is dropped unless ``end_shot`` was called: a retake replaces it.
+        """Start collecting a shot's frames, in place of the one before if that did not end.
 
         Args:
             shot: its number in the film.

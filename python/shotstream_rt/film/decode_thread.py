@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..abandonment import ChunkAbandonedError
+from ..device.decode_stream import DecodeStream
 from ..device.host_ring import HostRing
-from ..device.streams import Event, Stream, Streams
+from ..device.streams import Event, Streams
 from ..errors import ShotStreamError
 from ..kernels.reference.frame_pack import frame_pack
 from ..model.codec import StreamDecoder
@@ -109,12 +110,8 @@ class DecodeThread:
         self._selector = selector
         self._frame_rate_hz = frame_rate_hz
         self._threads, self._alone_threads = threads, alone_threads
-        self._streams, self._ring = streams, ring
+        self._stream, self._ring = None if streams is None else DecodeStream(streams), ring
         self._keep_on_device, self._pack, self._log = keep_on_device, pack, log
-        self._stream: Stream | None = None
-        if streams is not None:
-            self._stream = streams.stream(urgent=True)
-            self._decoded, self._complete = streams.event(), streams.event()
         self._waiting: tuple[DecodeJob, Tensor, Event | None] | None = None
         # May be entered again by the thread that holds it: a signal handler may close the session.
         self.lock = threading.RLock()
@@ -143,10 +140,8 @@ class DecodeThread:
 
     def submit(self, x0: Tensor, job: DecodeJob) -> None:
         """Hand over a chunk's latents ``[1, F, C, h, w]``; waits while another one waits."""
-        latents, ready = x0.clone(), None  # a backend may reuse their memory
-        if self._streams is not None:
-            ready = self._streams.event()
-            ready.record(self._streams.current())
+        latents = x0.clone()  # a backend may reuse its memory
+        ready = None if self._stream is None else self._stream.mark()
         with self.lock:
             while self._waiting is not None:
                 self._progress.wait()
@@ -166,13 +161,13 @@ class DecodeThread:
         On a CPU the calling thread waits for it. With streams, the caller's stream waits for it on
         the device, and the calling thread only until the decoding is queued there.
         """
-        if self._streams is None:
+        if self._stream is None:
             self.wait_idle()
             return
         with self.lock:
             while self._queued < self._submitted:
                 self._progress.wait()
-        self._streams.current().wait_event(self._decoded)
+        self._stream.hold_caller()
 
     def can_go_back(self, run: ShotRun, chunk: int) -> bool:
         """Tell whether a chunk of a shot can be decoded next; while nothing is being decoded."""
@@ -191,8 +186,7 @@ class DecodeThread:
         self._on_chunk = self._on_done = self._on_error = _nothing
 
     def _main(self) -> None:
-        streams, stream = self._streams, self._stream
-        on_stream = nullcontext() if streams is None or stream is None else streams.use(stream)
+        on_stream = nullcontext() if self._stream is None else self._stream.use()
         with torch.inference_mode(), on_stream:
             while (waiting := self._next_job()) is not None:
                 job, latents, ready = waiting
@@ -231,9 +225,8 @@ class DecodeThread:
 
         Gives its frames, float ``[P, 3, H, W]``, and whether all is finite, a flag ``[]``.
         """
-        if self._streams is not None and self._stream is not None and ready is not None:
-            self._stream.wait_event(ready)
-            self._streams.lend(latents, self._stream)
+        if self._stream is not None and ready is not None:
+            self._stream.take(latents, ready)
         chunk, log = job.chunk, self._log
         timed = nullcontext() if log is None else log.span("decode", job.run.times, chunk)
         with annotate("vae.decode", chunk), timed:
@@ -243,7 +236,7 @@ class DecodeThread:
             # A NaN among many numbers is one in their sum, which is read once.
             finite &= torch.isfinite(frames.sum(dtype=torch.float32))
         if self._stream is not None:
-            self._decoded.record(self._stream)
+            self._stream.note_decoded()
             self._note_queued()
         return frames, finite
 
@@ -284,7 +277,7 @@ class DecodeThread:
         with annotate("context.encode", run.shot):
             self._selector.add_frames(frames[job.begin : job.end])
             if self._stream is not None:  # the generator thread reads these frames on another one
-                self._wait_for_device()
+                self._stream.finish()
 
     def _to_consumer(self, packed: Tensor) -> Any:
         """Return a chunk's finished pixels where and as the consumer wants them."""
@@ -292,13 +285,8 @@ class DecodeThread:
             with annotate("host.copy"):
                 return self._ring.fetch(packed)
         if self._stream is not None:
-            self._wait_for_device()
+            self._stream.finish()
         return as_ordinary(packed) if self._keep_on_device else packed.numpy()
-
-    def _wait_for_device(self) -> None:
-        """Wait until everything queued on this thread's stream is done."""
-        self._complete.record(self._stream)
-        self._complete.synchronize()
 
 
 def _not_finite(job: DecodeJob) -> ShotStreamError:

@@ -32,12 +32,7 @@ class FrameRing:
         return (frames.shape[1:], frames.dtype, frames.device) == wanted
 
     def put(self, number: int, frame: Tensor) -> Tensor:
-        """Copy a frame into the ring and return it there; it takes the place of one long before.
-
-        Args:
-            number: in the shot.
-            frame: float ``[3, H, W]``.
-        """
+        """Copy a shot's frame, ``[3, H, W]``, over one long before, and return it in the ring."""
         return self._newest[number % len(self._newest)].copy_(frame)
 
     def set_aside(self, number: int, frame: Tensor) -> Tensor:

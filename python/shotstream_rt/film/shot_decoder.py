@@ -49,24 +49,16 @@ class ShotDecoder:
         self._next: tuple[object, int] | None = None  # what it goes on with; None if it failed
 
     def decode(
-        self,
-        shot: object,
-        chunk: int,
-        latents: Tensor,
-        abandoned: Callable[[], bool] = never,
+        self, shot: object, chunk: int, latents: Tensor, abandoned: Callable[[], bool] = never
     ) -> Tensor:
-        """Decode latents ``[1, F, C, h, w]``, which are kept, to float32 ``[1, P, 3, H, W]``.
-
-        Chunk 0 begins a shot; a chunk decoded before is decoded instead of it and all behind it.
+        """Decode a chunk, instead of what was decoded of it and behind it, to ``[1, P, 3, H, W]``.
 
         Args:
             shot: tells shots apart; the newest, or the one before to go back to it.
-            chunk: number in the shot.
-            latents: not to be written to.
-            abandoned: asked between the layers of a decoder that can give up.
-
-        Raises:
-            ChunkAbandonedError: it said yes; any chunk may come next.
+            chunk: number in the shot; 0 begins it.
+            latents: ``[1, F, C, h, w]``; kept, so not to be written to.
+            abandoned: asked between the layers of a decoder that can give up; if it says yes,
+                ``ChunkAbandonedError``, and any chunk may come next.
         """
         follows, self._next = (shot, chunk) == self._next, None
         if self._abandonable is not None:

@@ -31,6 +31,9 @@ _GROUP = 4  # frames of a latent
 _MOST_BLOCKS = 64
 _STACKED = 3 * _GROUP * 16  # channels of four frames unshuffled by four
 
+_State = list[Tensor | None]
+"""By block, the features ``[B, 1, c, h, w]`` of a stream's last latent, where it looks back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecDepths:
@@ -90,13 +93,12 @@ class CausalBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Map ``[B * F, c, h, w]`` to the same shape.
 
+        Gives the output and what the next call takes as ``before`` (``None`` without memory).
+
         Args:
             x: features of ``frames`` consecutive latents of each of ``B`` streams.
             frames: ``F``.
             before: features ``[B, 1, c, h, w]`` of the latent before; ``None`` at a stream's start.
-
-        Returns:
-            The output and what the next call takes as ``before`` (``None`` without memory).
         """
         if self.limit is not None:
             radius = (x / self.limit.view(-1, 1, 1)).square_().mean(1, keepdim=True)
@@ -122,10 +124,10 @@ def _run(
     blocks: nn.ModuleList,
     x: Tensor,
     frames: int,
-    state: list[Tensor | None] | None,
+    state: _State | None,
     abandoned: Callable[[], bool] = never,
-) -> tuple[Tensor, list[Tensor | None]]:
-    after: list[Tensor | None] = []
+) -> tuple[Tensor, _State]:
+    after: _State = []
     for index, block in enumerate(blocks):
         if abandoned():
             raise ChunkAbandonedError
@@ -201,21 +203,15 @@ class NanoCodecNet(nn.Module):
         return grouped
 
     def decode(
-        self,
-        latents: Tensor,
-        state: list[Tensor | None] | None,
-        abandoned: Callable[[], bool] = never,
-    ) -> tuple[Tensor, list[Tensor | None]]:
+        self, latents: Tensor, state: _State | None, abandoned: Callable[[], bool] = never
+    ) -> tuple[Tensor, _State]:
         """Decode ``[B, F, C, h, w]`` to ``[B, P, 3, H, W]`` and the state of the next call.
 
         Args:
             latents: normalised.
             state: of the call before; ``None`` at a stream's start, where the first latent gives
                 one frame.
-            abandoned: asked before each block; see ``AbandonableDecoder``.
-
-        Raises:
-            ChunkAbandonedError: it said yes.
+            abandoned: asked before each block; ``ChunkAbandonedError`` if it says yes.
         """
         batch, frames = latents.shape[:2]
         x = latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
@@ -235,7 +231,7 @@ class NanoStreamDecoder:
     def __init__(self, net: NanoCodecNet) -> None:
         self._net = net
         self.abandoned: Callable[[], bool] = never
-        self._state: list[Tensor | None] | None = None
+        self._state: _State | None = None
 
     @property
     def same_on_any_threads(self) -> bool:
