@@ -12,36 +12,30 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from .checks import (
-    check_flag,
-    check_one_of,
-    check_path,
-    check_range,
-    check_seed,
-    check_text,
-)
+from .checks import check_flag, check_one_of, check_range, check_seed, check_text
 from .config import RolloutConfig
 from .device.host_settings import own_torch_settings
 from .device.shortage import shortage_told
 from .errors import ConfigError, SessionClosedError
 from .film import snapshot as snapshots
 from .film.film import Film
-from .film.frame_queue import QUEUE_POLICIES, QueuePolicy
+from .film.frame_queue import QueuePolicy
+from .film.options import SessionOptions
 from .film.own_thread import on_own_thread
 from .film.places import expected_place
 from .film.reading import AsyncReading, Reading
 from .film.reference import ReferencePicture
 from .film.replay import VERSION as FILM_VERSION
 from .film.replay import film_of, sealed
-from .film.shots import AT_END, AtEnd, ResumePoint, ShotRequest
+from .film.shots import AtEnd, ResumePoint, ShotRequest
 from .film.snapshot_model import SnapshotModel
 from .film.start import Start, check_strength, encode_start, start_lengths
 from .film.status import directions, resume_point, session_state
@@ -51,7 +45,7 @@ from .plan.noise import NoiseSource, PhiloxNoise
 from .plan.planner import planner_of
 from .printable import listed, shown
 from .story import Story, story_prefix
-from .types import Choose, Chunk, Event, Frame, MemoryFrame, Receipt, SessionState
+from .types import Choose, Chunk, Event, Frame, MemoryFrame, Receipt, SessionState, Standing
 
 Reread = int | Literal["none", "shot"]
 """What a prompt computes anew; see ``Session.prompt``."""
@@ -64,21 +58,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .loading.load_model import Model
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where the reader of a film is.
-
-    Attributes:
-        index: number in the film of the next frame.
-        reads: frames that were read of the session so far, also those that were undone since.
-        snapshot: goes on with that frame; see ``Session.snapshot``.
-    """
-
-    index: int
-    reads: int
-    snapshot: bytes
 
 
 class Session:
@@ -138,7 +117,7 @@ class Session:
         turn: Turn | None = None,
         _beside: Film | None = None,
     ) -> None:
-        options = _checked(
+        options = SessionOptions.checked(
             seed=seed,
             at_end=at_end,
             queue_chunks=queue_chunks,
@@ -149,19 +128,8 @@ class Session:
             stats_path=stats_path,
         )
         self._model: Model | None = model
-        self._settings: dict[str, Any] = {
-            "seed": options.seed,
-            "at_end": at_end,
-            "queue_chunks": options.queue_chunks,
-            "queue_policy": queue_policy,
-            "threads": options.threads,
-            "keep_on_device": options.keep_on_device,
-            "choose": choose,
-            "noise": noise,
-        }
-        self._seed = options.seed
+        self._options, self._noise, self._seed = options, noise, options.seed
         self._threads = options.threads or torch.get_num_threads()
-        self._policy, self._at_end = queue_policy, at_end
         # What a closed session still tells is kept apart from the model, which is freed.
         self._info, self._size = dict(model.info), model.size
         self._frame_rate_hz = model.frame_rate_hz
@@ -169,16 +137,7 @@ class Session:
         self._snapshot_model = SnapshotModel.of(model)
         with shortage_told("opening the session"), own_torch_settings():
             self._film = Film(
-                model,
-                at_end=at_end,
-                queue_chunks=options.queue_chunks,
-                queue_policy=queue_policy,
-                threads=self._threads,
-                keep_on_device=keep_on_device,
-                noise=noise,
-                stats_path=stats_path,
-                turn=turn,
-                beside=_beside,
+                model, options, threads=self._threads, noise=noise, turn=turn, beside=_beside
             )
         self._film.workers.selector.picker.choose = choose
         self._expected = partial(expected_place, self._film.timeline)
@@ -254,16 +213,17 @@ class Session:
         """
         from .loading.load_model import Model
 
-        _checked(
-            seed=seed,
-            at_end=at_end,
-            queue_chunks=queue_chunks,
-            queue_policy=queue_policy,
-            threads=threads,
-            keep_on_device=keep_on_device,
-            choose=choose,
-            stats_path=stats_path,
-        )
+        options: dict[str, Any] = {
+            "seed": seed,
+            "at_end": at_end,
+            "queue_chunks": queue_chunks,
+            "queue_policy": queue_policy,
+            "threads": threads,
+            "keep_on_device": keep_on_device,
+            "choose": choose,
+            "stats_path": stats_path,
+        }
+        SessionOptions.checked(**options)  # before anything is read
         with annotate("session.open"), own_torch_settings():
             begun_ns = time.perf_counter_ns()
             opened = Model.open(
@@ -271,11 +231,7 @@ class Session:
                 dtype=dtype, lora=lora, ema=ema, engines=engines, threads=threads,
                 student=student, progress=progress)  # fmt: skip
             with opened:  # from here on only the session holds it
-                session = cls(
-                    opened, seed=seed, at_end=at_end, queue_chunks=queue_chunks,
-                    queue_policy=queue_policy, threads=threads, keep_on_device=keep_on_device,
-                    choose=choose, stats_path=stats_path,
-                )  # fmt: skip
+                session = cls(opened, **options)
             session._film.stats.add("open", begun_ns)
         return session
 
@@ -814,7 +770,9 @@ class Session:
             raise SessionClosedError("the session is closed; open another one")
         with own_torch_settings(), torch.inference_mode():
             past = tuple(selector.encoded(point.past))
-        other = type(self)(model, **self._settings, turn=turn, _beside=film)
+        other = type(self)(
+            model, **self._options.shared(), noise=self._noise, turn=turn, _beside=film
+        )
         other._film.director.restore(replace(point, past=past))
         return other
 
@@ -844,7 +802,7 @@ class Session:
                 "options": {
                     **{name: info[name] for name in options if name in info},
                     "threads": self._threads,
-                    "at_end": self._at_end,
+                    "at_end": self._options.at_end,
                 },
                 **directions(self._film.timeline),
             }
@@ -922,8 +880,8 @@ class Session:
             **self._info,
             "seed": self._seed,
             "threads": self._threads,
-            "at_end": self._at_end,
-            "queue_policy": self._policy,
+            "at_end": self._options.at_end,
+            "queue_policy": self._options.queue_policy,
             "dropped": self._film.frames.dropped,
             **self._film.stats.to_dict(),
         }
@@ -992,42 +950,3 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def _checked(
-    *,
-    seed: object,
-    at_end: object,
-    queue_chunks: object,
-    queue_policy: object,
-    threads: object,
-    keep_on_device: object,
-    choose: object,
-    stats_path: object,
-) -> _Options:
-    """Return a session's options as plain values; see ``Session`` for what they mean.
-
-    Raises:
-        ConfigError: one of them is not usable.
-    """
-    if choose is not None and not callable(choose):
-        raise ConfigError(f"choose: got {type(choose).__name__}, wanted a function")
-    if stats_path is not None:
-        check_path("stats_path", stats_path)
-    check_one_of("at_end", at_end, AT_END)
-    check_one_of("queue_policy", queue_policy, QUEUE_POLICIES)
-    return _Options(
-        seed=check_seed(seed),
-        queue_chunks=check_range("queue_chunks", queue_chunks, 1, 1024),
-        threads=None if threads is None else check_range("threads", threads, 1, 1024),
-        keep_on_device=check_flag("keep_on_device", keep_on_device),
-    )
-
-
-class _Options(NamedTuple):
-    """A session's options that are numbers or flags."""
-
-    seed: int
-    queue_chunks: int
-    threads: int | None
-    keep_on_device: bool

@@ -317,3 +317,18 @@ class SessionState:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the reader of a film is.
+
+    Attributes:
+        index: number in the film of the next frame.
+        reads: frames that were read of the session so far, also those that were undone since.
+        snapshot: goes on with that frame; see ``Session.snapshot``.
+    """
+
+    index: int
+    reads: int
+    snapshot: bytes

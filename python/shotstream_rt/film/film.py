@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -30,11 +29,11 @@ from .capture import Capture
 from .chunk_log import ChunkLog
 from .director import Director
 from .film_memory import FilmMemory
-from .frame_queue import FrameQueue, QueuePolicy
+from .frame_queue import FrameQueue
 from .generator import Generator
 from .marks import mark_event
+from .options import SessionOptions
 from .playlist import Playlist
-from .shots import AtEnd
 from .stats import SessionStats
 from .threads import holds_one_of, in_background
 from .timeline import Timeline
@@ -62,13 +61,9 @@ class Film:
 
     Args:
         model: the loaded model; held until the film is closed.
-        at_end: see ``Session``, and so are the next four.
-        queue_chunks: chunks that may wait for the reader.
-        queue_policy: what happens when they all wait.
-        threads: CPU threads of the student.
-        keep_on_device: leave pixels where they are decoded.
+        options: the session's.
+        threads: CPU threads of the film.
         noise: returns the noise source of a seed.
-        stats_path: file that gets a line per chunk; None for none.
         turn: asked before each chunk; None for a film that never waits for others.
         beside: a film of the same model that this one branches from.
 
@@ -85,14 +80,10 @@ class Film:
     def __init__(
         self,
         model: Model,
+        options: SessionOptions,
         *,
-        at_end: AtEnd,
-        queue_chunks: int,
-        queue_policy: QueuePolicy,
         threads: int,
-        keep_on_device: bool,
         noise: Callable[[int], NoiseSource],
-        stats_path: str | Path | None,
         turn: Turn | None = None,
         beside: Film | None = None,
     ) -> None:
@@ -103,10 +94,10 @@ class Film:
         nvtx.mark_garbage_collection()
         self.marked = nvtx.level() > 0
         self._capture = Capture.from_environment(model.device)
-        log = None if stats_path is None else ChunkLog(stats_path, model.device)
-        self.stats = SessionStats(log)
+        path, queue_chunks = options.stats_path, options.queue_chunks
+        self.stats = SessionStats(None if path is None else ChunkLog(path, model.device))
         self.frames = FrameQueue(
-            capacity=queue_chunks, policy=queue_policy, frame_rate_hz=model.frame_rate_hz
+            capacity=queue_chunks, policy=options.queue_policy, frame_rate_hz=model.frame_rate_hz
         )
         self._workers: Workers | None = None
         self._generator: Generator | None = None
@@ -114,7 +105,7 @@ class Film:
         try:
             workers = Workers.assemble(
                 model, self.stats, threads=threads, queue_chunks=queue_chunks,
-                keep_on_device=keep_on_device,
+                keep_on_device=options.keep_on_device,
             )  # fmt: skip
         except BaseException:
             model.release(self)
@@ -125,12 +116,12 @@ class Film:
         self.timeline = Timeline(
             Playlist(
                 trained_chunks=model.config.shot.chunks,
-                at_end=at_end,
+                at_end=options.at_end,
                 longest_chunks=planner_of(model.config).longest_shot_chunks,
             ),
             self.frames,
             self.captions,
-            capacity=queue_chunks if queue_policy == "block" else None,
+            capacity=queue_chunks if options.queue_policy == "block" else None,
             # A shot's first latent frame gives one frame, every other one as many as the stride.
             chunk_frames=(stride * (first - 1) + 1, stride * latents),
             whole=model.config.rollout.cut == "keep",

@@ -7,7 +7,7 @@ import logging
 import secrets
 from contextlib import suppress
 
-from ..session import Standing
+from ..types import Standing
 from .admissions import Admissions, look_at
 from .film_settings import FilmSettings
 from .from_server import EndReason

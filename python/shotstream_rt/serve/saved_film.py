@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from ..errors import ShotStreamError
 from ..film.replay import check_directions
 from ..film.snapshot import tensors_at
-from ..session import Standing
+from ..types import Standing
 from .from_server import Accepted, Applied, Branched, Over, Take, Takes
 from .message import AskId, Message, Number
 from .problems import StoreError

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..errors import SessionClosedError, ShotStreamError
-from ..session import Session, Standing
+from ..session import Session
+from ..types import Standing
 from .from_server import Accepted, Applied, Branched, Over, Take
 from .problems import StoreError
 from .saved_film import ANSWERS_KEPT, SavedFilm, SavedState

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ..session import Standing
+from ..types import Standing
 from .film_past import FilmPast
 from .saved_film import SavedFilm
 from .store import FILM_ID, Store
