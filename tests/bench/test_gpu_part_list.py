@@ -5,7 +5,7 @@ from __future__ import annotations
 from device_check import gpu
 from device_check.part_list import TEST_LIMIT_S, gpu_tests, parts
 
-from shotstream_rt.bench.__main__ import parser
+from shotstream_rt.bench.measure_options import measure_parser
 from shotstream_rt.bench.profile_run import profile_parser
 from shotstream_rt.bench.workloads import bundled_workloads
 from shotstream_rt.profiles import PROFILES
@@ -63,7 +63,7 @@ def test_commands_are_called_as_they_can_be() -> None:
             assert asked.workload in bundled_workloads()
             assert "--kernel-name" in command
         elif "shotstream_rt.bench" in command:
-            asked = parser().parse_args(command[command.index("shotstream_rt.bench") + 1 :])
+            asked = measure_parser().parse_args(command[command.index("shotstream_rt.bench") + 1 :])
             assert asked.workload in bundled_workloads()
             assert asked.profile in PROFILES
             assert asked.out == "{records}"

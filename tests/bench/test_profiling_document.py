@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shotstream_rt import nvtx
-from shotstream_rt.bench.__main__ import compare_parser, parser
+from shotstream_rt.bench.compare import compare_parser
+from shotstream_rt.bench.measure_options import measure_parser
 from shotstream_rt.bench.profile_run import profile_parser
 from shotstream_rt.bench.startup_run import startup_parser
 
@@ -37,7 +38,7 @@ def test_every_command_is_one_that_the_bench_takes(command: str) -> None:
     words = shlex.split(command, comments=True)
     make = PARSERS.get(words[0])
     if make is None:
-        parser().parse_args(words)
+        measure_parser().parse_args(words)
     else:
         make().parse_args(words[1:])
 

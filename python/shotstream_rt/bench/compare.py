@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +12,34 @@ from typing import Any
 from shotstream_rt.checks import check_one_of
 from shotstream_rt.errors import ConfigError, ManifestError
 from shotstream_rt.printable import shown
+from shotstream_rt.terminal import CommandParser
 
 from .metric import Metric
 from .record import BenchRecord, read_record
 from .workloads import DEFAULT_TOLERANCE, bundled_workloads
 
 STATISTICS = ("min", "p50", "p95", "p99", "max")
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``compare``."""
+    out = CommandParser(
+        prog="python -m shotstream_rt.bench compare",
+        description="Compare two records, or two folders of records, metric by metric; exit code "
+        "1 when one got worse by more than the workload's tolerance.",
+    )
+    out.add_argument("base", help="the record before, or a folder")
+    out.add_argument("new", help="the record after, or a folder")
+    out.add_argument(
+        "--tolerance", type=float, metavar="RATIO",
+        help="accept up to this ratio for every metric, such as 1.1 (default: the workload's own)",
+    )  # fmt: skip
+    out.add_argument(
+        "--statistic", choices=STATISTICS, default="p50",
+        help="which statistic decides (default p50)",
+    )  # fmt: skip
+    out.add_argument("--json", action="store_true", help="print the verdicts as one JSON line")
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
