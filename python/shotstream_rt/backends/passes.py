@@ -8,7 +8,7 @@ can be captured once and replayed with other tensors in the same memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from ..plan.policy import PassPlan, RolloutPolicy
 from ..plan.schedule import Schedule
 from .base import BackendInfo
 from .cache import DualKVCache, KVArena
-from .cross_attention import CaptionKV, CaptionRuns
+from .pass_tokens import PassTokens, in_halves
 from .rotary_table import RotaryTable
 
 if TYPE_CHECKING:
@@ -63,59 +63,6 @@ class PassInputs:
     read_tokens: int
     spans: Sequence[HeadSpans | None] | None
     as_stored: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tokens:
-    """Tokens of a pass that one thread computes, and what is theirs.
-
-    Attributes:
-        plan: says their slots.
-        rotation: complex64 ``[T, D / 2]``.
-        captions: what they attend to.
-        meet: waits for the thread that computes the others; ``None`` where these are all.
-    """
-
-    plan: PassPlan
-    rotation: Tensor
-    captions: Captions
-    meet: Callable[[], None] | None = None
-
-
-def _both_halves(
-    companion: Companion, layers: Callable[[Tensor, _Tokens], Tensor | None], x: Tensor,
-    whole: _Tokens,
-) -> Tensor | None:  # fmt: skip
-    """Run layers over both halves of a pass's tokens, one of them on the companion's thread.
-
-    Each frame counts as two, whose slots are half as large.
-
-    Args:
-        companion: of the calling thread.
-        layers: runs them over some tokens.
-        x: ``[1, T, dim]``, ``T`` even.
-        whole: says what is all tokens'.
-    """
-    assert isinstance(whole.captions, CaptionKV | CaptionRuns), "captions of a captured pass"
-    count = len(whole.plan.writes)
-    slots = [2 * slot + part for slot in whole.plan.writes for part in (0, 1)]
-    own, others = (
-        partial(
-            layers,
-            part,
-            _Tokens(
-                plan=replace(whole.plan, writes=tuple(slots[first : first + count])),
-                rotation=rows,
-                captions=whole.captions.of_half_frames(first, count),
-                meet=companion.meet,
-            ),
-        )
-        for first, rows, part in zip(
-            (0, count), whole.rotation.tensor_split(2), x.tensor_split(2, 1), strict=True
-        )
-    )
-    flows = [flow for flow in companion.both(own, others) if flow is not None]
-    return torch.cat(flows, 1) if flows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,16 +187,16 @@ class PassRunner:
         context = len(plan.writes) if plan.chunk is None else 0
         x = edges.embed_patches(latents.to(self.student.dtype), context)
         layers = partial(self._layers, times, inputs, keep_flow, abandoned)
-        tokens = _Tokens(plan=plan, rotation=inputs.rotation, captions=captions)
+        tokens = PassTokens(plan=plan, rotation=inputs.rotation, captions=captions)
         if self.companion is not None and self._divides(times):
-            patches = _both_halves(self.companion, layers, x, tokens)
+            patches = in_halves(self.companion, layers, x, tokens)
         else:
             patches = layers(x, tokens)
         return None if patches is None else edges.fold_patches(patches, frames, self._grid)
 
     def _layers(
         self, times: TimeTable, inputs: PassInputs, keep_flow: bool, abandoned: Callable[[], bool],
-        x: Tensor, own: _Tokens,
+        x: Tensor, own: PassTokens,
     ) -> Tensor | None:  # fmt: skip
         """Run layers and head over tokens ``x``, ``[1, T, dim]``; see ``run``.
 
