@@ -19,8 +19,6 @@ from .rollout import roll_out
 from .shot_batch import Conditioning, ShotBatch, condition
 from .stage_services import StepLoss
 
-_SHEET_SAMPLES = 4
-
 
 class IntraShotStage(MatchingStage):
     """One shot at a time, its context taken from the data."""
@@ -50,12 +48,9 @@ class IntraShotStage(MatchingStage):
     @torch.no_grad()
     def sheet(self, rng: StepRng) -> tuple[ShotBatch, Tensor]:
         """Roll a few shots out."""
-        services = self._services
-        batch = services.source.shots(rng, _SHEET_SAMPLES, self._config.frames)
-        none = [False] * _SHEET_SAMPLES
-        captions = self._text.captions(batch.words, none)
-        told = condition(batch, captions, dropped=none, quirks=services.config.quirks)
-        return batch, roll_out(self._match.student, told, services.plan(self._config.frames), rng)
+        services, frames = self._services, self._config.frames
+        batch, told = services.shots_to_show(self._text, rng, frames)
+        return batch, roll_out(self._match.student, told, services.plan(frames), rng)
 
     def memory(self) -> dict[str, Any]:
         """Nothing besides the learners."""

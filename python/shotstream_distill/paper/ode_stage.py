@@ -25,8 +25,6 @@ from .shot_batch import ShotBatch, condition
 from .stage_config import OdeConfig
 from .stage_services import StageServices, StepLoss
 
-_SHEET_SAMPLES = 4
-
 
 class OdeStage:
     """The student and what trains it.
@@ -87,12 +85,9 @@ class OdeStage:
     @torch.no_grad()
     def sheet(self, rng: StepRng) -> tuple[ShotBatch, Tensor]:
         """Roll a few shots out."""
-        services = self._services
-        batch = services.source.shots(rng, _SHEET_SAMPLES, self._config.frames)
-        none = [False] * _SHEET_SAMPLES
-        captions = self._text.captions(batch.words, none)
-        told = condition(batch, captions, dropped=none, quirks=services.config.quirks)
-        return batch, roll_out(self._net, told, services.plan(self._config.frames), rng)
+        services, frames = self._services, self._config.frames
+        batch, told = services.shots_to_show(self._text, rng, frames)
+        return batch, roll_out(self._net, told, services.plan(frames), rng)
 
     def product(self) -> Weights:
         """Return the student as it would ship."""

@@ -27,8 +27,10 @@ from .learner import Learner
 from .network import TrainNet
 from .rollout import RolloutPlan
 from .run_config import RunConfig
-from .shot_batch import ShotBatch, Words
+from .shot_batch import Conditioning, ShotBatch, Words, condition
 from .text_side import NanoText, TextSide
+
+_SHEET_SHOTS = 4
 
 
 def network_of(weights: Weights, stream: StreamConfig, *, recompute: bool = False) -> TrainNet:
@@ -177,6 +179,21 @@ class StageServices:
             schedule=self.schedule, frames=frames, quirks=self.config.quirks,
             chunk_frames=self.config.stream.shot.chunk_frames,
         )  # fmt: skip
+
+    def shots_to_show(
+        self, text: TextSide, rng: StepRng, frames: int
+    ) -> tuple[ShotBatch, Conditioning]:
+        """Return a few shots for a sheet, and what they are told: context and captions, all of it.
+
+        Args:
+            text: the stage's text encoder.
+            rng: picks the shots.
+            frames: latent frames of each.
+        """
+        batch = self.source.shots(rng, _SHEET_SHOTS, frames)
+        none = [False] * _SHEET_SHOTS
+        captions = text.captions(batch.words, none)
+        return batch, condition(batch, captions, dropped=none, quirks=self.config.quirks)
 
     def frozen(self, weights: Weights) -> TrainNet:
         """Make a network that never learns."""

@@ -24,7 +24,7 @@ from .stage_config import TeacherConfig
 from .stage_services import StageServices, StepLoss
 from .text_side import NanoText
 
-_SHEET_SAMPLES, _SHEET_STEPS, _SHEET_GUIDANCE = 4, 20, 2.5
+_SHEET_STEPS, _SHEET_GUIDANCE = 20, 2.5
 
 
 class TeacherStage:
@@ -82,10 +82,7 @@ class TeacherStage:
     def sheet(self, rng: StepRng) -> tuple[ShotBatch, Tensor]:
         """Sample a few shots with guidance."""
         services, config = self._services, self._config
-        batch = services.source.shots(rng, _SHEET_SAMPLES, config.frames)
-        none = [False] * _SHEET_SAMPLES
-        captions = self._text.captions(batch.words, none)
-        told = condition(batch, captions, dropped=none, quirks=services.config.quirks)
+        batch, told = services.shots_to_show(self._text, rng, config.frames)
         *_, shot = sample_states(
             self._net, told, told.replaced(self._text.unconditional(batch.words)),
             rng.normal_like(batch.target), steps=_SHEET_STEPS, guidance=_SHEET_GUIDANCE,
