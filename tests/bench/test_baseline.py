@@ -63,14 +63,14 @@ def test_every_attention_runs_by_turns_and_the_record_names_it(
         "shotstream_rt.bench.baseline.baseline_attentions", lambda *_: ["torch", "flash"]
     )
     ran: list[str] = []
-    whole = PlainStudent._layers
+    whole = PlainStudent._pass
 
-    def noting(self: PlainStudent, *rest: object) -> torch.Tensor:
+    def noting(self: PlainStudent, *rest: object, **named: object) -> torch.Tensor:
         if ran[-1:] != [self.attention]:
             ran.append(self.attention)
-        return whole(self, *rest)  # type: ignore[arg-type]
+        return whole(self, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(PlainStudent, "_layers", noting)
+    monkeypatch.setattr(PlainStudent, "_pass", noting)
     record, measured = run(tiny_workload.with_recipe(shots=1), QUICK, [])
     assert record.status == "ok", record.message
     assert ran == ["torch", "flash"] * 2  # a warm-up and a counted run

@@ -170,36 +170,26 @@ class PlainStudent:
         first_token: int | None,
     ) -> Tensor:
         """Run the network; ``first_token`` is the chunk's place in its shot, None for context."""
-        with attend_by(self.attention):
-            return self._layers(latents, time, plan, rows, first_token)
-
-    def _layers(
-        self,
-        latents: Tensor,
-        time: float,
-        plan: PassPlan,
-        rows: Sequence[int],
-        first_token: int | None,
-    ) -> Tensor:
         student, frames = self.student, latents.shape[1]
         x = student.embed_patches(latents, frames if first_token is None else 0)
         times = torch.full((1, frames), time, dtype=torch.float32, device=self.device)
         features, time_rows = student.embed_times(times)
         text = student.embed_text(self._embeddings)
         frequencies = self._frequency_table()
-        for layer, block in enumerate(student.layers):
-            if len(self._captions) == layer:
-                self._captions.append(self._caption_kv(block, text))
-            # [1, F, 1, dim] each: shift, scale and gate of attention, then of the feed-forward.
-            m = (time_rows + block.modulation).unsqueeze(3).unbind(2)
-            h = self._modulate(x, m[0], m[1])
-            q, k, v = self._project(block.self_attn, h)
-            turns = self._rotation(frequencies, plan.positions)
-            q, k = _rotate(q, turns), _rotate(k, turns)
-            keys, values = self._remember(layer, k, v, first_token)
-            x = x + _gated(self._attend(block.self_attn, q, keys, values), m[2])
-            x = x + self._cross(block, layer, x, rows)
-            x = x + _gated(block.ffn(self._modulate(x, m[3], m[4])), m[5])
+        with attend_by(self.attention):
+            for layer, block in enumerate(student.layers):
+                if len(self._captions) == layer:
+                    self._captions.append(self._caption_kv(block, text))
+                # [1, F, 1, dim] each: shift, scale and gate of attention, then of the feed-forward.
+                m = (time_rows + block.modulation).unsqueeze(3).unbind(2)
+                h = self._modulate(x, m[0], m[1])
+                q, k, v = self._project(block.self_attn, h)
+                turns = self._rotation(frequencies, plan.positions)
+                q, k = _rotate(q, turns), _rotate(k, turns)
+                keys, values = self._remember(layer, k, v, first_token)
+                x = x + _gated(self._attend(block.self_attn, q, keys, values), m[2])
+                x = x + self._cross(block, layer, x, rows)
+                x = x + _gated(block.ffn(self._modulate(x, m[3], m[4])), m[5])
         shift, scale = (features.unsqueeze(2) + student.head.modulation).unsqueeze(3).unbind(2)
         patches = student.head.head(self._modulate(x, shift, scale))
         return student.fold_patches(patches, frames, self.config.model.grid)
