@@ -133,7 +133,12 @@ class Planner:
             ConfigError: another number of flags than context frames, or a negative one.
         """
     def chunk(self, shot: int, chunk: int, flag: int) -> ChunkPlan:
-        """Plan every pass over one chunk; ``chunk`` may lie past the trained length.
+        """Plan every pass over one chunk.
+
+        Args:
+            shot: number in the film.
+            chunk: number within the shot; may lie past the trained length.
+            flag: shot number of the chunk's frames for the phase.
 
         Raises:
             ConfigError: a negative argument, or a chunk past the last rotary position (1023).
@@ -207,7 +212,16 @@ def philox_normal(
 def philox_uint32(
     out: NDArray[np.uint32], seed: int, shot: int, chunk: int, step: int, offset: int = 0
 ) -> None:
-    """Fill ``out``, a uint32 array, with the raw words behind ``philox_normal``; else as there."""
+    """Fill ``out`` with the raw words behind ``philox_normal``; errors and cost as there.
+
+    Args:
+        out: uint32, C-contiguous, writable, any shape; element order is its memory order.
+        seed: 0..2^64-1.
+        shot: 0..2^32-1.
+        chunk: 0..2^32-1.
+        step: 0..65535.
+        offset: first element; elements end at 2^50.
+    """
 
 def rms_norm_bfloat16(x: int, weight: int, eps: float, rows: int, width: int, out: int) -> None:
     """Write ``x / sqrt(mean(x^2) + eps) * weight`` row by row, rounded once.
@@ -289,7 +303,7 @@ def qkv_append_bfloat16(
     eps: float,
     rotate_keys: bool,
 ) -> None:
-    """Do the same in bfloat16, with float32 inside."""
+    """Like ``qkv_append_float32``, in bfloat16 with float32 inside; arguments as there."""
 
 def has_bfloat16_products() -> bool:
     """Tell whether this CPU runs ``attend_bfloat16``: AVX-512 with products of bfloat16."""
@@ -407,9 +421,16 @@ def multiply_values(
     arena_strides: tuple[int, ...],
     out_strides: tuple[int, ...],
 ) -> None:
-    """Multiply every head's weights ``[rows, keys]`` by its values ``[keys, width]``.
+    """Multiply every head's weights by its values; errors and source as of ``multiply_keys``.
 
-    Everything else is as with ``multiply_keys``.
+    Args:
+        x: address of float32 weights, ``[rows, keys]`` for each head.
+        arena: address of float32 values, ``[keys, width]``.
+        out: address of float32 results, ``[rows, width]``, written.
+        sizes: rows, keys, heads and width; the width a multiple of 16.
+        x_strides: numbers of ``x`` from row to row and from head to head.
+        arena_strides: likewise of ``arena``.
+        out_strides: likewise of ``out``.
     """
 
 def pack_kernel(weight: int, outputs: int, inputs: int, packed: int) -> None:

@@ -116,7 +116,15 @@ class HistoryMass:
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None
     ) -> Tensor:
-        """Attend, and note."""
+        """Attend, and note.
+
+        Args:
+            q: ``[1, Tq, N, D]``.
+            k: ``[1, Tk, N, D]``, the arena's prefix.
+            v: like ``k``; tells the layer by where it lies.
+            scale: factor on the logits.
+            bias: float32 ``[Tk]``, added to the logits, or ``None``.
+        """
         if self._hidden is not None:
             layer = self._layers[v.data_ptr()]
             step = -(-q.shape[1] // _QUERIES)

@@ -50,7 +50,13 @@ class Gate:
         self._public, self._body_bytes = public, body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that may not pass; pass on all others."""
+        """Answer a request that may not pass; pass on all others.
+
+        Args:
+            scope: of the request, as ASGI has it.
+            receive: gives its messages.
+            send: takes those of the answer.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -215,7 +215,13 @@ class CountResponses:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the app answer, and look at the status."""
+        """Let the app answer, and look at the status.
+
+        Args:
+            scope: of the request, as ASGI has it.
+            receive: gives its messages.
+            send: takes those of the answer.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
