@@ -44,20 +44,17 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from .hopper_weights import CONSUMER_ROWS, issue_values, pack, weigh
+from .span_walk import TABLE_ROW, first_block, next_block, span_blocks
+
 TILE = tl.constexpr(128)
 """Queries of a program."""
 
 WIDTH = tl.constexpr(128)
 """Features of a head."""
 
-_HALF = tl.constexpr(64)
-"""Queries of a consumer: the height of the matrix instruction."""
-
 _NEVER = tl.constexpr(-1e30)
 """Logit of a key that does not exist."""
-
-_TABLE_ROW = tl.constexpr(7)
-"""Numbers of a head in the table of spans."""
 
 _CHAIN = tl.constexpr(8)
 """Blocks of keys whose 8-bit products are added up in the matrix unit."""
@@ -93,36 +90,6 @@ def _next_place(place, turn, PLACES: gl.constexpr):
 
 @gluon.jit
 @no_type_check
-def _span_blocks(SPAN, BLOCK_K: gl.constexpr):
-    """Blocks that a head reads; its row in the table is ``head, begin, end`` and two more pairs."""
-    blocks = gl.cdiv(gl.load(SPAN + 2) - gl.load(SPAN + 1), BLOCK_K)
-    blocks += gl.cdiv(gl.load(SPAN + 4) - gl.load(SPAN + 3), BLOCK_K)
-    return blocks + gl.cdiv(gl.load(SPAN + 6) - gl.load(SPAN + 5), BLOCK_K)
-
-
-@gluon.jit
-@no_type_check
-def _first_block(SPAN):
-    """Where a walk over a head's spans begins: first key, end of its span, and the spans left."""
-    token, end = gl.load(SPAN + 1), gl.load(SPAN + 2)
-    return token, end, gl.load(SPAN + 3), gl.load(SPAN + 4), gl.load(SPAN + 5), gl.load(SPAN + 6)
-
-
-@gluon.jit
-@no_type_check
-def _next_block(token, end, begin_1, end_1, begin_2, end_2, BLOCK_K: gl.constexpr):
-    """Step to the next block, of the same span or of the next one."""
-    token += BLOCK_K
-    leaves = token >= end
-    token = gl.where(leaves, begin_1, token)
-    end = gl.where(leaves, end_1, end)
-    begin_1 = gl.where(leaves, begin_2, begin_1)
-    end_1 = gl.where(leaves, end_2, end_1)
-    return token, end, begin_1, end_1, begin_2, end_2
-
-
-@gluon.jit
-@no_type_check
 def _load_blocks(
     Q, K, V, SPAN, q_tile, q_ready, k_ring, v_ring, first_query, head, last, count,
     BLOCK_K: gl.constexpr, STAGES: gl.constexpr, PV8: gl.constexpr, SPANS: gl.constexpr,
@@ -135,13 +102,15 @@ def _load_blocks(
     column = head * WIDTH
     mbarrier.expect(q_ready, TILE * WIDTH * 2)
     tma.async_copy_global_to_shared(Q, [first_query, column], q_ready, q_tile.index(0))
-    tma.async_copy_global_to_shared(Q, [first_query + _HALF, column], q_ready, q_tile.index(1))
+    tma.async_copy_global_to_shared(
+        Q, [first_query + CONSUMER_ROWS, column], q_ready, q_tile.index(1)
+    )
     k_place, k_turn = 0, 1
     v_place, v_turn = 0, 1
     key_place, value_place = last * BLOCK_K, last * BLOCK_K
     end, begin_1, end_1, begin_2, end_2 = 0, 0, 0, 0, 0
     if SPANS:
-        key_place, end, begin_1, end_1, begin_2, end_2 = _first_block(SPAN)
+        key_place, end, begin_1, end_1, begin_2, end_2 = first_block(SPAN)
     # Keys run a block ahead of values, as consumers want them.
     for step in range(0, count + 1):
         if step < count:
@@ -165,7 +134,7 @@ def _load_blocks(
             v_place, v_turn = _next_place(v_place, v_turn, STAGES)
         value_place = key_place
         if SPANS:
-            key_place, end, begin_1, end_1, begin_2, end_2 = _next_block(
+            key_place, end, begin_1, end_1, begin_2, end_2 = next_block(
                 key_place, end, begin_1, end_1, begin_2, end_2, BLOCK_K
             )
         else:
@@ -183,64 +152,6 @@ def _quantise_queries(q_tile, q8_tile, scale, ROWS: gl.constexpr):
     # The matrix unit reads shared memory by another path, so the writes are fenced.
     fence_async_shared()
     return gl.convert_layout(row_scale * scale, ROWS)
-
-
-@gluon.jit
-@no_type_check
-def _weigh(logits, peak, total, row_scale, HEADROOM: gl.constexpr):
-    """One step of the online softmax: weights, new maximum, new sum, factor of older weights."""
-    new_peak = gl.maximum(peak, gl.max(logits, 1) * row_scale)
-    weights = gl.exp2(logits * row_scale[:, None] - (new_peak - HEADROOM)[:, None])
-    shrink = gl.exp2(peak - new_peak)
-    return weights, new_peak, total * shrink + gl.sum(weights, 1), shrink
-
-
-@gluon.jit
-@no_type_check
-def _pack(weights, OPERAND: gl.constexpr, BLOCK_K: gl.constexpr, PV8: gl.constexpr):
-    """Round weights for the second product, in the registers that they are in.
-
-    Returns:
-        bfloat16 ``[64, BLOCK_K]``; with ``PV8`` int32 ``[64, BLOCK_K / 4]`` of four weights each,
-        for 8-bit values carried through a loop would take a register each.
-    """
-    if PV8:
-        # Column 8b + 2t + e of a group of sixteen is key 4t + 2b + e.
-        named = weights.reshape([_HALF, BLOCK_K // 16, 2, 4, 2]).permute([0, 1, 3, 2, 4])
-        even, odd = gl.split(named.reshape([_HALF, BLOCK_K // 4, 2, 2]))
-        first, third = gl.split(even)
-        second, fourth = gl.split(odd)
-        packed = gl.inline_asm_elementwise(
-            "{.reg .b16 lo, hi; cvt.rn.satfinite.e4m3x2.f32 lo, $2, $1; "
-            "cvt.rn.satfinite.e4m3x2.f32 hi, $4, $3; mov.b32 $0, {lo, hi};}",
-            "=r,f,f,f,f",
-            [first, second, third, fourth],
-            dtype=gl.int32,
-            is_pure=True,
-            pack=1,
-        )
-    else:
-        packed = gl.convert_layout(weights.to(gl.bfloat16), OPERAND, assert_trivial=True)
-    return packed
-
-
-@gluon.jit
-@no_type_check
-def _issue_values(
-    packed, values, acc, OPERAND: gl.constexpr, BLOCK_K: gl.constexpr, PV8: gl.constexpr
-):
-    """Issue ``acc += weights values`` and return without waiting for it."""
-    if PV8:
-        # These steps only rename the bytes of a register; no machine code is made of them.
-        even = gl.join(packed.to(gl.int8), (packed >> 16).to(gl.int8))
-        odd = gl.join((packed >> 8).to(gl.int8), (packed >> 24).to(gl.int8))
-        named = gl.join(even, odd).reshape([_HALF, BLOCK_K])
-        operand = gl.convert_layout(named, OPERAND, assert_trivial=True)
-        operand = operand.to(gl.float8e4nv, bitcast=True)
-        issued = warpgroup_mma(operand, values.permute((1, 0)), acc, is_async=True)
-    else:
-        issued = warpgroup_mma(packed, values, acc, is_async=True)
-    return issued
 
 
 @gluon.jit
@@ -281,16 +192,16 @@ def _attend(
         row_scale = _quantise_queries(q_tile.index(HALF), q, key_scale, ROWS)
     else:
         q = q_tile.index(HALF)
-        row_scale = gl.full([_HALF], scale, gl.float32, ROWS)
-    empty = gl.zeros([_HALF, BLOCK_K], gl.float32, S)
-    acc = gl.zeros([_HALF, WIDTH], gl.float32, O)
+        row_scale = gl.full([CONSUMER_ROWS], scale, gl.float32, ROWS)
+    empty = gl.zeros([CONSUMER_ROWS, BLOCK_K], gl.float32, S)
+    acc = gl.zeros([CONSUMER_ROWS, WIDTH], gl.float32, O)
 
     # The last block of the keys may be partial, and so may any of a head's own spans; no other one
     # needs a mask.
     token, end = last * BLOCK_K, keys
     begin_1, end_1, begin_2, end_2 = 0, 0, 0, 0
     if SPANS:
-        token, end, begin_1, end_1, begin_2, end_2 = _first_block(SPAN)
+        token, end, begin_1, end_1, begin_2, end_2 = first_block(SPAN)
     mbarrier.wait(k_full.index(0), 0)
     issued = warpgroup_mma(
         q, k_blocks.index(0).permute((1, 0)), empty, use_acc=False, is_async=True
@@ -304,7 +215,7 @@ def _attend(
     peak = gl.max(logits, 1) * row_scale
     weights = gl.exp2(logits * row_scale[:, None] - (peak - HEADROOM)[:, None])
     total = gl.sum(weights, 1)
-    packed = _pack(weights, OPERAND, BLOCK_K, PV8)
+    packed = pack(weights, OPERAND, BLOCK_K, PV8)
 
     kept_peak = peak
     if PV8:
@@ -319,20 +230,20 @@ def _attend(
             q, k_blocks.index(k_place).permute((1, 0)), empty, use_acc=False, is_async=True
         )
         mbarrier.wait(v_full.index(v_place), v_turn)
-        added = _issue_values(packed, v_blocks.index(v_place), acc, OPERAND, BLOCK_K, PV8)
+        added = issue_values(packed, v_blocks.index(v_place), acc, OPERAND, BLOCK_K, PV8)
         if PING_PONG:
             mbarrier.arrive(turns.index(1 - HALF), count=1)
         logits = warpgroup_mma_wait(num_outstanding=1, deps=(issued,))
         mbarrier.arrive(k_empty.index(k_place), count=1)
         if SPANS:
-            token, end, begin_1, end_1, begin_2, end_2 = _next_block(
+            token, end, begin_1, end_1, begin_2, end_2 = next_block(
                 token, end, begin_1, end_1, begin_2, end_2, BLOCK_K
             )
             if token + BLOCK_K > end:
                 logits = gl.where((token + key < end)[None, :], logits, _NEVER)
 
-        weights, peak, total, shrink = _weigh(logits, peak, total, row_scale, HEADROOM)
-        next_packed = _pack(weights, OPERAND, BLOCK_K, PV8)
+        weights, peak, total, shrink = weigh(logits, peak, total, row_scale, HEADROOM)
+        next_packed = pack(weights, OPERAND, BLOCK_K, PV8)
 
         # The assembler would move the wait for the second product above the exponentials. It moves
         # nothing across the end of a basic block, and this wait, due anyway, ends one.
@@ -349,7 +260,7 @@ def _attend(
                 acc, kept_peak = gl.zeros_like(acc), peak
 
     mbarrier.wait(v_full.index(v_place), v_turn)
-    added = _issue_values(packed, v_blocks.index(v_place), acc, OPERAND, BLOCK_K, PV8)
+    added = issue_values(packed, v_blocks.index(v_place), acc, OPERAND, BLOCK_K, PV8)
     acc = warpgroup_mma_wait(num_outstanding=0, deps=(added,))
 
     share = 1.0 / total
@@ -357,7 +268,7 @@ def _attend(
         acc = _with_kept(kept.index(HALF), acc, kept_peak, peak, O)
         share = share * gl.load(V_SCALES + head)
     acc = acc * gl.convert_layout(share, OUT_ROWS)[:, None]
-    row = HALF * _HALF + gl.arange(0, _HALF, layout=OUT_ROWS)
+    row = HALF * CONSUMER_ROWS + gl.arange(0, CONSUMER_ROWS, layout=OUT_ROWS)
     feature = gl.arange(0, WIDTH, layout=gl.SliceLayout(0, O))
     if part < 0:
         inside = first_query + row < queries
@@ -366,7 +277,7 @@ def _attend(
         gl.store(OUT + place[:, None] + feature[None, :], rounded, mask=inside[:, None])
     else:
         gl.store(PARTS + (part * TILE + row)[:, None] * WIDTH + feature[None, :], acc)
-        log_row = HALF * _HALF + gl.arange(0, _HALF, layout=ROWS)
+        log_row = HALF * CONSUMER_ROWS + gl.arange(0, CONSUMER_ROWS, layout=ROWS)
         gl.store(LOG_SUMS + part * TILE + log_row, peak - HEADROOM + gl.log2(total))
 
 
@@ -407,17 +318,17 @@ def attention_kernel(
         CONSUMER_REGISTERS: registers of a thread that multiplies.
         PRODUCER_REGISTERS: registers of a thread that loads.
     """
-    q_tile = gl.allocate_shared_memory(Q.dtype, [2, _HALF, WIDTH], Q.layout)
+    q_tile = gl.allocate_shared_memory(Q.dtype, [2, CONSUMER_ROWS, WIDTH], Q.layout)
     q8_tile = q_tile
     if QK8:
-        q8_tile = gl.allocate_shared_memory(K.dtype, [2, _HALF, WIDTH], K.layout)
+        q8_tile = gl.allocate_shared_memory(K.dtype, [2, CONSUMER_ROWS, WIDTH], K.layout)
     k_blocks = gl.allocate_shared_memory(K.dtype, [STAGES, BLOCK_K, WIDTH], K.layout)
     v_rows: gl.constexpr = WIDTH if PV8 else BLOCK_K
     v_columns: gl.constexpr = BLOCK_K if PV8 else WIDTH
     v_blocks = gl.allocate_shared_memory(V.dtype, [STAGES, v_rows, v_columns], V.layout)
     kept = q_tile
     if PV8:
-        kept = gl.allocate_shared_memory(gl.float32, [2, _HALF, WIDTH], _KEPT_LAYOUT)
+        kept = gl.allocate_shared_memory(gl.float32, [2, CONSUMER_ROWS, WIDTH], _KEPT_LAYOUT)
     q_bars = _barriers(1, 1)
     k_full, k_empty = _barriers(STAGES, 1), _barriers(STAGES, 2)
     v_full, v_empty = _barriers(STAGES, 1), _barriers(STAGES, 2)
@@ -439,8 +350,8 @@ def attention_kernel(
     first_query, head = tile % tiles_per_head * TILE, tile // tiles_per_head
     last, count, span = end - 1, end - begin, TABLE
     if SPANS:
-        span = TABLE + head * _TABLE_ROW
-        head, count = gl.load(span), _span_blocks(span, BLOCK_K)
+        span = TABLE + head * TABLE_ROW
+        head, count = gl.load(span), span_blocks(span, BLOCK_K)
 
     q_ready = q_bars.index(0)
     k_ring, v_ring = (k_blocks, k_full, k_empty), (v_blocks, v_full, v_empty)

@@ -18,8 +18,10 @@ NOT_KERNELS = {
     "fp8_support",
     "hopper_attention",
     "hopper_launch",
+    "hopper_weights",
     "key_split",
     "span_table",
+    "span_walk",
     "wave_product",
     "wave_split",
 }
