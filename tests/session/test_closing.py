@@ -82,9 +82,14 @@ def test_close_frees_the_model_whatever_still_names_the_session(new_bundle: NewB
     session = watched.open()
     session.on_event(lambda _: None)
     use(session)
+    pipeline = watched.pipeline()
+    assert pipeline is not None
+    shot = weakref.ref(pipeline.running)  # has copies of what its chunks overwrote in the caches
+    del pipeline
     kept = session.stream(), session.chunks(), session.cut("c"), session.stats
     session.close()
     assert watched.alive == []
+    assert shot() is None
     assert len(watched.closed) == 1
     assert session.closed
     assert session.size == (16, 32)

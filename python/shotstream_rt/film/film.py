@@ -255,6 +255,8 @@ class Film:
             workers.decoder.forget_callbacks()
         self._generator = self._workers = self._model = None
         self.timeline.events.listeners.clear()
+        for run in self.timeline.runs:
+            run.begun = None  # it has copies of what the caches held
         del generator, workers
         _open_films().discard(self)
         give_back_free_memory()
