@@ -49,6 +49,26 @@ def test_bfloat16_is_not_fast_where_onednn_has_no_product(monkeypatch: pytest.Mo
     assert not products.has_fast_vectors.__wrapped__()
 
 
+@pytest.mark.parametrize(
+    ("limit", "vectors", "matrix_unit"),
+    [
+        ("", True, True), ("all", True, True), ("AVX512_CORE_AMX", True, True),
+        ("AVX512_CORE_BF16", True, False), ("avx512_core_vnni", False, False),
+        ("AVX512_CORE", False, False),
+    ],
+)  # fmt: skip
+def test_bfloat16_is_not_fast_where_onednn_is_kept_from_it(
+    monkeypatch: pytest.MonkeyPatch, limit: str, vectors: bool, matrix_unit: bool
+) -> None:
+    monkeypatch.setattr(products, "can_pack", lambda _: True)
+    monkeypatch.setattr(products, "has_fast_bfloat16_products", lambda: True)
+    monkeypatch.setattr(products, "_has", lambda _: True)
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2" if limit else "")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert products.has_fast_vectors.__wrapped__() is vectors
+    assert products.has_matrix_unit.__wrapped__() is matrix_unit
+
+
 @pytest.mark.skipif(not _native.has_bfloat16_products(), reason="needs AVX-512's bfloat16")
 @pytest.mark.parametrize("folded", [False, True], ids=["arena", "caption"])
 @pytest.mark.parametrize(("queries", "keys", "width"), [(20, 77, 64), (7, 16, 32), (1, 1, 128)])
