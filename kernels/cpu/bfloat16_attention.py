@@ -33,7 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -
         scale: factor on the logits.
         bias: float32 ``[Tk]``, added to the logits.
     """
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = q.new_empty(q.shape)
     added = None if bias is None else bias.contiguous()
     _, rows, heads, width = q.shape
     attend_bfloat16(

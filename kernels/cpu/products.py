@@ -103,7 +103,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     It has no bfloat16 product for CPUs without AVX-512 (or below it, if ``ONEDNN_MAX_CPU_ISA`` says
     so); which instructions it wants differs from release to release, so one product is tried.
     """
-    one = torch.ones(16, 16, dtype=dtype)
+    one = torch.ones(16, 16, dtype=dtype, device="cpu")
     try:
         PackedLinear(one, one[0])(one)
     except RuntimeError:

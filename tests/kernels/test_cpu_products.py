@@ -89,6 +89,15 @@ def test_native_attention_in_bfloat16(
     assert_close("dual_attention", got, wanted)
 
 
+@pytest.mark.skipif(not _native.has_bfloat16_products(), reason="needs AVX-512's bfloat16")
+def test_a_host_s_default_device_does_not_matter(normal: Draw) -> None:
+    q = normal(1, 6, 2, 64, dtype=torch.bfloat16)
+    wanted = bfloat16_attention.attend(q, q, q, 0.125, None)
+    with torch.device("meta"):  # a tensor that is made there has no memory to be written to
+        assert torch.equal(bfloat16_attention.attend(q, q, q, 0.125, None), wanted)
+        assert products.can_pack.__wrapped__(torch.float32)
+
+
 def test_native_attention_says_what_it_does_not_take(normal: Draw) -> None:
     q = normal(1, 6, 2, 64, dtype=torch.bfloat16)
     fits = bfloat16_attention.fits_heads
