@@ -127,14 +127,16 @@ int main() {
     CHECK_THROWS(attend(attention(1, 1, 64)), Status::kBackendUnavailable);
     return 0;
   }
-  for (const std::size_t rows : {1, 5, 6, 15}) {
-    for (const std::size_t keys : {1, 16, 29, 64, 200}) {
+  for (const std::size_t rows : {1, 2, 4, 5, 6, 15}) {
+    for (const std::size_t keys : {1, 16, 29, 64, 97}) {
       for (const std::size_t width : {32, 64, 96, 128}) {
         attends(rows, keys, width, false);
         attends(rows, keys, width, true);
       }
     }
   }
+  attends(7, 17, 160, true);
+  attends(7, 17, 256, true);
   a_row_does_not_depend_on_those_beside_it();
   refuses_what_does_not_fit();
   return 0;
