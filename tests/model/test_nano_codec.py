@@ -47,6 +47,14 @@ def test_clip_shapes(codec: NanoCodec, clip: torch.Tensor) -> None:
     assert frames.abs().max() <= 1
 
 
+def test_autocast_does_not_round_what_blocks_add_to(seeded: int) -> None:
+    """Trainers run it under autocast, where limited features come out of float32 operations."""
+    block = CausalBlock(8, memory=False, limited=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = block(torch.randn(2, 8, 4, 4), 1, None)
+    assert out.dtype == torch.float32
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 3), (2, 2), (3, 1)])
 def test_streaming_equals_the_whole(
     codec: NanoCodec, clip: torch.Tensor, sizes: tuple[int, ...]

@@ -112,7 +112,8 @@ class CausalBlock(nn.Module):
             earlier = torch.cat((start, stream[:, :-1]), 1).flatten(0, 1)
             hidden = torch.cat((hidden, earlier), 1)
         out: Tensor = self.out(F.silu(self.mix(hidden), inplace=True))
-        return out.add_(x), last
+        # Under autocast products are rounded, and what they are added to is not.
+        return (out.add_(x) if out.dtype == x.dtype else x + out), last
 
 
 def _blocks(channels: int, count: int, memories: int, limited: bool = False) -> nn.ModuleList:
