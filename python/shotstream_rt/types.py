@@ -102,7 +102,7 @@ class MemoryFrame:
         shot: number of its shot.
         index: its number in the film.
         pinned: whether every later shot sees it.
-        picture: uint8 ``[H, W, 3]`` RGB.
+        picture: uint8 ``[H, W, 3]`` RGB; close to the frame that was shown, not the same bytes.
     """
 
     shot: int

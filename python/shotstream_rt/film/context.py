@@ -3,8 +3,8 @@
 Called by the generator thread (``select``, ``end_shot``), by the decode thread (``add_frames``) and
 by the thread that takes a snapshot; a lock guards the frames. Holds at most ``budget`` past shots
 and of each only the frames that a later shot may still select, so memory does not grow with the
-film. A frame is kept as the decoder's float output, never rounded to 8 bits, until it is encoded;
-then only its latent is kept.
+film. A frame is kept as the decoder's float output in the codec's type, never rounded to 8 bits,
+until it is encoded; then only its latent is kept.
 
 Source: ShotStream inference, context sampling (``dynamic_sample_frames``).
 """

@@ -50,8 +50,9 @@ def _student_threads(threads: int) -> int:
     """Return how many threads an operation of the student gets: one of a film's two.
 
     Measured on two cores: with both, which then wait for one another beside the decoding, nano's
-    film makes 60 frames per second instead of 63. In float32 a companion computes half of each pass
-    instead (``device/companion.py``). More threads than two were not measured.
+    film makes 60 frames per second instead of 63. Where halves have the bits of the whole, a
+    companion computes half of each pass instead (``device/companion.py``). More threads than two
+    were not measured.
     """
     return 1 if threads == 2 else threads
 
