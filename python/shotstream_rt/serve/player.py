@@ -136,8 +136,10 @@ class Player:
                 return
             except ShotStreamError as error:
                 self._post(self._fail, error)
-                while self.session.failed is not None and not self.session.closed:
-                    if self._ended.wait(_LOOK_S):
+                failed = error.__cause__
+                # Until something is asked for. Another failure, of that, is told too, and at once.
+                while failed is not None and self.session.failed is failed:
+                    if self.session.closed or self._ended.wait(_LOOK_S):
                         return
             except Exception as error:
                 _log.exception("the film %s cannot go on", self._film)
