@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +16,12 @@ from shotstream_rt.serve.fragments import Head, Sample
 from shotstream_rt.serve.from_server import Accepted, Branched, Take
 from shotstream_rt.serve.problems import HeldError, StoreError
 from shotstream_rt.serve.recording import Recording
-from shotstream_rt.serve.samples import StoredSamples
+from shotstream_rt.serve.samples import StoredSamples, TemporarySamples
 from shotstream_rt.serve.saved_film import SavedFilm, SavedState, _packed
 from shotstream_rt.serve.store import FolderStore
 from shotstream_rt.types import Frame
+
+from ..patience import PATIENCE_S
 
 LIMIT = 2**24
 HEAD = Head(b"head", "avc1", 16384, 1024)
@@ -149,8 +155,8 @@ def test_what_was_undone_or_replaced_is_not_in_the_film(store: FolderStore) -> N
     assert again is not None
     assert samples_of(again) == [(n, 0) for n in range(9)]
     # Who comes back sees what was shown last, whatever became of it.
-    shown = [(number, sample.data[0]) for number, sample in again.recording.last_shown()]
-    assert shown == [(20, 8), (21, 9), (22, 10)]
+    shown = [(number, sample.data[0]) for number, sample in again.recording.last_shown(23)]
+    assert shown == [*((n, n) for n in range(20)), (20, 8), (21, 9), (22, 10)]
     play(again.recording, range(9, 12), take=1)
     assert samples_of(again) == [(n, 1) for n in range(9, 12)]
     again.end(delete=False)
@@ -168,6 +174,88 @@ def test_a_branch_has_frames_of_its_own(store: FolderStore) -> None:
     assert again is not None
     assert samples_of(again) == [(n, 0) for n in range(22)]
     again.end(delete=False)
+
+
+def test_what_was_shown_from_the_last_key_frame_but_one_on_is_there_again(
+    store: FolderStore,
+) -> None:
+    """A viewer may have seen nothing of what the process did that has just ended."""
+    saved: SavedFilm | None = SavedFilm.create(store, "film", 3, LIMIT)
+    for process in range(3):
+        assert saved is not None
+        play(saved.recording, range(5 * process, 5 * process + 5), first=5 * process)
+        write(saved, state_at(saved, 5, 5 * process + 5))
+        saved.end(delete=False)
+        saved = SavedFilm.reopen(store, "film", LIMIT)
+    assert saved is not None
+    shown = saved.recording.last_shown(15)
+    assert [number for number, _ in shown] == list(range(5, 15))
+    assert [number for number, sample in shown if sample.key] == [5, 10]
+    saved.end(delete=False)
+
+
+def test_of_what_a_film_branched_from_its_own_viewers_were_shown_nothing(
+    store: FolderStore,
+) -> None:
+    saved = SavedFilm.create(store, "film", 3, LIMIT)
+    play(saved.recording, range(20))
+    SavedFilm.create(store, "branch", 3, LIMIT, past=saved.recording).end(delete=False)
+    branch = SavedFilm.reopen(store, "branch", LIMIT)
+    assert branch is not None
+    assert branch.recording.last_shown(0) == []
+    play(branch.recording, range(20, 23))
+    write(branch, state_at(branch, 3, 23))
+    branch.end(delete=False)
+    again = SavedFilm.reopen(store, "branch", LIMIT)
+    assert again is not None
+    assert [number for number, _ in again.recording.last_shown(3)] == [0, 1, 2]
+    for film in (saved, again):
+        film.end(delete=False)
+
+
+def test_a_film_is_let_go_when_nothing_of_it_is_being_written(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, put = SavedFilm.create(store, "film", 3, LIMIT), store.put
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def put_slowly(*arguments: Any) -> None:
+        begun.set()
+        assert goes_on.wait(PATIENCE_S)
+        put(*arguments)
+
+    monkeypatch.setattr(store, "put", put_slowly)
+    writing = threading.Thread(target=write, args=(saved, state_at(saved, 0, 0)))
+    writing.start()
+    assert begun.wait(PATIENCE_S)
+    saved.end(delete=False)
+    with pytest.raises(HeldError):
+        store.claim("film")
+    goes_on.set()
+    writing.join(PATIENCE_S)
+    store.claim("film").release()
+    with pytest.raises(StoreError, match="let go"):
+        write(saved, state_at(saved, 0, 0))
+
+
+def test_a_disk_that_gets_full_within_a_frame_has_none_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording, left = Recording(TemporarySamples(LIMIT)), 10_000
+
+    def write_some(handle: int, data: bytes, offset: int) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = os.write(handle, data[:left])
+        left -= written
+        return written
+
+    monkeypatch.setattr(os, "pwrite", write_some)
+    play(recording, range(40))
+    assert recording.full
+    size, contents = recording.file(HEAD)
+    assert size == len(b"".join(contents))
 
 
 def test_a_full_recording_is_saved_as_it_is(store: FolderStore) -> None:

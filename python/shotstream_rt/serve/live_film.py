@@ -91,7 +91,10 @@ class LiveFilm:
         state = None if past.saved is None else past.saved.state
         self._first = 0 if state is None else state.frames
         self.viewers = Viewers(
-            self.encoder.head, metrics, frames=self._first, last=past.recording.last_shown()
+            self.encoder.head,
+            metrics,
+            frames=self._first,
+            last=past.recording.last_shown(self._first),
         )
         self._pace = Pace(scheduler, model.frame_rate_hz)
         self.turn = self._pace.turn

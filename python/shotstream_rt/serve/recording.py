@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -79,6 +80,7 @@ class Recording:
         """
         self, end = cls(samples), samples.length
         reader, at = _Reader(samples), 0
+        runs = deque[list[tuple[int, KeptFrame]]](maxlen=2)  # each from a key frame on
         while at < end:
             head = reader.read(at, min(_RECORD.size, end - at))
             if len(head) < _RECORD.size:
@@ -91,22 +93,33 @@ class Recording:
                 raise StoreError(f"recording: damaged at byte {at}")
             self._drop_replaced(shot, take, at_index)
             self._frames.append(kept := KeptFrame(at_index, shot, take, chunk, at, size, key))
-            self._last = [*([] if key else self._last), (number, kept)]
+            if runs and number != runs[-1][-1][0] + 1:
+                runs.clear()  # those before are of the film that this one branched from
+            if key or not runs:
+                runs.append([])
+            runs[-1].append((number, kept))
             at += size
+        self._last = [shown for run in runs for shown in run]
         while (last := self._frames.last) is not None and last.index >= index:
             self._frames.pop()  # it was undone, and nothing has come in its place
         self._gap = True
         return self
 
-    def last_shown(self) -> list[tuple[int, Sample]]:
-        """Return what another process recorded last, from a key frame on, also what was undone.
+    def last_shown(self, frames: int) -> list[tuple[int, Sample]]:
+        """Return what another process recorded last, also what was undone.
+
+        Args:
+            frames: how many frames the live stream has shown. A film that branched off and was not
+                played has the past of another one, and has shown none.
 
         Returns:
-            Number in the live stream, and the sample, of each.
+            Number in the live stream, and the sample, of each frame from the last key frame but
+            one on.
         """
         return [
             (number, Sample(self._samples.read(kept.offset, kept.size), kept.key))
             for number, kept in self._last
+            if number < frames
         ]
 
     def branch(self, samples: StoredSamples | None = None) -> Recording:

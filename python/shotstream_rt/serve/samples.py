@@ -51,8 +51,10 @@ class TemporarySamples:
             if self.length + len(data) > self._limit:
                 return None
             offset, self.length = self.length, self.length + len(data)
+        written = 0
         try:
-            os.pwrite(self._file.fileno(), data, offset)
+            while written < len(data):  # a disk that gets full takes a part of it first
+                written += os.pwrite(self._file.fileno(), data[written:], offset + written)
         except OSError:
             return None
         return offset

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -117,6 +120,7 @@ class SavedFilm:
         self._store, self._lease, self._samples = store, lease, samples
         self._put_takes = takes
         self._past: tuple[Past, str] = state.past, state.past_digest
+        self._writing, self._ended = threading.Lock(), False
 
     @classmethod
     def create(
@@ -234,21 +238,22 @@ class SavedFilm:
         Raises:
             StoreError: the store cannot be written; what it had is whole.
         """
-        written = self._samples.flush()
-        if takes != self._put_takes:
-            written += self._put("takes.json", Takes(takes=takes).model_dump_json().encode())
-            self._put_takes = takes
-        at = tensors_at(snapshot)
-        written += self._put_past(snapshot[at:])
-        past, digest = self._past
-        state = state.model_copy(update={"past": past, "past_digest": digest})
-        written += self._put("state", _packed(state, snapshot[:at]))
-        if film is not None:
-            written += self._put("film.json", json.dumps(film).encode())
-        return written
+        with self._kept():
+            written = self._samples.flush()
+            if takes != self._put_takes:
+                written += self._put("takes.json", Takes(takes=takes).model_dump_json().encode())
+                self._put_takes = takes
+            at = tensors_at(snapshot)
+            written += self._put_past(snapshot[at:])
+            past, digest = self._past
+            state = state.model_copy(update={"past": past, "past_digest": digest})
+            written += self._put("state", _packed(state, snapshot[:at]))
+            if film is not None:
+                written += self._put("film.json", json.dumps(film).encode())
+            return written
 
     def end(self, *, delete: bool) -> None:
-        """Let another process have the film.
+        """Let another process have the film; while it is being written, as soon as that is over.
 
         Args:
             delete: delete it first.
@@ -260,7 +265,27 @@ class SavedFilm:
             if delete:
                 self._store.delete(self.id)
         finally:
-            self._lease.release()
+            self._ended = True
+            self._let_go()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep the lease while the film is written, also where it ends meanwhile."""
+        try:
+            with self._writing:
+                if self._ended:
+                    raise StoreError(f"film {self.id}: it was let go")
+                yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Release the lease of a film that has ended, unless it is being written."""
+        if self._ended and self._writing.acquire(blocking=False):
+            try:
+                self._lease.release()
+            finally:
+                self._writing.release()
 
     def _put_past(self, tensors: bytes) -> int:
         """Put the tensors if they are others than last time, where the state does not look yet."""

@@ -30,7 +30,7 @@ class Viewers:
         head: the beginning of the film's stream.
         metrics: are told what happens.
         frames: how many frames the live stream has shown, in a process before this one.
-        last: the last of them from a key frame on: number in the live stream, and sample, of each.
+        last: the last of them, from a key frame on: number in the live stream, and sample, of each.
 
     Attributes:
         frames: how many frames the live stream has shown.
