@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ from typing import Any
 import pytest
 
 from shotstream_rt.loading.project_layout import NANO_FOLDER
+from shotstream_rt.serve.admissions import Admissions
 from shotstream_rt.serve.film_pause import FilmPause
 from shotstream_rt.serve.film_settings import FilmSettings
 from shotstream_rt.serve.films import Films
 from shotstream_rt.serve.from_server import Over
-from shotstream_rt.serve.from_viewer import Cut, Pause
+from shotstream_rt.serve.from_viewer import Branch, Cancel, Cut, Pause, Resume, Unpin
 from shotstream_rt.serve.limits import Limits
 from shotstream_rt.serve.live_film import LiveFilm
 from shotstream_rt.serve.player import Player
-from shotstream_rt.serve.problems import StoreError
+from shotstream_rt.serve.problems import EndingError, StoreError
+from shotstream_rt.serve.saved_film import SavedState, _unpacked
 from shotstream_rt.serve.store import FolderStore, Store
 from shotstream_rt.serve.viewer import Viewer
 from shotstream_rt.session import Session
@@ -28,6 +32,8 @@ from ..patience import PATIENCE_S
 pytestmark = pytest.mark.skipif(
     not (NANO_FOLDER / "student.json").is_file(), reason="this checkout has no nano weights"
 )
+
+CAT = "Wide shot: a red cat walks right on a beach."
 
 Steps = Callable[[Films], Coroutine[Any, Any, None]]
 
@@ -52,6 +58,25 @@ def join(films: Films, film: LiveFilm) -> Viewer:
     viewer = Viewer(films.limits, films.metrics)
     film.join(viewer)
     return viewer
+
+
+def state_of(store: FolderStore, film: LiveFilm) -> SavedState:
+    """What a store has of a film."""
+    data = store.get(film.id, "state")
+    assert data is not None
+    return _unpacked(film.id, data)[0]
+
+
+async def outcomes_of(films: Films, film: LiveFilm) -> list[str]:
+    """What is told of the last asks to who comes back."""
+    viewer = Viewer(films.limits, films.metrics)
+    film.tell_outcomes(viewer)
+    viewer.close()
+    told = []
+    while (item := await viewer.next()) is not None:
+        assert isinstance(item, str)
+        told.append(item)
+    return told
 
 
 # Pausing and sleeping.
@@ -108,18 +133,65 @@ def test_what_becomes_of_an_ask_is_untold_where_its_film_sleeps_before() -> None
         film = await films.open()
         viewer = join(films, film)
         await film.do(Pause(type="pause", id="a"))
-        await film.do(Cut(type="cut", id="b", text="Wide shot: a red cat walks right on a beach."))
+        await film.do(Cut(type="cut", id="b", text=CAT))
         film.leave(viewer)
         assert await film.sleep()
-        viewer = Viewer(films.limits, films.metrics)
-        film.tell_outcomes(viewer)
-        viewer.close()
-        told = await viewer.next()
-        assert isinstance(told, str)
+        (told,) = await outcomes_of(films, film)
         assert Over.model_validate_json(told) == Over(id="b", state="untold")
-        assert await viewer.next() is None
+        # It waits in the snapshot: it has not begun, and can no longer be taken back.
+        await films.admit(film)
+        (note,) = (await film.do(Cancel(type="cancel", id="c", ask="b"))).notes
+        assert "the film slept" in note
 
     run(steps)
+
+
+def test_a_film_does_not_sleep_while_an_ask_is_done() -> None:
+    async def steps(films: Films) -> None:
+        film, goes_on = await films.open(), asyncio.Event()
+
+        async def branch() -> str:
+            await goes_on.wait()
+            return "other"
+
+        asking = asyncio.create_task(film.do(Branch(type="branch", id="a"), branch))
+        await asyncio.sleep(0)  # who asked has gone, and nobody else watches
+        await asyncio.sleep(0)
+        assert not await film.sleep()
+        goes_on.set()
+        await asking
+        assert await film.sleep()
+
+    run(steps)
+
+
+class _BrokenStore(FolderStore):
+    """A store that takes nothing for a while."""
+
+    broken = False
+
+    def put(self, film: str, name: str, data: bytes) -> None:
+        """Set a value, or fail."""
+        if self.broken:
+            raise StoreError("store: it cannot be written")
+        super().put(film, name, data)
+
+
+def test_a_film_that_sleeps_is_saved_when_the_store_is_well_again(tmp_path: Path) -> None:
+    store = _BrokenStore(tmp_path)
+
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        store.broken = True
+        await film.do(Pause(type="pause", id="a"))
+        assert await film.sleep()
+        assert not state_of(store, film).paused
+        store.broken = False
+        while not state_of(store, film).paused:
+            await asyncio.sleep(0.01)
+        assert [answer.id for answer in state_of(store, film).answers] == ["a"]
+
+    run(steps, store=store)
 
 
 def test_what_fails_with_one_film_does_not_end_the_watch_over_the_others(
@@ -145,6 +217,55 @@ def test_what_fails_with_one_film_does_not_end_the_watch_over_the_others(
     run(steps)
 
 
+# Asking.
+
+
+def test_nothing_is_logged_as_forgotten_of_a_refused_ask_whose_asker_has_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "shotstream_rt.serve")
+
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        asking = asyncio.create_task(film.do(Unpin(type="unpin", id="a", index=5)))
+        await asyncio.sleep(0)
+        asking.cancel()
+        while "nobody is told" not in caplog.text:
+            await asyncio.sleep(0.01)
+        gc.collect()
+        assert "never retrieved" not in caplog.text
+
+    run(steps)
+
+
+def test_what_becomes_of_an_ask_is_saved_although_no_frame_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = FolderStore(tmp_path)
+
+    def fail(texts: Any) -> Any:
+        time.sleep(0.2)
+        raise ValueError("the tokenizer says no")
+
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        await film.do(Pause(type="pause", id="a"))
+        await film.do(Cut(type="cut", id="b", text=CAT, now=False))
+        await film.do(Cancel(type="cancel", id="c", ask="b"))
+        # It is in no snapshot any more: a process that goes on from here may not call it done.
+        state = state_of(store, film)
+        assert (state.pending, state.outcomes) == ((), (Over(id="b", state="cancelled"),))
+        # Some time later a caption turns out to be none that can be read.
+        monkeypatch.setattr((await films.model.get()).text, "encode", fail)
+        await film.do(Resume(type="resume", id="e"))
+        await film.do(Cut(type="cut", id="d", text="a text of its own"))
+        while (state := state_of(store, film)).outcomes[-1].id != "d":
+            await asyncio.sleep(0.01)
+        assert (state.pending, state.outcomes[-1].model_dump()["state"]) == ((), "failed")
+
+    run(steps, store=store)
+
+
 # Coming at once.
 
 
@@ -168,6 +289,28 @@ def test_who_names_no_film_gets_the_same_one_as_others_who_come_at_once(tmp_path
 
 
 # Closing.
+
+
+def test_who_wakes_a_film_when_the_server_ends_may_come_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session_of = Admissions._session
+
+    def open_slowly(*arguments: Any) -> Session:
+        time.sleep(0.2)
+        return session_of(*arguments)
+
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        assert await film.sleep()
+        monkeypatch.setattr(Admissions, "_session", open_slowly)
+        waking = asyncio.create_task(films.admit(film))
+        await asyncio.sleep(0.05)
+        await films.drain()
+        with pytest.raises(EndingError):
+            await waking
+
+    run(steps, store=FolderStore(tmp_path))
 
 
 class _FullStore(FolderStore):

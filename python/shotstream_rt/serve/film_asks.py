@@ -76,6 +76,11 @@ class FilmAsks:
         self._one_at_a_time = asyncio.Lock()
 
     @property
+    def busy(self) -> bool:
+        """Whether an ask is being done; whoever asked may have gone."""
+        return self._one_at_a_time.locked()
+
+    @property
     def begun(self) -> bool:
         """Whether the film has a shot, or one was asked for."""
         return self._past.begun or bool(self._pending)
@@ -122,9 +127,7 @@ class FilmAsks:
             if not self.begun:
                 self._viewers.wait_from(asked_s)
         if isinstance(message, Cancel):
-            receipt = self._pending.receipt(message.ask)
-            taken_back = receipt is not None and session.cancel(receipt)
-            notes = () if taken_back else ("it has begun, or is over",)
+            notes = self._cancel(message.ask, session)
             return Accepted(id=message.id, frame=self._viewers.frames, notes=notes)
         if isinstance(message, Glass):
             self._pending.seen(message.ask, message.ms / 1000)
@@ -139,6 +142,16 @@ class FilmAsks:
             # After the answer: it may be shown already.
             asyncio.get_running_loop().call_soon(self._pending.settle)
         return Accepted(id=message.id, frame=self._viewers.frames, notes=tuple(result))
+
+    def _cancel(self, id: str, session: Session) -> tuple[str, ...]:
+        """Take back an ask, and return notes on one that cannot be."""
+        receipt = self._pending.receipt(id)
+        if receipt is not None and session.cancel(receipt):
+            self._pending.settle()  # so that what is saved with the answer tells of it
+            return ()
+        if Over(id=id, state="untold") in self._outcomes:
+            return ("it cannot be taken back: the film slept, or its server ended, meanwhile",)
+        return ("it has begun, or is over",)
 
     def _keep(self, answer: Accepted | Branched) -> None:
         self._answers[answer.id] = answer

@@ -273,8 +273,17 @@ class Films:
             return self.all()[-1]
 
     async def admit(self, film: LiveFilm) -> None:
-        """Return when a film plays; see ``Admissions.admit``."""
-        await self._admissions.admit(film)
+        """Return when a film plays; see ``Admissions.admit``.
+
+        Raises:
+            EndingError: it was closed meanwhile, because the server ends.
+        """
+        try:
+            await self._admissions.admit(film)
+        except NotFoundError:
+            if self.ending:
+                raise EndingError from None
+            raise
 
     async def awake(self, id: str) -> LiveFilm:
         """Return a film that plays; one that sleeps is woken if there is room.

@@ -11,6 +11,7 @@ viewers (``viewers.py``), and what is asked of the film (``film_asks.py``).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -37,6 +38,8 @@ from .scheduler import Scheduler
 from .shown_memory import ShownMemory
 from .viewer import Viewer
 from .viewers import Viewers
+
+_log = logging.getLogger("shotstream_rt.serve")
 
 _LOOK_S = 0.02
 _SHOWN_S = 1
@@ -165,15 +168,15 @@ class LiveFilm:
         """Keep the film as its snapshot and free its session; nobody may be watching.
 
         Returns:
-            Whether it sleeps; not as long as frames wait to be shown, of which a snapshot would
-            have to leave some out.
+            Whether it sleeps; not as long as frames wait to be shown or an ask is being done, of
+            which a snapshot would have to leave some out.
         """
         player = self._awake()
         session = player.session
         if self.viewers:
             return False
         self._pause.hold(session)  # if it does not sleep now, who comes lets it go on
-        if not player.all_read or self.turn.busy:
+        if not player.all_read or self.turn.busy or self._asks.busy:
             return False
         self._player = None  # who comes now waits, and wakes it
         try:
@@ -280,7 +283,12 @@ class LiveFilm:
             ShotStreamError: it was refused.
         """
         # Whoever asks may go away meanwhile; what is done is answered all the same, and kept.
-        return await asyncio.shield(asyncio.ensure_future(self._do(message, branch)))
+        doing = asyncio.ensure_future(self._do(message, branch))
+        try:
+            return await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            doing.add_done_callback(_log_refusal)
+            raise
 
     async def _do(self, message: Ask, branch: Callable[[], Awaitable[str]] | None) -> Message:
         session = self.session
@@ -372,3 +380,10 @@ class LiveFilm:
     def file(self) -> tuple[int, Iterator[bytes]]:
         """Return size and contents of the film as an MP4 file; see ``Recording.file``."""
         return self.past.recording.file(self.encoder.head)
+
+
+def _log_refusal(doing: asyncio.Task[Message]) -> None:
+    """Log why an ask was not done whose asker has gone."""
+    error = None if doing.cancelled() else doing.exception()
+    if error is not None:
+        _log.info("not done, and nobody is told: %s", problem_of(error).message)

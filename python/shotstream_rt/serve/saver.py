@@ -1,8 +1,9 @@
 """Keeps what the store has of a film up to date, on a thread of its own.
 
 Neither making nor showing frames waits for it. It saves when a chunk begins to be shown, when an
-ask was done, and a second after the last frame; where the store is slower than that, it leaves
-states out and writes the newest.
+ask was done, and a second after the last frame, or after it was told what became of an ask; where
+the store is slower than that, it leaves states out and writes the newest. What the store did not
+take is tried again, also of a film that sleeps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from ..errors import SessionClosedError, ShotStreamError
 from ..session import Session
@@ -53,6 +55,15 @@ class SaverStats:
     skipped: int = 0
 
 
+class _Content(NamedTuple):
+    """What is written of a film; see ``SavedFilm.write``."""
+
+    state: SavedState
+    snapshot: bytes
+    takes: tuple[Take, ...]
+    film: dict[str, Any]
+
+
 class Saver:
     """Saves one film. ``wake``, ``save`` and ``asking`` may be called from any thread.
 
@@ -80,7 +91,8 @@ class Saver:
         self._changed = threading.Condition()
         self._wanted = self._done = 0
         self._asks = self._asking = 0
-        self._reads = -1
+        self._reads, self._told = -1, self.outcomes  # as of the last save
+        self._left: _Content | None = None  # what the store did not take
         self._error: ShotStreamError | None = None
         self._ended = False
         self._thread = threading.Thread(
@@ -186,11 +198,15 @@ class Saver:
                 self._changed.notify_all()
 
     def _save(self, *, always: bool) -> None:
-        begun_s = time.perf_counter()
         saved = self._saved
         with self._changed:
             session, before = self._session, self._before
-        if session is None or not (always or saved.recording.added != self._reads):
+        begun_s = time.perf_counter()
+        if session is None:
+            self._write_left(begun_s)
+            return
+        changed = saved.recording.added != self._reads or self.outcomes is not self._told
+        if not (always or changed):
             return
         while True:
             standing, answers = self._stand(session)
@@ -201,6 +217,7 @@ class Saver:
             if saved.recording.added < reads:
                 raise StoreError("recording: a frame that was shown was not recorded")
         frames = saved.state.frames + reads
+        outcomes, pending = self.outcomes, self.pending
         state = SavedState(
             seed=saved.state.seed,
             owner=saved.state.owner,
@@ -209,12 +226,24 @@ class Saver:
             recorded=recorded,
             paused=self.paused,
             answers=answers,
-            outcomes=self.outcomes[-ANSWERS_KEPT:],
-            pending=self.pending[-ANSWERS_KEPT:],
+            outcomes=outcomes[-ANSWERS_KEPT:],
+            pending=pending[-ANSWERS_KEPT:],
         )
         takes = tuple(take for take in self.takes.copy() if take.index < standing.index)
-        written = saved.write(state, standing.snapshot, takes, session.directions())
-        self._reads = reads
+        self._left = _Content(state, standing.snapshot, takes, session.directions())
+        self._write_left(begun_s)
+        self._reads, self._told = reads, outcomes
+
+    def _write_left(self, begun_s: float) -> None:
+        """Write what was not written yet, if there is anything.
+
+        Args:
+            begun_s: when that was begun, on the performance counter.
+        """
+        if self._left is None:
+            return
+        written = self._saved.write(*self._left)
+        self._left = None
         took_s, stats = time.perf_counter() - begun_s, self.stats
         stats.saves += 1
         stats.bytes += written
