@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -94,6 +95,23 @@ def test_one_at_a_time(store: FolderStore, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(PATIENCE_S)
     store.claim("film").release()
+
+
+def test_a_full_disk_keeps_no_film_from_its_process_and_is_left_no_folder(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", refuse)
+        store.claim("film").release()
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", refuse)
+        for film in ("film", "other"):
+            with pytest.raises(StoreError, match="No space left"):
+                store.claim(film)
+    assert [path.name for path in (tmp_path / "films").iterdir()] == ["film"]
 
 
 def test_nothing_half_written_after_a_kill(store: FolderStore, tmp_path: Path) -> None:

@@ -245,7 +245,12 @@ class FolderStore:
         folder = self._of(film)
         with _told(f"film {film}", "claimed"):
             folder.mkdir(mode=0o700, exist_ok=True)
-            lease = _FileLease.take(folder / _LEASE, film)
+            try:
+                lease = _FileLease.take(folder / _LEASE, film)
+            except OSError:
+                with suppress(OSError):
+                    folder.rmdir()  # a disk that is full had room for the folder alone
+                raise
             for part in folder.glob(_LEFT_BEHIND):
                 part.unlink(missing_ok=True)
         return lease
@@ -295,8 +300,9 @@ class _FileLease:
                 found, named = os.fstat(handle), path.lstat()
                 if (found.st_dev, found.st_ino) == (named.st_dev, named.st_ino):
                     owner = {"host": socket.gethostname(), "process": os.getpid()}
-                    os.ftruncate(handle, 0)
-                    os.pwrite(handle, json.dumps(owner).encode(), 0)  # for people, who may look
+                    with suppress(OSError):  # for people, who may look; a full disk has no room
+                        os.ftruncate(handle, 0)
+                        os.pwrite(handle, json.dumps(owner).encode(), 0)
                     return cls(handle)
             except BlockingIOError as error:
                 os.close(handle)
