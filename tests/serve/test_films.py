@@ -217,6 +217,23 @@ def test_what_fails_with_one_film_does_not_end_the_watch_over_the_others(
     run(steps)
 
 
+def test_a_film_that_finishes_its_chunk_begins_no_other_one_for_who_comes() -> None:
+    async def steps(films: Films) -> None:
+        film = await films.open()
+        join(films, film)
+        await film.do(Cut(type="cut", id="a", text=CAT))
+        while not film.frames:
+            await asyncio.sleep(0.01)
+        finishing = asyncio.create_task(film.finish_chunk())
+        await asyncio.sleep(0)
+        join(films, film)
+        assert film.session.state.paused
+        await finishing
+        assert film.frames % 12 == 9, "it ends with a chunk"
+
+    run(steps)
+
+
 # Asking.
 
 

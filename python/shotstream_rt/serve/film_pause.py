@@ -18,6 +18,7 @@ class FilmPause:
 
     def __init__(self, *, asked: bool) -> None:
         self.asked, self.held = asked, False
+        self._ends = False
 
     def __bool__(self) -> bool:
         return self.asked or self.held
@@ -34,10 +35,17 @@ class FilmPause:
         session.pause()
 
     def let_go(self, session: Session) -> None:
-        """Go on, for somebody watches; a film that is paused for good stays so."""
+        """Go on, for somebody watches; a film that is paused for good, or that ends, stays so."""
+        if self._ends:
+            return
         self.held = False
         if not self.asked:
             session.resume()
+
+    def end(self, session: Session) -> None:
+        """Pause until the film is closed, whoever watches."""
+        self._ends = True
+        self.hold(session)
 
     def stop(self, session: Session) -> None:
         """Pause for good."""

@@ -197,7 +197,7 @@ class LiveFilm:
         if player is None:
             return
         session = player.session
-        self._pause.hold(session)
+        self._pause.end(session)
         while not session.closed and session.failed is None:
             if player.all_read and self.frames == await player.read():
                 return
