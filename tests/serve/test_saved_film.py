@@ -41,10 +41,12 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "films")
 
 
-def play(recording: Recording, indices: range, *, take: int = 0, first: int = 0) -> None:
+def play(
+    recording: Recording, indices: range, *, shot: int = 0, take: int = 0, first: int = 0
+) -> None:
     """Record frames whose samples tell which they are."""
     for number, index in enumerate(indices, first):
-        frame = Frame(np.zeros((2, 2, 3), np.uint8), index, 0, index // 12, index / 16, take)
+        frame = Frame(np.zeros((2, 2, 3), np.uint8), index, shot, index // 12, index / 16, take)
         change = recording.place(frame)
         recording.add(frame, sample(index, take, key=not change.follows), number)
 
@@ -160,6 +162,39 @@ def test_what_was_undone_or_replaced_is_not_in_the_film(store: FolderStore) -> N
     play(again.recording, range(9, 12), take=1)
     assert samples_of(again) == [(n, 1) for n in range(9, 12)]
     again.end(delete=False)
+
+
+def test_where_a_take_is_undone_the_one_that_it_had_replaced_counts_again(
+    store: FolderStore,
+) -> None:
+    saved = SavedFilm.create(store, "film", 3, LIMIT)
+
+    def takes(recording: Recording) -> list[tuple[int, int, int, int]]:
+        return [(one.shot, one.take, one.index, one.frames) for one in recording.takes()]
+
+    play(saved.recording, range(17))
+    play(saved.recording, range(17, 26), shot=1, first=17)
+    play(saved.recording, range(26, 40), shot=1, take=1, first=26)
+    assert takes(saved.recording) == [(0, 0, 0, 17), (1, 1, 26, 14)]
+    branch = SavedFilm.create(store, "branch", 3, LIMIT, past=saved.recording)
+    shared = saved.recording.branch()
+    write(saved, state_at(saved, 40, 40))
+    saved.end(delete=False)
+    again = SavedFilm.reopen(store, "film", LIMIT)
+    assert again is not None
+    wanted = [(0, 0, 0, 17), (1, 0, 17, 9), (2, 0, 26, 4)]
+    for recording in (saved.recording, again.recording, branch.recording, shared):
+        play(recording, range(26, 30), shot=2, first=40)
+        assert takes(recording) == wanted
+    play(again.recording, range(20, 22), shot=1, first=44)
+    assert takes(again.recording) == [(0, 0, 0, 17), (1, 0, 17, 5)]
+    write(branch, state_at(branch, 4, 30))
+    branch.end(delete=False)
+    last = SavedFilm.reopen(store, "branch", LIMIT)
+    assert last is not None
+    assert takes(last.recording) == wanted
+    for film in (again, last):
+        film.end(delete=False)
 
 
 def test_a_branch_has_frames_of_its_own(store: FolderStore) -> None:

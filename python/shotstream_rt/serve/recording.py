@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from heapq import merge
 from itertools import islice
 
 from ..types import Frame
@@ -59,7 +60,7 @@ class Recording:
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
-        self._frames = KeptFrames()
+        self._frames, self._replaced = KeptFrames(), KeptFrames()
         self._gap = False
         self.full = False
         self._last: list[tuple[int, KeptFrame]] = []
@@ -91,7 +92,7 @@ class Recording:
                 raise StoreError(f"recording: damaged at byte {at}")
             if zlib.crc32(reader.read(at, size), zlib.crc32(head[4:])) != checksum:
                 raise StoreError(f"recording: damaged at byte {at}")
-            self._drop_replaced(shot, take, at_index)
+            self._take_out(shot, take, at_index)
             self._frames.append(kept := KeptFrame(at_index, shot, take, chunk, at, size, key))
             if runs and number != runs[-1][-1][0] + 1:
                 runs.clear()  # those before are of the film that this one branched from
@@ -100,8 +101,7 @@ class Recording:
             runs[-1].append((number, kept))
             at += size
         self._last = [shown for run in runs for shown in run]
-        while (last := self._frames.last) is not None and last.index >= index:
-            self._frames.pop()  # it was undone, and nothing has come in its place
+        self._undo(index)  # what was undone, and nothing has come in its place
         self._gap = True
         return self
 
@@ -131,17 +131,18 @@ class Recording:
         Raises:
             StoreError: it cannot be copied.
         """
-        frames, source = self._frames.copy(), self._samples
+        frames, replaced, source = self._frames.copy(), self._replaced.copy(), self._samples
         if samples is None:
             other = Recording(source)
-            other._frames = frames
+            other._frames, other._replaced = frames, replaced
         else:
             other = Recording(samples)
-            for kept in frames:
+            for kept in merge(frames, replaced, key=lambda kept: kept.index):
                 head = kept.offset - _RECORD.size
                 offset = samples.append(source.read(head, _RECORD.size + kept.size))
                 if offset is None:
                     break
+                other._take_out(kept.shot, kept.take, kept.index)
                 other._frames.append(replace(kept, offset=offset + _RECORD.size))
                 if samples.waiting >= _COPIED_AT_ONCE:
                     samples.flush()
@@ -175,20 +176,46 @@ class Recording:
         """Take out what a new frame replaces, and tell how it fits in.
 
         The film has every place once: what lay at the frame's place or behind it was undone, and
-        another take of its shot was replaced.
+        another take of its shot was replaced. Where a take was undone as a whole, the one that it
+        had replaced counts again.
         """
-        frames, before = self._frames, len(self._frames)
-        last = self._drop_replaced(frame.shot, frame.take, frame.index)
+        dropped = self._take_out(frame.shot, frame.take, frame.index)
+        last = self._frames.last
         same_take = last is not None and (last.shot, last.take) == (frame.shot, frame.take)
-        dropped = len(frames) < before
         follows = same_take and not dropped and not self._gap
         return Change(follows, not same_take, dropped)
 
-    def _drop_replaced(self, shot: int, take: int, index: int) -> KeptFrame | None:
-        """Take out what a new frame replaces, and return what is the last frame then."""
-        while (last := self._frames.last) is not None and _is_replaced(last, shot, take, index):
+    def _take_out(self, shot: int, take: int, index: int) -> bool:
+        """Take out what a frame of this place replaces, and return whether that changed the film.
+
+        Args:
+            shot: of the frame.
+            take: likewise.
+            index: likewise.
+        """
+        changed = self._undo(index)
+        while (last := self._frames.last) is not None and last.shot > shot:
             self._frames.pop()
-        return last
+            changed = True
+        if last is not None and last.shot == shot and last.take != take:
+            _move(self._frames, self._replaced, last.shot, last.take)
+            changed = True
+        return changed
+
+    def _undo(self, index: int) -> bool:
+        """Take out the frames from one on, and return whether there were any."""
+        changed = False
+        for frames in (self._frames, self._replaced):
+            while (last := frames.last) is not None and last.index >= index:
+                frames.pop()
+                changed = True
+        while (last := self._replaced.last) is not None:
+            shown = self._frames.last
+            if shown is not None and shown.index > last.index:
+                break
+            _move(self._replaced, self._frames, last.shot, last.take)
+            changed = True
+        return changed
 
     def add(self, frame: Frame, sample: Sample, number: int) -> None:
         """Append a frame for which ``place`` was called.
@@ -272,7 +299,18 @@ class _Reader:
         return self._data[at : at + size]
 
 
-def _is_replaced(kept: KeptFrame, shot: int, take: int, index: int) -> bool:
-    if kept.shot != shot:
-        return kept.shot > shot
-    return kept.take != take or kept.index >= index
+def _move(source: KeptFrames, target: KeptFrames, shot: int, take: int) -> None:
+    """Move the frames of the last take from one list to another.
+
+    Args:
+        source: ends with this take.
+        target: has none of the frames behind it.
+        shot: of the take.
+        take: its number.
+    """
+    moved = []
+    while (last := source.last) is not None and (last.shot, last.take) == (shot, take):
+        moved.append(last)
+        source.pop()
+    for kept in reversed(moved):
+        target.append(kept)
