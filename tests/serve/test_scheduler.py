@@ -254,7 +254,7 @@ def test_how_long_chunks_take_is_learned_only_while_somebody_waits(clock: Clock)
         film.make()
         film.take()
     assert throughput.frames_per_s == pytest.approx(50)
-    assert throughput.films(RATE) == 4, "a tenth is kept in reserve"
+    assert throughput.films(RATE) == 3, "a quarter is kept in reserve"
 
 
 def test_threads_that_ask_at_the_same_time_all_get_their_turns() -> None:

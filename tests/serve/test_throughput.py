@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_nine_tenths_of_the_rate_are_used_and_less_before_films_are_shown() -> None:
+def test_three_quarters_of_the_newest_rate_are_used() -> None:
     told = Throughput()
     assert told.frames_per_s is None
     assert told.films(16) == 1
@@ -34,8 +34,8 @@ def test_nine_tenths_of_the_rate_are_used_and_less_before_films_are_shown() -> N
     assert told.frames_per_s == 40
     assert [told.films(rate) for rate in (8, 16, 40)] == [3, 1, 1]
     for _ in range(64):
-        told.note(40, 1.0)
-    assert [told.films(rate) for rate in (8, 16, 40)] == [4, 2, 1]
+        told.note(80, 1.0)
+    assert [told.films(rate) for rate in (8, 16, 40)] == [7, 3, 1]
 
 
 def test_chunks_of_several_films_are_measured() -> None:

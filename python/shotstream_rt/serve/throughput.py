@@ -21,11 +21,9 @@ _log = logging.getLogger("shotstream_rt.serve")
 
 _KEPT = 64
 """Chunks that the rate is about, the newest ones."""
-_USED = 0.9
-"""Share of the device's rate that films may need: chunks of a shot take unequal times."""
-_USED_AT_FIRST = 0.75
-"""The same before the rate is that of films which are shown: what is made when the server starts
-has no viewers, and the first chunks of a shot, which see little of the past, take less time."""
+_USED = 0.75
+"""Share of the device's rate that films may need: chunks of a shot take unequal times, and on a CPU
+what shows and sends the frames takes its part of the cores."""
 _MEASURED_CHUNKS = 4
 _MEASURED_S = 20.0
 _LOOK_S = 0.1
@@ -69,8 +67,7 @@ class Throughput:
             frame_rate_hz: frames that each of them shows in a second.
         """
         rate = self.frames_per_s
-        used = _USED if len(self._chunks) == _KEPT else _USED_AT_FIRST
-        return 1 if rate is None else max(1, int(used * rate / frame_rate_hz))
+        return 1 if rate is None else max(1, int(_USED * rate / frame_rate_hz))
 
 
 def measure(
