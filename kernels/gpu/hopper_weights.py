@@ -19,7 +19,15 @@ CONSUMER_ROWS = tl.constexpr(64)
 @gluon.jit
 @no_type_check
 def weigh(logits, peak, total, row_scale, HEADROOM: gl.constexpr):
-    """One step of the online softmax: weights, new maximum, new sum, factor of older weights."""
+    """One step of the online softmax: weights, new maximum, new sum, factor of older weights.
+
+    Args:
+        logits: float32 ``[64, BLOCK_K]``, of one block of keys.
+        peak: float32 ``[64]``, largest logit of each row so far, scaled.
+        total: float32 ``[64]``, sum of each row's weights so far.
+        row_scale: float32 ``[64]``, factor on a row's logits, to base 2.
+        HEADROOM: added to the exponents of weights that are rounded to 8 bits.
+    """
     new_peak = gl.maximum(peak, gl.max(logits, 1) * row_scale)
     weights = gl.exp2(logits * row_scale[:, None] - (new_peak - HEADROOM)[:, None])
     shrink = gl.exp2(peak - new_peak)
@@ -30,6 +38,12 @@ def weigh(logits, peak, total, row_scale, HEADROOM: gl.constexpr):
 @no_type_check
 def pack(weights, OPERAND: gl.constexpr, BLOCK_K: gl.constexpr, PV8: gl.constexpr):
     """Round weights for the second product, in the registers that they are in.
+
+    Args:
+        weights: float32 ``[64, BLOCK_K]``.
+        OPERAND: layout in which the matrix unit reads its left operand from registers.
+        BLOCK_K: keys of a block.
+        PV8: values, so also weights, are in 8 bits.
 
     Returns:
         bfloat16 ``[64, BLOCK_K]``; with ``PV8`` int32 ``[64, BLOCK_K / 4]`` of four weights each,
@@ -60,7 +74,16 @@ def pack(weights, OPERAND: gl.constexpr, BLOCK_K: gl.constexpr, PV8: gl.constexp
 def issue_values(
     packed, values, acc, OPERAND: gl.constexpr, BLOCK_K: gl.constexpr, PV8: gl.constexpr
 ):
-    """Issue ``acc += weights values`` and return without waiting for it."""
+    """Issue ``acc += weights values`` and return without waiting for it.
+
+    Args:
+        packed: weights as ``pack`` returns them.
+        values: of the block, in shared memory.
+        acc: float32 ``[64, D]``, the sums so far.
+        OPERAND: as for ``pack``, and so are the next two.
+        BLOCK_K: keys of a block.
+        PV8: values are in 8 bits.
+    """
     if PV8:
         # These steps only rename the bytes of a register; no machine code is made of them.
         even = gl.join(packed.to(gl.int8), (packed >> 16).to(gl.int8))

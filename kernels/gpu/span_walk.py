@@ -36,7 +36,17 @@ def first_block(SPAN):
 @gluon.jit
 @no_type_check
 def next_block(token, end, begin_1, end_1, begin_2, end_2, BLOCK_K: gl.constexpr):
-    """Step to the next block, of the same span or of the next one."""
+    """Step to the next block, of the same span or of the next one; returns the first six moved on.
+
+    Args:
+        token: first key of the block at hand.
+        end: end of its span.
+        begin_1: first key of the next span, ``(0, 0)`` for none.
+        end_1: its end.
+        begin_2: of the span after that.
+        end_2: likewise.
+        BLOCK_K: keys of a block.
+    """
     token += BLOCK_K
     leaves = token >= end
     token = gl.where(leaves, begin_1, token)
