@@ -30,7 +30,7 @@ from .decode_thread import DecodeJob
 from .shot_maker import ShotMaker
 from .shots import ShotRun
 from .threads import WorkerThread
-from .timeline import NewPrompt, Timeline
+from .timeline import Timeline
 from .turn import Turn
 from .way_back import WayBack
 from .workers import Workers
@@ -108,7 +108,7 @@ class Generator:
                         if back.needs_prompt:
                             back.give_up()
                         made = maker.make_chunk(run, begun_s)
-                        self._finish_chunk(run)
+                        maker.finish_chunk(run)
                     except ChunkAbandonedError:
                         _log.debug("shot %d: given up", run.shot)
                     except BaseException as error:
@@ -120,7 +120,6 @@ class Generator:
                 else:
                     due()
                     maker.viewer_waits = True
-                self._boundary_ns = time.perf_counter_ns()
                 del due
         finally:
             if self._companion is not None:
@@ -129,31 +128,25 @@ class Generator:
         timeline.cancel_everything()
 
     def _next_turn(self) -> Callable[[], None] | ShotRun | None:
-        """Wait for something to do: make a chunk of a shot, or go back; None to end.
-
-        Giving back a turn that others could use is something to do as well: it wakes another film,
-        which needs a moment without this one's lock.
-        """
-        timeline = self._timeline
+        """Wait for something to do without the film's lock, and return it; None to end."""
+        timeline, self._boundary_ns = self._timeline, time.perf_counter_ns()
         if timeline.events.waiting:
             timeline.events.tell()
         with timeline.lock:
             while not timeline.stopping:
-                if timeline.reload is not None:
-                    return self._back.load
-                if timeline.wound_back:
-                    return self._back.wind_back
-                if len(timeline.playlist.pending) > 0 and timeline.playlist.run is not None:
+                if timeline.reload is not None or timeline.wound_back:
+                    return self._back.follow
+                if timeline.playlist.pending and timeline.playlist.run is not None:
                     self._drop_failed_cut()
                 has_work, ahead = timeline.has_work(), timeline.in_flight + len(timeline.frames)
                 has_room = timeline.capacity is None or ahead < timeline.capacity
                 if has_work and has_room and not timeline.paused:
-                    if timeline.has_turn(self._turn):
-                        return self._begin_turn()
+                    if self._turn is None or timeline.has_turn(self._turn):
+                        return timeline.begin_chunk()
                     timeline.changed.wait()
                     continue
                 if self._turn is not None and self._turn.held:
-                    return self._turn.give_back
+                    return self._turn.give_back  # it wakes another film
                 timeline.steady_ns = 0
                 timeline.changed.wait()
                 if has_work:  # the reader kept it waiting, which no shot's times should include
@@ -164,21 +157,6 @@ class Generator:
         """Let other films compute; called without the lock, because it wakes one of them."""
         if self._turn is not None:
             self._turn.give_back(frames)
-
-    def _begin_turn(self) -> ShotRun:
-        """Choose the shot that the next chunk belongs to."""
-        timeline, now_ns = self._timeline, time.perf_counter_ns()
-        if timeline.steady_ns == 0:
-            timeline.steady_ns, timeline.steady_frames = now_ns, 0
-        queued = len(timeline.playlist.pending) > 0
-        run = timeline.playlist.next_run(timeline.captions.ready, now_ns=now_ns)
-        timeline.in_flight += 1
-        timeline.making = run
-        if run.frames == 0:
-            timeline.begin(run)
-            if queued and timeline.prompt is not None:
-                self._drop_late(timeline.prompt, run)
-        return run
 
     def _end_turn(self, made: int) -> None:
         """Let the film, its reader and other films go on behind a chunk of so many frames."""
@@ -191,33 +169,6 @@ class Generator:
         if timeline.idle():
             timeline.frames.wake()
         self._give_turn_back(made)
-
-    def _finish_chunk(self, run: ShotRun) -> None:
-        """Decide whether the shot goes on, and if so, run the clean pass of its last chunk."""
-        timeline = self._timeline
-        with timeline.lock:
-            timeline.making = None
-            if run.epoch != timeline.epoch:
-                return
-            complete = run.skip == 0
-            playlist = timeline.playlist
-            goes_on = playlist.will_go_on(timeline.captions.ready)
-            is_running = goes_on or playlist.repeats or playlist.makes_again
-            if timeline.prompt is not None and not is_running:
-                timeline.drop_prompt("late")
-        if timeline.events.waiting:
-            timeline.events.tell()
-        if self._maker.viewer_waits:
-            # For the first frames of a shot or after an ask; nothing competes with their decoding.
-            self._maker.viewer_waits = False
-            self._workers.decoder.yield_to_decoding()
-        if goes_on and complete and not timeline.stopping:
-            self._maker.commit(run)
-
-    def _drop_late(self, prompt: NewPrompt, run: ShotRun) -> None:
-        """Give up a caption for the shot before one that begins, unless it is for this one."""
-        if not (prompt.flush or run.request.again):
-            self._timeline.drop_prompt("late")
 
     def _drop_failed_cut(self) -> None:
         """Give up a shot that was to interrupt the running one if its caption cannot be encoded."""

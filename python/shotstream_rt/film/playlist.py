@@ -63,7 +63,7 @@ class Playlist:
         """Return the caption that the first queued shot will have."""
         request = self.pending[0]
         replaces = request.retake and self.run is not None
-        return caption_of(request, self.next_shot - replaces)
+        return "".join(caption_parts(request, self.next_shot - replaces))
 
     def length(self, request: ShotRequest) -> int:
         """Return how many chunks a shot has if nothing cuts or extends it."""
@@ -215,9 +215,9 @@ class Playlist:
         return not complete and not (self.pending[0].now and ready(self.next_caption()))
 
     def next_run(self, ready: Callable[[str], bool], *, now_ns: int) -> ShotRun:
-        """Return the shot that the next chunk belongs to: the running one, or one that begins.
+        """Return the running shot, or one that begins; a looped one counts as asked for now.
 
-        Call it when ``has_work``. At ``now_ns``, host time, a looped shot counts as asked for.
+        Call it when ``has_work``; ``now_ns`` is host time.
         """
         run = self.run
         if run is not None and self.will_go_on(ready):
@@ -231,19 +231,16 @@ class Playlist:
         if run is not None:
             run.ended = True
         self.next_shot += not replaces
-        shot = self.next_shot - 1
-        if request.global_caption is not None:
-            prefix = story_prefix(request.global_caption, shot)
-            request = replace(request, prefix=prefix, global_caption=None)
+        shot, (prefix, text) = self.next_shot - 1, caption_parts(request, self.next_shot - 1)
         self._run_before, self.run = run, ShotRun(
-            request=request, shot=shot, caption=request.prefix + request.text, replaces=replaces,
-            times=ShotTimes(shot=shot, take=request.take, prompt=request.text),
+            request=replace(request, prefix=prefix, global_caption=None), shot=shot,
+            caption=prefix + text, replaces=replaces,
+            times=ShotTimes(shot=shot, take=request.take, prompt=text),
         )  # fmt: skip
         return self.run
 
 
-def caption_of(request: ShotRequest, shot: int) -> str:
-    """Return what the text encoder reads of a request that becomes shot number ``shot``."""
-    if request.global_caption is None:
-        return request.prefix + request.text
-    return story_prefix(request.global_caption, shot) + request.text
+def caption_parts(request: ShotRequest, shot: int) -> tuple[str, str]:
+    """Return prefix and text of the caption of a request that becomes shot number ``shot``."""
+    story = request.global_caption
+    return request.prefix if story is None else story_prefix(story, shot), request.text

@@ -13,7 +13,6 @@ from dataclasses import replace
 from ..abandonment import ChunkAbandonedError
 from ..nvtx import annotate
 from ..plan.noise import NoiseSource
-from ..printable import printable
 from ..types import Place
 from .decode_thread import DecodeJob
 from .places import next_place
@@ -60,12 +59,7 @@ class ShotMaker:
         self.viewer_waits = True
 
     def begin(self, run: ShotRun, boundary_ns: int) -> None:
-        """End the shot before, choose this one's context from the past and encode it.
-
-        Args:
-            run: the shot.
-            boundary_ns: host time when the generator was free for it.
-        """
+        """End the shot before and encode this one's context; it could begin at ``boundary_ns``."""
         workers, timeline, request = self._workers, self._timeline, run.request
         selector, times = workers.selector, run.times
         times.decided_ns = time.perf_counter_ns()
@@ -76,7 +70,6 @@ class ShotMaker:
         workers.pipeline.prepare_captions(captions)
         workers.decoder.wait_idle()
         with timeline.lock:
-            place = Place(run.shot, request.take, 0, timeline.next_index)
             if run.epoch != timeline.epoch:
                 raise ChunkAbandonedError
             if len(timeline.runs) > 1 or timeline.recalls:
@@ -108,13 +101,13 @@ class ShotMaker:
                 abandoned=self._unwanted(run),
             )  # fmt: skip
             run.begun, run.last_begun, run.reread_at = workers.pipeline.running, 0, -1
+        place = Place(run.shot, request.take, 0, run.first_index)
         with timeline.lock:
             if request.receipt is not None:
                 request.receipt.decide("applied", place)
             if timeline.events.listeners:
                 self._note_shot(run, place)
-        if _log.isEnabledFor(logging.INFO):
-            _log.info("shot %d, take %d: %s", run.shot, request.take, printable(request.text))
+        _log.info("shot %d, take %d: %r", run.shot, request.take, request.text)
         if timeline.events.waiting:
             timeline.events.tell()
 
@@ -125,20 +118,15 @@ class ShotMaker:
         self.run, self.caption, self._noise = run, None, self._noise_of(seed)
 
     def make_chunk(self, run: ShotRun, begun_s: float) -> int:
-        """Make the latents of the next chunk, begun then, and hand them over to be decoded.
-
-        Returns its frames, shown or not.
-        """
+        """Make the next chunk, begun then, and let it be decoded; return its number of frames."""
         workers, timeline, chunk = self._workers, self._timeline, run.next_chunk
         if run.committed < chunk - 1:
-            # It was left out for a cut, whose caption is not encoded yet or which was taken back.
-            self.commit(run)
+            self.commit(run)  # left out for a cut, which is not encoded yet or was taken back
         if chunk == 1:
             run.times.second_chunk_ns = time.perf_counter_ns()
         with timeline.lock:
             timeline.denoising = True
-        run.last_begun = max(chunk, run.last_begun)
-        abandoned = self._unwanted(run)
+        run.last_begun, abandoned = max(chunk, run.last_begun), self._unwanted(run)
         with annotate("chunk", chunk), workers.stats.span("chunk", run.times, chunk):
             x0 = workers.pipeline.run_chunk(chunk, self._noise, abandoned)
         with timeline.lock:
@@ -159,9 +147,28 @@ class ShotMaker:
                 given=given, epoch=run.epoch, abandoned=abandoned, begun_s=begun_s,
                 alone=waits and self._turn is None,
             )  # fmt: skip
-            timeline.denoising = False
+            timeline.denoising, timeline.making = False, None
         workers.decoder.submit(x0, job)
+        if self.viewer_waits:  # so nothing competes with the decoding
+            self.viewer_waits = False
+            workers.decoder.yield_to_decoding()
         return size
+
+    def finish_chunk(self, run: ShotRun) -> None:
+        """Run the clean pass of the chunk just made if the shot goes on."""
+        timeline = self._timeline
+        with timeline.lock:
+            if run.epoch != timeline.epoch:
+                return
+            playlist = timeline.playlist
+            goes_on = playlist.will_go_on(timeline.captions.ready)
+            is_running = goes_on or playlist.repeats or playlist.makes_again
+            if timeline.prompt is not None and not is_running:
+                timeline.drop_prompt("late")
+        if timeline.events.waiting:
+            timeline.events.tell()
+        if goes_on and run.skip == 0 and not timeline.stopping:
+            self.commit(run)
 
     def commit(self, run: ShotRun) -> None:
         """Run the clean pass of the chunk before a shot's next one."""
@@ -233,7 +240,7 @@ class ShotMaker:
                 self._workers.pipeline.reread(again, self._unwanted(run))
         self.caption, self._back.needs_prompt, self.viewer_waits = text, False, True
         timeline.events.tell()
-        _log.info("shot %d from chunk %d: %s", run.shot, run.next_chunk, printable(text))
+        _log.info("shot %d from chunk %d: %r", run.shot, run.next_chunk, text)
 
     def _reread_chunks(self, run: ShotRun, count: int) -> range:
         """Return the chunks before the next one that are computed anew: at most ``count``.
@@ -253,19 +260,15 @@ class ShotMaker:
         return [*(run.context_captions if multiple else ()), caption]
 
     def _await(self, run: ShotRun, texts: Sequence[str]) -> None:
-        """Wait until captions are encoded; give the shot up if it is no longer wanted.
-
-        Other films may compute meanwhile.
-        """
-        timeline, ready = self._timeline, self._timeline.captions.ready
+        """Wait until captions are encoded; give the shot up if it is no longer wanted."""
+        timeline, ready, turn = self._timeline, self._timeline.captions.ready, self._turn
         with timeline.lock:
             timeline.needed = tuple(texts)
             timeline.wish()
-            waits = not all(map(ready, texts))
-        if waits and self._turn is not None:
-            self._turn.give_back()
+        if turn is not None and not all(map(ready, texts)):
+            turn.give_back()  # other films may compute meanwhile
         with timeline.lock:
-            while not (all(map(ready, texts)) and timeline.has_turn(self._turn)):
+            while not (all(map(ready, texts)) and (turn is None or timeline.has_turn(turn))):
                 if timeline.stopping or run.epoch != timeline.epoch:
                     raise ChunkAbandonedError
                 if timeline.playlist.pending and timeline.playlist.pending[0].now:

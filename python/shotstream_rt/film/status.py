@@ -11,7 +11,7 @@ from ..types import PendingShot, Place, SessionState
 from .context import ContextSelector
 from .directions import directions_of, pictures_of
 from .places import next_place
-from .playlist import caption_of
+from .playlist import caption_parts
 from .shots import CaptionChange, ResumePoint, ShotRun
 from .timeline import Timeline
 
@@ -42,7 +42,7 @@ def session_state(timeline: Timeline, frame_rate_hz: int) -> SessionState:
                     take=request.take,
                     text=request.text,
                     now=request.now,
-                    encoded=timeline.captions.ready(caption_of(request, number)),
+                    encoded=timeline.captions.ready("".join(caption_parts(request, number))),
                 )
                 for number, request in timeline.playlist.upcoming()
             ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,20 +231,17 @@ class Timeline:
         """Tell whether there is a chunk to make."""
         return self.failed is None and self.playlist.has_work()
 
-    def has_turn(self, turn: Turn | None) -> bool:
-        """Tell whether the film may compute now (without a turn, always); if not, it is woken."""
-        if turn is None:
-            return True
+    def has_turn(self, turn: Turn) -> bool:
+        """Tell whether the film may compute now; if not, it is woken when it may."""
         # Of a shot that is made again, frames come that were read before.
         ahead = max(0, self.next_index - self.frames.read_index())
         return turn.take(ahead, self.wake)
 
     def wish(self) -> None:
-        """Ask for captions in the order in which they are needed.
+        """Ask for captions in the order of need.
 
-        One queued shot's caption ahead of need is enough unless encoding one takes longer than a
-        shot, and more would keep an urgent one waiting. A new prompt needs those of the context
-        once more, so they are not to be forgotten.
+        Of queued shots only the first one's: more would keep an urgent one waiting. A new prompt
+        needs those of the context once more.
         """
         if self.stopping:
             return
@@ -272,14 +270,22 @@ class Timeline:
         self.failed = None
         self.frames.revive()
 
-    def begin(self, run: ShotRun) -> None:
-        """Add a shot whose turn has come."""
-        run.epoch, run.first_index = self.epoch, self.next_index
-        run.chunk_frames = self.chunk_frames
-        self.runs.append(run)
-        if len(self.runs) > _KEPT_PASTS:
-            old = self.runs[-_KEPT_PASTS - 1]
-            old.past = old.memory = old.begun = None
+    def begin_chunk(self) -> ShotRun:
+        """Return the shot that the next chunk, made from now on, belongs to; see ``has_work``."""
+        now_ns, was_queued = time.perf_counter_ns(), len(self.playlist.pending) > 0
+        if self.steady_ns == 0:
+            self.steady_ns, self.steady_frames = now_ns, 0
+        self.making = run = self.playlist.next_run(self.captions.ready, now_ns=now_ns)
+        self.in_flight += 1
+        if run.frames == 0:
+            run.epoch, run.first_index = self.epoch, self.next_index
+            run.chunk_frames = self.chunk_frames
+            self.runs.append(run)
+            for old in self.runs[:-_KEPT_PASTS][-1:]:
+                old.past = old.memory = old.begun = None
+            if was_queued and self.prompt and not (self.prompt.flush or run.request.again):
+                self.drop_prompt("late")  # it was for the shot before
+        return run
 
     def drop_run(self, run: ShotRun) -> None:
         """Forget a shot that was begun and of which no chunk was made."""

@@ -29,7 +29,14 @@ class WayBack:
         self._workers, self._timeline = workers, timeline
         self.needs_prompt = False
 
-    def load(self) -> None:
+    def follow(self) -> None:
+        """Go where the timeline was restored or wound back to."""
+        if self._timeline.reload is not None:
+            self._load()
+        else:
+            self._wind_back()
+
+    def _load(self) -> None:
         """Go on with the past shots of a restored film."""
         timeline = self._timeline
         self._workers.decoder.wait_idle()
@@ -41,7 +48,7 @@ class WayBack:
             timeline.wish()
             timeline.changed.notify_all()  # a snapshot may wait for it, and no turn may follow
 
-    def wind_back(self) -> None:
+    def _wind_back(self) -> None:
         """Go on with the last shot begun, or what comes behind it, where it was wound back to.
 
         Nothing is to be computed for it while the shot's keys up to there, and its frames, are
