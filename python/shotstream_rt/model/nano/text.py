@@ -42,13 +42,10 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Map ``[N, L, dim]`` to the same shape; ``bias`` is ``[N, 1, 1, L]``."""
-        count, length, dim = x.shape
-        qkv = self.qkv(self.norm1(x)).view(count, length, 3, _HEADS, dim // _HEADS)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [N, heads, L, D]
-        weights = (q @ k.transpose(-1, -2) * (dim // _HEADS) ** -0.5 + bias).softmax(-1)
-        x = x + self.out((weights @ v).transpose(1, 2).reshape(count, length, dim))
-        hidden: Tensor = F.gelu(self.up(self.norm2(x)))
-        return x + torch.as_tensor(self.down(hidden))
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, _HEADS, -1)).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(-1)  # [N, heads, L, L]
+        x = x + self.out((weights @ v).transpose(1, 2).flatten(2))
+        return x + torch.as_tensor(self.down(F.gelu(self.up(self.norm2(x)))))
 
 
 class NanoTextNet(nn.Module):
@@ -78,15 +75,12 @@ class NanoTextNet(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embed int64 ``[N, L]`` below ``words``, padded with 0, ``L <= 64``: ``[N, L, 128]``."""
-        x = self.embedding(ids) + self.positions[: ids.shape[1]]
-        padded = ids == 0
-        # A caption without any token must not give NaN; its rows become zeros below.
-        hidden_key = (padded & ~padded.all(1, keepdim=True))[:, None, None]
-        bias = torch.zeros_like(hidden_key, dtype=x.dtype).masked_fill(hidden_key, -1e4)
+        x, padded = self.embedding(ids) + self.positions[: ids.shape[1]], ids == 0
+        # Finite, so that a caption without any token does not give NaN.
+        bias = padded[:, None, None].to(x.dtype) * -1e4
         for layer in self.layers:
             x = layer(x, bias)
-        embedded: Tensor = self.norm(x)
-        return embedded.masked_fill(padded[..., None], 0.0)
+        return torch.as_tensor(self.norm(x)).masked_fill(padded[..., None], 0.0)
 
 
 def _random_table(rows: int, scale: float = 1.0) -> Tensor:
@@ -97,13 +91,9 @@ def _random_table(rows: int, scale: float = 1.0) -> Tensor:
 
 def caption_ids(prompts: Sequence[str], words: int = len(TOKENS)) -> tuple[Tensor, list[int]]:
     """Return int64 ids ``[N, 64]`` of the first ``words`` tokens, padded with 0, and lengths."""
-    ids = torch.zeros(len(prompts), TEXT_LEN, dtype=torch.long)
-    lengths = []
-    for row, prompt in enumerate(prompts):
-        tokens = canonical(prompt, words)[0][:TEXT_LEN]
-        ids[row, : len(tokens)] = torch.tensor([TOKEN_IDS[t] for t in tokens], dtype=torch.long)
-        lengths.append(len(tokens))
-    return ids, lengths
+    known = [[TOKEN_IDS[t] for t in canonical(prompt, words)[0][:TEXT_LEN]] for prompt in prompts]
+    ids = torch.tensor([row + [0] * (TEXT_LEN - len(row)) for row in known], dtype=torch.long)
+    return ids.view(-1, TEXT_LEN), [len(row) for row in known]
 
 
 class NanoTextEncoder:
@@ -133,22 +123,18 @@ class NanoTextEncoder:
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
         """See ``TextEncoder``: float32 ``[N, 64, 128]`` and the lengths in canonical tokens."""
-        device = self._net.positions.device
         ids, lengths = caption_ids(prompts, self._net.words)
+        # Only occupied columns are computed; the rest is zero by definition.
+        width = max([*lengths, 1])
         with torch.inference_mode():
-            # Only occupied columns are computed; the rest is zero by definition.
-            width = max([*lengths, 1])
-            embedded = self._net(ids[:, :width].to(device))
-            full = torch.zeros(len(prompts), TEXT_LEN, TEXT_DIM, dtype=torch.float32, device=device)
-            full[:, :width] = embedded
-        return full, lengths
+            embedded = self._net(ids[:, :width].to(self._net.positions.device))
+            return F.pad(embedded, (0, 0, 0, TEXT_LEN - width)), lengths
 
     def check(self, prompt: str) -> list[str]:
         """Return what the model does not understand of a prompt, or leaves out."""
         tokens, unknown = canonical(prompt, self._net.words)
-        if tokens and not unknown and len(tokens) <= TEXT_LEN:
-            return []
-        return self._notes(tokens, unknown)
+        understood = tokens and not unknown and len(tokens) <= TEXT_LEN
+        return [] if understood else self._notes(tokens, unknown)
 
     def _notes(self, tokens: Sequence[str], unknown: Sequence[str]) -> list[str]:
         notes = []

@@ -197,15 +197,11 @@ def _of_the_cast(tokens: list[str]) -> list[str]:
 def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[str]]:
     """Reduce free text to canonical tokens, of those that a model knows: the first ``words``.
 
-    ``shotN:`` prefixes become a sentence break, phrases are replaced longest first, articles and
-    fillers are dropped, repeated and outer sentence breaks are removed. A story describes its
-    characters before a shot refers back to some of them: the others are left out.
-
-    Returns the canonical tokens, and what the model does not know (dropped), as spelt but in lower
-    case, in order.
+    ``shotN:`` prefixes become a sentence break, phrases are replaced longest first; fillers and
+    repeated and outer breaks are dropped, and characters that a story describes and its scene does
+    not name. Gives the tokens, and what is not known, as spelt but in lower case, in order.
     """
-    text = _SHOT_PREFIX.sub(" . ", prompt.lower())
-    text = re.sub(r"[;!?]", ".", text).replace(".", " . ")
+    text = re.sub(r"[.;!?]", " . ", _SHOT_PREFIX.sub(".", prompt.lower()))
     words_at = [(match.start(), match.group()) for match in _WORD.finditer(text)]
     foreign = [] if _PLAIN.fullmatch(text) else list(_foreign_words(text))
     tokens: list[str] = []
@@ -217,7 +213,7 @@ def canonical(prompt: str, words: int = len(TOKENS)) -> tuple[list[str], list[st
                 tokens.append(token)
         elif token not in STOP_WORDS:
             unknown.append((match.start(), match.group()))
-    while tokens and tokens[-1] == ".":
+    if tokens[-1:] == ["."]:
         tokens.pop()
     if "." in tokens:
         tokens = _of_the_cast(tokens)
