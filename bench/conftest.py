@@ -32,12 +32,11 @@ from shotstream_rt.bench.metric import Metric
 from shotstream_rt.bench.record import BenchRecord, write_record
 from shotstream_rt.bench.workloads import Workload, find_workload
 from shotstream_rt.config import ModelConfig
+from shotstream_rt.kernels.sets.cpu_set import cpu_kernels, cpu_unavailable_reason
 from shotstream_rt.kernels.sets.kernel_set import (
     REFERENCE,
     TORCH_OPS,
     KernelSet,
-    cpu_kernels,
-    cpu_unavailable_reason,
     triton_kernels,
     triton_unavailable_reason,
 )
@@ -122,12 +121,15 @@ def case(
 
 
 @pytest.fixture(params=["reference", "torch", "cpu", "triton"])
-def kernels(request: pytest.FixtureRequest, device: torch.device) -> KernelSet:
+def kernels(request: pytest.FixtureRequest, device: torch.device, workload: Workload) -> KernelSet:
     """Each kernel set of the device in turn."""
     if request.param in ("reference", "torch"):
         return REFERENCE if request.param == "reference" else TORCH_OPS
     _require_set(request.param, device)
-    return cpu_kernels() if request.param == "cpu" else triton_kernels()
+    if request.param == "triton":
+        return triton_kernels()
+    dtype: torch.dtype = getattr(torch, request.config.getoption("--dtype"))
+    return cpu_kernels(dtype, Shapes(**workload.recipe).head_dim)
 
 
 @pytest.fixture(params=["reference", "triton"])

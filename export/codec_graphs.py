@@ -40,7 +40,7 @@ class _FirstChunk(nn.Module):
             latents: ``[1, F, C, h, w]``.
         """
         pixels, after = self.net.decode(latents, None)
-        return pixels.clamp(-1, 1), *(state for state in after if state is not None)
+        return pixels.clamp(-1, 1), *after
 
 
 class _NextChunk(_FirstChunk):
@@ -53,9 +53,8 @@ class _NextChunk(_FirstChunk):
             latents: ``[1, F, C, h, w]``.
             before: what the chunk before left.
         """
-        none = [None] * (len(self.net.decoder_eighth) - len(before))
-        pixels, after = self.net.decode(latents, [*before.values(), *none])
-        return pixels.clamp(-1, 1), *(state for state in after if state is not None)
+        pixels, after = self.net.decode(latents, tuple(before.values()))
+        return pixels.clamp(-1, 1), *after
 
 
 def codec_graphs(config: StreamConfig, net: NanoCodecNet) -> Iterator[Exported]:

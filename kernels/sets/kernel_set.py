@@ -23,7 +23,6 @@ from ..reference import (
     rope_shot,
 )
 from ..reference.history_attention import Spans, attend_by_spans
-from ..torch_ops import dual_attention as fused_attention
 from ..torch_ops import pass_ops
 from .arena_layout import ArenaLayout, ArenaPart
 
@@ -295,41 +294,13 @@ TORCH_OPS = replace(
     rms_norm=pass_ops.rms_norm,
     rotate=pass_ops.rotate,
     qkv_append=pass_ops.qkv_append,
-    attention=fused_attention.dual_attention,
-    history_attention=partial(attend_by_spans, fused_attention.dual_attention),
-    cross_attention=fused_attention.dual_attention,
+    attention=pass_ops.dual_attention,
+    history_attention=partial(attend_by_spans, pass_ops.dual_attention),
+    cross_attention=pass_ops.dual_attention,
     to_x0=pass_ops.to_x0,
     advance=pass_ops.advance,
 )
 """Torch's own fused calls: runs everywhere, is never the fastest."""
-
-
-def cpu_unavailable_reason() -> str | None:
-    """Return why the ``cpu`` set cannot run here, or ``None``."""
-    if not torch.backends.mkldnn.is_available():
-        return "this torch was built without oneDNN"
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return "this torch has no packed oneDNN linear"
-    return None
-
-
-@cache
-def cpu_kernels() -> KernelSet:
-    """Build the set for CPUs: oneDNN products, norms and rotation in the native core."""
-    from ..cpu import products
-    from ..cpu import qkv_append as cpu_append
-
-    return replace(
-        TORCH_OPS,
-        name="cpu",
-        arena=ArenaLayout(head_major=True),
-        fuse_linear=products.fuse_linear,
-        rms_norm=cpu_append.rms_norm,
-        qkv_append=cpu_append.qkv_append,
-        attention=products.dual_attention,
-        history_attention=partial(attend_by_spans, products.dual_attention),
-        cross_attention=products.dual_attention,
-    )
 
 
 def triton_unavailable_reason() -> str | None:

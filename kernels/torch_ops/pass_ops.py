@@ -1,4 +1,4 @@
-"""The small steps of a pass through torch's fused calls: what CPUs run, and any other device.
+"""The steps of a pass through torch's fused calls: what CPUs run, and any other device.
 
 Each function is another form of the reference of its name, with the same arguments, and is rounded
 no more often. One row of factors, offsets and gates mostly serves all tokens; passes whose frames
@@ -8,31 +8,32 @@ have different times have a row for each frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..reference.kv_append import kv_append
+
 
 def layer_norm(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Tensor:
-    """See ``reference.adaln.layer_norm``; arguments as there.
-
-    One pass over memory where one row serves all tokens.
-    """
-    width, frames = x.shape[-1], factor.shape[1]
-    if frames == 1:
-        return F.layer_norm(x, (width,), factor.view(width), offset.view(width), eps)
-    normed = F.layer_norm(x, (width,), eps=eps).unflatten(1, (frames, -1))
-    return torch.addcmul(offset.unsqueeze(2), normed, factor.unsqueeze(2)).flatten(1, 2)
+    """See ``reference.adaln.layer_norm``; one pass over memory where one row serves all tokens."""
+    if factor.shape[1] > 1:
+        return _scale_frames(offset, F.layer_norm(x, x.shape[-1:], eps=eps), factor)
+    return F.layer_norm(x, x.shape[-1:], factor.view(-1), offset.view(-1), eps)
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """See ``reference.adaln.gated_residual``; arguments as there."""
-    frames = gate.shape[1]
-    if frames == 1:
-        return torch.addcmul(x, y, gate)
+    return _scale_frames(x, y, gate) if gate.shape[1] > 1 else torch.addcmul(x, y, gate)
+
+
+def _scale_frames(x: Tensor, y: Tensor, factors: Tensor) -> Tensor:
+    """Return ``x + y * factors``, a row ``[B, F, dim]`` for each frame; ``x`` may have that too."""
+    frames = factors.shape[1]
     x, y = x.unflatten(1, (frames, -1)), y.unflatten(1, (frames, -1))
-    return torch.addcmul(x, y, gate.unsqueeze(2)).flatten(1, 2)
+    return torch.addcmul(x, y, factors.unsqueeze(2)).flatten(1, 2)
 
 
 def gated_residual_norm(
@@ -58,24 +59,36 @@ def qkv_append(
     qkv: Tensor, weight_q: Tensor, weight_k: Tensor, table: Tensor, arena_k: Tensor,
     arena_v: Tensor, slots: Sequence[int], frame_tokens: int, eps: float, rotate_key: bool,
 ) -> Tensor:  # fmt: skip
-    """See ``reference.qkv_append.qkv_append``; arguments as there.
-
-    Neighbouring slots are written in one copy.
-    """
-    q, k, v = qkv.unflatten(-1, (3, -1)).unbind(-2)
+    """See ``reference.qkv_append.qkv_append``; neighbouring slots are written in one copy."""
     heads = (arena_k.shape[1], -1)
+    q, k, v = qkv.chunk(3, -1)
     q = rotate(rms_norm(q, weight_q, eps).unflatten(-1, heads), table)
-    k = rms_norm(k, weight_k, eps).unflatten(-1, heads)
+    k, v = rms_norm(k, weight_k, eps).unflatten(-1, heads), v.unflatten(-1, heads)
     if rotate_key:
         k = rotate(k, table)
-    first, v = 0, v.unflatten(-1, heads)
-    for end in range(1, len(slots) + 1):
-        if end == len(slots) or slots[end] != slots[end - 1] + 1:
-            begin, count = slots[first] * frame_tokens, (end - first) * frame_tokens
-            source = slice(first * frame_tokens, end * frame_tokens)
-            arena_k[begin : begin + count], arena_v[begin : begin + count] = k[source], v[source]
-            first = end
+    if any(after != before + 1 for before, after in pairwise(slots)):
+        kv_append(arena_k, arena_v, k, v, slots, frame_tokens)
+    else:
+        place = slice(slots[0] * frame_tokens, (slots[-1] + 1) * frame_tokens)
+        arena_k[place], arena_v[place] = k, v
     return q
+
+
+def dual_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """See ``reference.dual_attention.dual_attention``; no logits are kept in memory.
+
+    Args:
+        q: ``[B, Tq, N, D]``.
+        k: ``[B, Tk, N, D]``.
+        v: like ``k``.
+        scale: factor on the logits.
+        bias: added to the logits in the type of ``q``, broadcastable to ``[B, N, Tq, Tk]``.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    mask = None if bias is None else bias.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
 def to_x0(x_t: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from shotstream_rt.backends.eager import EagerBackend, EagerFilm
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.kernels.sets.kernel_set import REFERENCE, TORCH_OPS, KernelSet, cpu_kernels
+from shotstream_rt.kernels.sets.cpu_set import cpu_kernels
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, TORCH_OPS, KernelSet
 from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
@@ -23,8 +24,9 @@ MODEL = ModelConfig(
     dim=48, ffn_dim=80, num_heads=2, num_layers=2, text_dim=20, text_len=12, latent_height=4,
     latent_width=6,
 )  # fmt: skip
+CPU_SET = cpu_kernels(torch.float32, MODEL.head_dim)
 KERNEL_SETS = pytest.mark.parametrize(
-    "kernels", [REFERENCE, TORCH_OPS, cpu_kernels()], ids=lambda k: k.name
+    "kernels", [REFERENCE, TORCH_OPS, CPU_SET], ids=lambda k: k.name
 )
 
 
@@ -137,7 +139,7 @@ def test_cached_passes_equal_the_masked_pass(kernels: KernelSet, cache_indicator
 def test_kernel_sets_agree(cache: dict[str, object]) -> None:
     config = small(**cache)
     oracle = shoot(config, REFERENCE)
-    assert error(shoot(config, cpu_kernels()), oracle) < 1e-5
+    assert error(shoot(config, CPU_SET), oracle) < 1e-5
     assert error(shoot(config, TORCH_OPS), oracle) < 1e-5
 
 
@@ -168,7 +170,7 @@ def test_seed_flags_and_captions_matter() -> None:
 
 
 def test_a_shot_may_run_on_beyond_its_trained_length() -> None:
-    longer = shoot(small(), cpu_kernels(), chunks=7)
+    longer = shoot(small(), CPU_SET, chunks=7)
     assert longer.shape[1] == 14
     assert longer.isfinite().all()
 

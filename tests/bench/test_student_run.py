@@ -22,7 +22,8 @@ from shotstream_rt.bench.student_run import open_student, random_student
 from shotstream_rt.bench.workloads import Workload
 from shotstream_rt.config import ModelConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.kernels.sets.kernel_set import REFERENCE, cpu_kernels
+from shotstream_rt.kernels.sets.cpu_set import cpu_kernels
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE
 from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
@@ -102,12 +103,13 @@ def test_shot_is_no_less_than_its_parts(tiny_workload: Workload) -> None:
 def test_wrong_passes_get_no_figures(
     tiny_workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = cpu_kernels().attention
+    kernels = cpu_kernels(torch.float32, 12)
+    honest = kernels.attention
 
     def wrong(q: Any, k: Any, v: Any, scale: float, bias: Any) -> Any:
         return honest(q, k, v, scale * 1.05, bias)
 
-    cheating = replace(cpu_kernels(), attention=wrong)
+    cheating = replace(kernels, attention=wrong)
 
     def cheat(name: str, request: BackendRequest) -> EagerBackend:
         student = BoundStudent.from_state(

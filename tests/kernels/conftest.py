@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from shotstream_rt.kernels.gpu.fp8_support import row_scales_unavailable_reason
+from shotstream_rt.kernels.sets.cpu_set import cpu_kernels, cpu_unavailable_reason
 from shotstream_rt.kernels.sets.kernel_set import (
     REFERENCE,
     TORCH_OPS,
     KernelSet,
-    cpu_kernels,
-    cpu_unavailable_reason,
     triton_kernels,
     triton_unavailable_reason,
 )
@@ -109,7 +108,9 @@ def kernels(request: pytest.FixtureRequest) -> KernelSet:
     reason = cpu_unavailable_reason()
     if reason is not None:
         pytest.skip(f"kernel set cpu: {reason}")
-    return cpu_kernels()
+    # That set is made for a type and a width of heads: those of the test.
+    given = request.node.callspec.params
+    return cpu_kernels(given.get("dtype", torch.float32), given.get("width", 16))
 
 
 def _fed_from_host(kernels: KernelSet, device: str) -> KernelSet:

@@ -13,12 +13,11 @@ NAMES = sorted(
 )
 NOT_KERNELS = {
     "__init__",
-    "avx2_products",
-    "bfloat16_attention",
     "fp8_support",
     "hopper_attention",
     "hopper_launch",
     "hopper_weights",
+    "instructions",
     "key_split",
     "span_table",
     "span_walk",

@@ -12,7 +12,8 @@ from shotstream_rt.backends.cuda_graph import CudaGraphBackend
 from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
-from shotstream_rt.kernels.sets.kernel_set import REFERENCE, KernelSet, cpu_kernels
+from shotstream_rt.kernels.sets.cpu_set import cpu_kernels
+from shotstream_rt.kernels.sets.kernel_set import REFERENCE, KernelSet
 from shotstream_rt.model.bound_student import BoundStudent
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
@@ -72,7 +73,10 @@ def test_the_written_policy_plays_alike_on_every_backend() -> None:
     policy = written_policy()
     wanted = play(EagerBackend(bound(REFERENCE), CONFIG, policy), policy, 6)
     stand_in = CudaGraphBackend(bound(REFERENCE), CONFIG, lambda: lambda call: call, policy)
-    for backend in (EagerBackend(bound(cpu_kernels()), CONFIG, policy), stand_in):
+    for backend in (
+        EagerBackend(bound(cpu_kernels(torch.float32, MODEL.head_dim)), CONFIG, policy),
+        stand_in,
+    ):
         for got, one in zip(play(backend, policy, 6), wanted, strict=True):
             assert float((got - one).norm() / one.norm()) < 1e-5
     assert backend.info.cache_bytes == 6 * MODEL.tokens_per_frame * MODEL.dim * 4 * 2 * 2

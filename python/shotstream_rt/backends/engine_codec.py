@@ -109,9 +109,9 @@ class EngineDecoder(NanoStreamDecoder):
             return super().decode(latents)
         outputs = {port.name: torch.empty([int(side) for side in port.shape])
                    for port in graph.outputs}  # fmt: skip
-        kept = [state for state in self._state or () if state is not None]
-        before = {f"before_{index}": state.contiguous() for index, state in enumerate(kept)}
+        kept = enumerate(self._state or ())
+        before = {f"before_{index}": state.contiguous() for index, state in kept}
         run({"latents": latents, **before}, outputs)
         pixels, *after = outputs.values()
-        self._state = [*after, *[None] * (len(self._net.decoder_eighth) - len(after))]
+        self._state = tuple(after)
         return pixels

@@ -273,8 +273,7 @@ def codec_distances(
         outputs = {name: torch.empty(sides) for name, sides in shapes.items()}
         runs[entry.name]()({"latents": latents, **state}, outputs)
         pixels, wanted_state = net.decode(latents, wanted_state)
-        kept = [each for each in wanted_state if each is not None]
-        wanted = [pixels.clamp(-1, 1), *kept]
+        wanted = [pixels.clamp(-1, 1), *wanted_state]
         worst = max(map(_distance, outputs.values(), wanted))
         found[entry.name] = max(found[entry.name], worst)
         state = {name.replace("after", "before"): value for name, value in outputs.items()

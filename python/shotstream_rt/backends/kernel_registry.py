@@ -18,7 +18,7 @@ import torch
 
 from ..errors import BackendUnavailableError, ConfigError
 from ..kernels.gpu.fp8_support import fp8_unavailable_reason
-from ..kernels.sets import kernel_set
+from ..kernels.sets import cpu_set, kernel_set
 from ..kernels.sets.fp8_attention_set import with_fp8_attention, with_fp8_keys, with_fp8_out
 from ..kernels.sets.fp8_set import with_fp8
 from ..kernels.sets.kernel_set import KernelSet
@@ -72,21 +72,21 @@ class KernelEntry:
         name: what users say; a part's follows a set's after a ``+``.
         summary: one line.
         unavailable_reason: why it cannot run on a target, or ``None``.
-        build: makes the set; a part is given the set to change, a whole set ``None``.
+        build: makes the set for a target; a part is given the set to change, a whole set ``None``.
         replaces: parts that change nothing beside this one.
     """
 
     name: str
     summary: str
     unavailable_reason: Callable[[Target], str | None]
-    build: Callable[[KernelSet | None], KernelSet]
+    build: Callable[[KernelSet | None, Target], KernelSet]
     replaces: tuple[str, ...] = ()
 
 
 def _cpu_reason(target: Target) -> str | None:
     if target.device.type != "cpu":
         return f"kernel set cpu is for the CPU, not {target.device.type}"
-    return kernel_set.cpu_unavailable_reason()
+    return cpu_set.cpu_unavailable_reason()
 
 
 def _triton_reason(target: Target) -> str | None:
@@ -100,7 +100,7 @@ def _library_reason(name: str, target: Target) -> str | None:
     return library_unavailable_reason(name, target.device, target.dtype, target.head_dim)
 
 
-def _attend_by(name: str, attention: Attention, kernels: KernelSet | None) -> KernelSet:
+def _attend_by(name: str, attention: Attention, kernels: KernelSet | None, _: Target) -> KernelSet:
     assert kernels is not None
     return replace(kernels, name=f"{kernels.name}+{name}", attention=attention)
 
@@ -109,16 +109,15 @@ def _gluon_reason(target: Target) -> str | None:
     return kernel_set.gluon_unavailable_reason(target.device, target.dtype, target.head_dim)
 
 
-def _attend_by_gluon(kernels: KernelSet | None) -> KernelSet:
+def _attend_by_gluon(kernels: KernelSet | None, target: Target) -> KernelSet:
     from ..kernels.gpu.dual_attention_hopper import dual_attention
     from ..kernels.gpu.history_attention_hopper import history_attention
 
-    return replace(
-        _attend_by("gluon", dual_attention, kernels), history_attention=history_attention
-    )
+    attending = _attend_by("gluon", dual_attention, kernels, target)
+    return replace(attending, history_attention=history_attention)
 
 
-def _fill_waves(kernels: KernelSet | None) -> KernelSet:
+def _fill_waves(kernels: KernelSet | None, _: Target) -> KernelSet:
     from ..kernels.sets.waves_set import with_waves
 
     assert kernels is not None
@@ -139,25 +138,25 @@ SETS = (
         name="triton",
         summary="this project's fused kernels; matrix products by cuBLAS",
         unavailable_reason=_triton_reason,
-        build=lambda _: kernel_set.triton_kernels(),
+        build=lambda _, target: kernel_set.triton_kernels(),
     ),
     KernelEntry(
         name="cpu",
         summary="oneDNN products with packed weights",
         unavailable_reason=_cpu_reason,
-        build=lambda _: kernel_set.cpu_kernels(),
+        build=lambda _, target: cpu_set.cpu_kernels(target.dtype, target.head_dim),
     ),
     KernelEntry(
         name="torch",
         summary="torch's own fused calls",
         unavailable_reason=lambda _: None,
-        build=lambda _: kernel_set.TORCH_OPS,
+        build=lambda _, target: kernel_set.TORCH_OPS,
     ),
     KernelEntry(
         name="reference",
         summary="plain torch, the definition of correct",
         unavailable_reason=lambda _: None,
-        build=lambda _: kernel_set.REFERENCE,
+        build=lambda _, target: kernel_set.REFERENCE,
     ),
 )
 """Whole sets, in the order in which ``auto`` prefers them for its device."""
@@ -190,7 +189,7 @@ _PROVEN_ON = "triton"
 def _lossy(
     name: str, build: Callable[[KernelSet], KernelSet], summary: str, replaces: tuple[str, ...] = ()
 ) -> KernelEntry:
-    def build_part(kernels: KernelSet | None) -> KernelSet:
+    def build_part(kernels: KernelSet | None, _: Target) -> KernelSet:
         assert kernels is not None
         return build(kernels)
 
@@ -255,7 +254,7 @@ def resolve(name: str, target: Target, lossy_parts: Sequence[str] = ()) -> Kerne
             raise BackendUnavailableError(
                 f"kernels {name}: {reason}; usable here: {', '.join(_usable(target))}"
             )
-        kernels = entry.build(kernels)
+        kernels = entry.build(kernels, target)
     assert kernels is not None
     return kernels
 

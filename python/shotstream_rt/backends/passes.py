@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..abandonment import ChunkAbandonedError, never
-from ..kernels.cpu.products import divides_exactly
+from ..kernels.cpu.instructions import divides_exactly
 from ..kernels.reference.dual_attention_fp8 import key_scales, value_scales
 from ..kernels.sets.arena_layout import ArenaScales
 from ..model.bound_student import by_frame

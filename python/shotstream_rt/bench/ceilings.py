@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shotstream_rt.config import ModelConfig
-from shotstream_rt.kernels.sets.kernel_set import cpu_kernels, cpu_unavailable_reason
+from shotstream_rt.kernels.cpu import products
+from shotstream_rt.kernels.sets.cpu_set import cpu_unavailable_reason
 
 from .kernel_case import device_seconds
 
@@ -104,7 +105,7 @@ def _products(
         layer = nn.Linear(inputs, outputs).to(device, dtype).requires_grad_(False)
         yield name, shape, partial(F.linear, x, layer.weight)
         if device.type == "cpu" and cpu_unavailable_reason() is None:
-            yield name, shape, partial(cpu_kernels().fuse_linear([layer]), x[None])
+            yield name, shape, partial(products.fuse_linear([layer]), x[None])
         if has_float8:
             yield FLOAT8, shape, _float8_product(x, layer.weight)
 

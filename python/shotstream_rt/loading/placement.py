@@ -11,7 +11,7 @@ import torch
 from shotstream_rt.checks import as_integer
 from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import BackendUnavailableError, ConfigError
-from shotstream_rt.kernels.cpu.products import has_fast_bfloat16
+from shotstream_rt.kernels.cpu.instructions import has_fast_bfloat16
 from shotstream_rt.printable import shown
 
 DTYPES = ("float32", "bfloat16")

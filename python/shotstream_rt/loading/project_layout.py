@@ -12,7 +12,7 @@ from shotstream_rt.config import StreamConfig
 from shotstream_rt.errors import ConfigError, WeightsError
 from shotstream_rt.printable import shown
 
-from ..kernels.cpu.products import has_fast_bfloat16
+from ..kernels.cpu.instructions import has_fast_bfloat16
 from ..model.captions import TextEncoder
 from ..model.codec import LatentCodec
 from .fit import check_channels

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -22,8 +23,8 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from shotstream_rt.errors import ConfigError
 
 from ...abandonment import ChunkAbandonedError, never
-from ...kernels.cpu.products import divides_exactly
-from .convolution import Convolution
+from ...kernels.cpu.instructions import divides_exactly
+from ...kernels.cpu.products import PanelConvolution
 from .files import load_float32
 
 LATENT_CHANNELS = 16
@@ -31,8 +32,8 @@ _GROUP = 4  # frames of a latent
 _MOST_BLOCKS = 64
 _STACKED = 3 * _GROUP * 16  # channels of four frames unshuffled by four
 
-_State = list[Tensor | None]
-"""By block, the features ``[B, 1, c, h, w]`` of a stream's last latent, where it looks back."""
+_State = tuple[Tensor, ...]
+"""Features ``[B, 1, c, h, w]`` of a stream's last latent, of the blocks that look back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,38 +83,39 @@ class CausalBlock(nn.Module):
         super().__init__()
         self.memory = memory
         self.register_buffer("limit", torch.full((channels,), math.inf) if limited else None)
-        self.mix = Convolution(channels * (2 if memory else 1), channels)
-        self.out = Convolution(channels, channels)
+        self.mix = _convolution(channels * (2 if memory else 1), channels)
+        self.out = _convolution(channels, channels)
         nn.init.zeros_(self.out.weight)
         if self.out.bias is not None:
             nn.init.zeros_(self.out.bias)
 
-    def forward(
-        self, x: Tensor, frames: int, before: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Map ``[B * F, c, h, w]`` to the same shape.
-
-        Gives the output and what the next call takes as ``before`` (``None`` without memory).
+    def forward(self, x: Tensor, frames: int, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Map to the same shape; gives also, with memory, the ``past`` of the next call.
 
         Args:
-            x: features of ``frames`` consecutive latents of each of ``B`` streams.
+            x: features ``[B * F, c, h, w]`` of consecutive latents of each of ``B`` streams.
             frames: ``F``.
-            before: features ``[B, 1, c, h, w]`` of the latent before; ``None`` at a stream's start.
+            past: features ``[B, 1, c, h, w]`` of the latent before; ``None`` at a stream's start.
         """
         if self.limit is not None:
             radius = (x / self.limit.view(-1, 1, 1)).square_().mean(1, keepdim=True)
             x = x * radius.clamp(min=1).rsqrt()
-        hidden = F.silu(x)
-        last = None
+        hidden, last = F.silu(x), None
         if self.memory:
             stream = hidden.unflatten(0, (-1, frames))
             last = stream[:, -1:]
-            start = torch.zeros_like(last) if before is None else before
+            start = torch.zeros_like(last) if past is None else past
             earlier = torch.cat((start, stream[:, :-1]), 1).flatten(0, 1)
             hidden = torch.cat((hidden, earlier), 1)
         out: Tensor = self.out(F.silu(self.mix(hidden), inplace=True))
         # Under autocast products are rounded, and what they are added to is not.
         return (out.add_(x) if out.dtype == x.dtype else x + out), last
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    """A convolution of 3 x 3 pixels, padded by one, in the fastest form on this CPU."""
+    kind = PanelConvolution if PanelConvolution.fits(inputs, outputs) else nn.Conv2d
+    return kind(inputs, outputs, 3, padding=1)
 
 
 def _blocks(channels: int, count: int, memories: int, limited: bool = False) -> nn.ModuleList:
@@ -122,32 +124,16 @@ def _blocks(channels: int, count: int, memories: int, limited: bool = False) -> 
 
 
 def _run(
-    blocks: nn.ModuleList,
-    x: Tensor,
-    frames: int,
-    state: _State | None,
-    abandoned: Callable[[], bool] = never,
+    blocks: nn.ModuleList, x: Tensor, frames: int, state: _State, abandoned: Callable[[], bool]
 ) -> tuple[Tensor, _State]:
-    after: _State = []
-    for index, block in enumerate(blocks):
+    """Run blocks, of which the first ones look back; see ``CausalBlock`` and ``decode``."""
+    after: list[Tensor] = []
+    for block, past in zip_longest(blocks, state):
         if abandoned():
             raise ChunkAbandonedError
-        x, last = block(x, frames, None if state is None else state[index])
-        after.append(last)
-    return x, after
-
-
-def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Run a convolution of one pixel, with the same bits for any number of torch's threads.
-
-    With several, oneDNN's form for this layout begins its sums with the bias; the other layout's
-    adds the bias last, as one thread does.
-    """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.get_num_threads() > 1:
-        x = layer(x.contiguous(memory_format=torch.channels_last)).contiguous()
-    else:
-        x = layer(x)
-    return x
+        x, last = block(x, frames, past)
+        after += () if last is None else (last,)
+    return x, tuple(after)
 
 
 class NanoCodecNet(nn.Module):
@@ -168,16 +154,16 @@ class NanoCodecNet(nn.Module):
         super().__init__()
         self.depths = depths or CodecDepths()
         quarter, eighth, decoded = 64, 96, 96
-        self.encoder_in = Convolution(_STACKED, quarter)
+        self.encoder_in = _convolution(_STACKED, quarter)
         self.encoder_quarter = _blocks(quarter, self.depths.encoder_quarter, 0)
         self.encoder_down = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
         self.encoder_eighth = _blocks(eighth, self.depths.encoder_eighth, 1)
         self.encoder_out = nn.Conv2d(eighth, LATENT_CHANNELS, 1)
-        self.decoder_in = Convolution(LATENT_CHANNELS, eighth)
+        self.decoder_in = _convolution(LATENT_CHANNELS, eighth)
         self.decoder_eighth = _blocks(eighth, self.depths.decoder_eighth, 2, limited=True)
         self.decoder_up = nn.Conv2d(eighth, 4 * decoded, 1)
         self.decoder_quarter = _blocks(decoded, self.depths.decoder_quarter, 0, limited=True)
-        self.decoder_out = Convolution(decoded, _STACKED)
+        self.decoder_out = _convolution(decoded, _STACKED)
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
 
@@ -196,8 +182,8 @@ class NanoCodecNet(nn.Module):
         batch, frames = clips.shape[0], clips.shape[1] // _GROUP
         x = F.pixel_unshuffle(clips.flatten(0, 1), 4)
         x = x.reshape(batch * frames, _STACKED, *x.shape[-2:])
-        x, _ = _run(self.encoder_quarter, self.encoder_in(x), frames, None)
-        x, _ = _run(self.encoder_eighth, self.encoder_down(F.silu(x)), frames, None)
+        x, _ = _run(self.encoder_quarter, self.encoder_in(x), frames, (), never)
+        x, _ = _run(self.encoder_eighth, self.encoder_down(F.silu(x)), frames, (), never)
         x = self.encoder_out(x)
         x = (x - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
         grouped: Tensor = x.unflatten(0, (batch, frames))
@@ -210,20 +196,30 @@ class NanoCodecNet(nn.Module):
 
         Args:
             latents: normalised.
-            state: of the call before; ``None`` at a stream's start, where the first latent gives
-                one frame.
+            state: of the call before; ``None`` at a stream's start: its first latent is one frame.
             abandoned: asked before each block; ``ChunkAbandonedError`` if it says yes.
         """
-        batch, frames = latents.shape[:2]
+        frames = latents.shape[1]
         x = latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
         x = self.decoder_in(x.flatten(0, 1))
-        x, after = _run(self.decoder_eighth, x, frames, state, abandoned)
-        x = F.pixel_shuffle(_pointwise(self.decoder_up, F.silu(x)), 2)
-        x, _ = _run(self.decoder_quarter, x, frames, None, abandoned)
-        x = self.decoder_out(F.silu(x))
-        x = x.reshape(batch * frames * _GROUP, _STACKED // _GROUP, *x.shape[-2:])
-        pixels = F.pixel_shuffle(x, 4).unflatten(0, (batch, frames * _GROUP))
+        x, after = _run(self.decoder_eighth, x, frames, state or (), abandoned)
+        up = self.decoder_up if torch.get_num_threads() == 1 else self._up_on_threads
+        x = F.pixel_shuffle(up(F.silu(x)), 2)
+        x, _ = _run(self.decoder_quarter, x, frames, (), abandoned)
+        x = self.decoder_out(F.silu(x)).unflatten(1, (_GROUP, -1)).flatten(0, 1)
+        pixels = F.pixel_shuffle(x, 4).unflatten(0, (-1, frames * _GROUP))
         return (pixels[:, _GROUP - 1 :] if state is None else pixels), after
+
+    def _up_on_threads(self, x: Tensor) -> Tensor:
+        """Run ``decoder_up`` on several threads, with the bits that it has on one.
+
+        In float32 oneDNN's form for this layout begins its sums with the bias then; the other
+        layout's adds the bias last, as one thread does.
+        """
+        if x.device.type == "cpu" and x.dtype == torch.float32:
+            x = x.contiguous(memory_format=torch.channels_last)
+            return torch.as_tensor(self.decoder_up(x)).contiguous()
+        return torch.as_tensor(self.decoder_up(x))
 
 
 class NanoStreamDecoder:
@@ -250,19 +246,13 @@ class NanoStreamDecoder:
         """Begin a new stream."""
         self._state = None
 
-    @torch.inference_mode()
     def state(self) -> tuple[Tensor, ...]:
         """Return the features that the next call looks back at; see ``ResumableDecoder``."""
-        return tuple(before.clone() for before in self._state or () if before is not None)
+        return tuple(past.clone() for past in self._state or ())
 
-    @torch.inference_mode()
     def resume(self, state: tuple[Tensor, ...]) -> None:
         """Go on from a state; see ``ResumableDecoder``."""
-        places = iter(state)
-        self._state = [
-            next(places) if isinstance(block, CausalBlock) and block.memory else None
-            for block in self._net.decoder_eighth
-        ]
+        self._state = state
 
 
 class NanoCodec:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.kernels.cpu import qkv_append as native
+from shotstream_rt.kernels.cpu import native_steps as native
 from shotstream_rt.kernels.reference import qk_norm, qkv_append
 from shotstream_rt.kernels.reference.rope_shot import rope_angles, rotation
+from shotstream_rt.kernels.sets.cpu_set import cpu_kernels
 from shotstream_rt.kernels.torch_ops import pass_ops
 
 Draw = Callable[..., Tensor]
@@ -72,8 +73,9 @@ def test_is_the_reference_rounded_once(
 
 def test_narrow_heads_in_float32_keep_torchs_bits() -> None:
     asked = (torch.float32, [2, 3], 4, 64, True)
+    mine_of = cpu_kernels(torch.float32, 64).qkv_append
     for mine, theirs in zip(
-        appended(native.qkv_append, *asked), appended(pass_ops.qkv_append, *asked), strict=True
+        appended(mine_of, *asked), appended(pass_ops.qkv_append, *asked), strict=True
     ):
         assert torch.equal(mine.nan_to_num(), theirs.nan_to_num())
 
@@ -87,12 +89,13 @@ def test_what_it_has_no_form_of_goes_to_torch(
     monkeypatch.setattr(native, "_APPEND", dict.fromkeys(native._APPEND, None))
     monkeypatch.setattr(native, "rms_norm_bfloat16", None)
     asked = (torch.bfloat16, [2, 3], 2, head_dim, True)
+    kernels = cpu_kernels(torch.bfloat16, head_dim)
     for mine, theirs in zip(
-        appended(native.qkv_append, *asked), appended(pass_ops.qkv_append, *asked), strict=True
+        appended(kernels.qkv_append, *asked), appended(pass_ops.qkv_append, *asked), strict=True
     ):
         assert torch.equal(mine.nan_to_num(), theirs.nan_to_num())
     x = normal(1, 9, 12 if head_dim == 12 else 256).to(torch.bfloat16)
-    assert native.rms_norm(x, x[0, 0], 1e-6).shape == x.shape
+    assert kernels.rms_norm(x, x[0, 0], 1e-6).shape == x.shape
 
 
 def test_fewer_tokens_than_the_slots_want_are_refused(normal: Draw) -> None:
@@ -114,6 +117,19 @@ def test_the_norm_is_the_reference_rounded_once(normal: Draw, shape: tuple[int, 
     assert bool(((got.double() - wanted).abs() <= 2**-8 * wanted.abs() + 1e-12).all())
     part = torch.cat((x, x), -1)[..., : shape[-1]]  # rows of a wider tensor
     assert torch.allclose(native.rms_norm(part, weight, 1e-6).double(), wanted, rtol=2**-6)
+
+
+def test_the_set_takes_it_where_it_is_faster() -> None:
+    for dtype, head_dim, appends, norms in (
+        (torch.bfloat16, 64, True, True),
+        (torch.bfloat16, 24, False, True),
+        (torch.float32, 128, True, False),
+        (torch.float32, 64, False, False),
+        (torch.float64, 128, False, False),
+    ):
+        kernels = cpu_kernels(dtype, head_dim)
+        assert (kernels.qkv_append is native.qkv_append) is appends
+        assert (kernels.rms_norm is native.rms_norm) is norms
 
 
 def test_zeros_and_what_is_no_number_stay() -> None:
