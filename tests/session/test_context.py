@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shotstream_rt.config import ContextChoice
+from shotstream_rt.errors import ConfigError
 from shotstream_rt.film.context import ContextSelector
 from shotstream_rt.film.picks import frames_wanted, pick_context
 
@@ -25,6 +26,9 @@ class NumberCodec:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+
+    def pixel_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
+        return 8 * latent_height, 8 * latent_width
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         self.batches.append(len(frames))
@@ -270,6 +274,37 @@ def test_a_shot_that_was_extended_goes_back_by_the_spare_frames(made: int) -> No
     for one in (chosen, undisturbed):
         one.end_shot()
     assert picked(chosen) == picked(undisturbed)
+
+
+def test_two_rings_take_turns_and_the_first_is_there_from_the_beginning() -> None:
+    chosen = selector(NumberCodec())
+    rings = [chosen._free_ring]
+    for shot in range(5):
+        chosen.begin_shot(shot, "a")
+        chosen.add_frames(torch.zeros(9, 3, 8, 8))
+        assert chosen.newest is not None
+        rings.append(chosen.newest.ring)
+    assert rings[0] is not None and rings[2] is not None
+    assert rings[1:] == [rings[0], rings[2], rings[0], rings[2], rings[0]]
+
+
+def test_frames_of_another_size_than_the_codec_tells_are_kept_as_they_are() -> None:
+    chosen = selector(NumberCodec())
+    for shot in range(3):
+        chosen.begin_shot(shot, "a")
+        chosen.add_frames(torch.full((9, 3, 16, 24), float(shot)))
+        assert chosen.newest is not None
+        assert {frame.shape for frame in chosen.newest.frames.values()} == {(3, 16, 24)}
+        chosen.end_shot()
+    assert picked(chosen) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_a_codec_that_does_not_tell_its_type_is_refused_at_once(dtype: object) -> None:
+    codec = NumberCodec()
+    codec.dtype = dtype  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"got NumberCodec with dtype .*torch\.dtype"):
+        selector(codec)
 
 
 def test_frames_are_kept_in_the_type_that_they_are_encoded_in() -> None:

@@ -244,6 +244,14 @@ def test_a_session_that_cannot_start_lets_go(bundle: Any, monkeypatch: pytest.Mo
     assert bundle.fake_backend.closed
 
 
+def test_a_codec_that_does_not_tell_its_type_is_refused_when_a_session_opens(bundle: Any) -> None:
+    bundle.fake_codec.dtype = None
+    with pytest.raises(ConfigError, match="codec: got FakeCodec with dtype None"):
+        Session(bundle)
+    bundle.close()
+    assert bundle.fake_backend.closed
+
+
 def test_session_open_owns_its_model(fake_model: list[Any]) -> None:
     with Session.open("fake") as session:
         session.cut("a")

@@ -1,4 +1,4 @@
-"""Memory that goes back to the system when it is freed, and is there in full from the beginning.
+"""Memory that goes back to the system when it is freed.
 
 The C library has one heap for what stays and for what comes and goes with every chunk. What stays
 for some shots leaves gaps there that often stay empty: tensors ask for aligned memory, and glibc
@@ -18,20 +18,23 @@ _ALIGNED_BYTES = 64
 """As torch aligns tensors."""
 
 
-def own_memory(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a tensor to be written to; on a host with Linux its pages are resident at once.
+def own_memory(
+    shape: Sequence[int], *, dtype: torch.dtype, device: torch.device, resident: bool = True
+) -> Tensor:
+    """Return a tensor to be written to; on a host with Linux, in pages of its own.
 
     Args:
         shape: of at least one element.
         dtype: of the elements.
         device: where they are.
+        resident: have these pages there at once, not each when it is written to.
 
     Raises:
         MemoryError: the system does not give so much.
     """
     if device.type != "cpu" or not hasattr(mmap, "MAP_POPULATE"):
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (mmap.MAP_POPULATE if resident else 0)
     size = math.prod(shape) * dtype.itemsize
     try:
         pages = mmap.mmap(-1, size, flags=flags)

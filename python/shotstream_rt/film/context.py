@@ -21,7 +21,9 @@ from torch import Tensor
 from ..config import ContextChoice
 from ..device.lent_memory import MemoryLender
 from ..device.own_memory import bytes_together, copies_in
+from ..errors import ConfigError
 from ..model.codec import LatentCodec
+from ..printable import shown
 from ..types import MemoryFrame
 from .context_picker import ContextPicker
 from .frame_ring import FrameRing
@@ -54,6 +56,10 @@ class ContextSelector:
         wanted: numbers in the film of frames that are kept whatever the rule says.
         past: the past shots that context may come from, oldest first.
         newest: what is kept of the shot begun last.
+        blank: what a shot sees when there is nothing to see, as the first one.
+
+    Raises:
+        ConfigError: the codec does not tell its ``dtype``.
     """
 
     def __init__(
@@ -80,18 +86,18 @@ class ContextSelector:
         # back to any of them. Two rings take turns.
         self.newest: ShotMemory | None = None
         self._before: ShotMemory | None = None
-        self._free_ring: FrameRing | None = None
+        self._free_ring: FrameRing | None = self._ring_for(self._no_frames(*latent_shape[1:]))
         # What is kept of past shots: each has a piece of memory, of the same size if it can be. As
         # many are there at one time as shots are seen, and two more: callers may go back to where
         # the last two began, and the newest one is copied before the oldest one goes.
-        self._lender, self._laid_in = MemoryLender(self._device), False
+        self._lender = MemoryLender(self._device)
         counts = range(1, shot_limit + 1) if budget else ()
         most = max((len(frames_wanted(count, budget, choice)) for count in counts), default=1)
         self._most_kept = most - 1  # the first frame is encoded as it comes
         # Numbers of the open shot's frames that the next one will pick.
         self._expected = self._expected_alone = self._expect()
         self._lock = threading.RLock()
-        self._blank = ContextSelection(
+        self.blank = ContextSelection(
             latents=torch.zeros(
                 (1, budget, *latent_shape), dtype=torch.float32, device=self._device
             ),
@@ -102,20 +108,12 @@ class ContextSelector:
         )
 
     def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
-        """Start collecting a shot's frames, in place of the one before if that did not end.
-
-        Args:
-            shot: its number in the film.
-            caption: its caption, with a story's prefix.
-            first_index: number of its first frame in the film.
-        """
+        """Start collecting a shot's frames, in place of one left open; see ``ShotMemory``."""
         if self._before is not None:
             self._let_go(self._before)
-        self._before = self.newest
-        self._open = self.newest = ShotMemory(
-            shot=shot, caption=caption, ring=self._free_ring, first_index=first_index
-        )
-        self._free_ring = None
+        self._before, ring, self._free_ring = self.newest, self._free_ring, None
+        memory = ShotMemory(shot=shot, caption=caption, ring=ring, first_index=first_index)
+        self._open = self.newest = memory
         self._expected = self._expect() if self.past else self._expected_alone
 
     def _expect(self) -> frozenset[int]:
@@ -131,33 +129,55 @@ class ContextSelector:
         return frozenset(frame for index, frame in picks if index == last)
 
     def add_frames(self, frames: Tensor) -> None:
-        """Keep the next frames of the open shot, float ``[P, 3, H, W]`` in [-1, 1].
-
-        They are kept in the codec's type, to which it would round them first.
-        """
+        """Keep the next frames of the open shot, float ``[P, 3, H, W]`` in [-1, 1]."""
         memory = self._open
         assert memory is not None, "add_frames before begin_shot"
-        ring, frames = memory.ring, frames.to(self._codec.dtype)
-        if ring is None or not ring.fits(frames):
-            ring = memory.ring = FrameRing(frames, self.shot_limit, self._spare_frames)
-        if self.past and not self._laid_in and len(frames):
-            with self._lock:
-                self._lay_in(frames[0])
+        ring = memory.ring
+        if ring is None or ring.newest.shape[1:] != frames.shape[1:]:
+            ring = self._take_memory(memory, frames)
         for frame in frames:
             number = memory.frame_count
             with self._lock:
                 if number >= self.shot_limit:  # the shot was extended
                     self._make_room(memory, ring, number - self.shot_limit)
-                memory.frames[number] = ring.put(number, frame)
+                memory.frames[number] = ring.newest[number % self.shot_limit].copy_(frame)
                 memory.frame_count += 1
                 if number in self._expected:
                     memory.latent(number, self._codec)
 
-    def _lay_in(self, frame: Tensor) -> None:
-        """Take all memory for past shots at once: the film then grows no more from shot to shot."""
-        self._laid_in = True
-        if self._most_kept > 0:
-            self._lender.lay_in(self._usual_bytes(frame), self.budget + 2)
+    def _no_frames(self, latent_height: int, latent_width: int) -> Tensor:
+        """Return no frames, of the size and type in which the codec's are kept.
+
+        Raises:
+            ConfigError: the codec does not tell its type.
+        """
+        dtype = getattr(self._codec, "dtype", None)
+        if not isinstance(dtype, torch.dtype):
+            raise ConfigError(
+                f"codec: got {type(self._codec).__name__} with dtype {shown(dtype)}, wanted a "
+                "torch.dtype, to which it rounds frames before it encodes them (LatentCodec)"
+            )
+        size = self._codec.pixel_size(latent_height, latent_width)
+        return torch.empty((0, 3, *size), dtype=dtype, device=self._device)
+
+    def _ring_for(self, frames: Tensor) -> FrameRing:
+        return FrameRing(frames, self.shot_limit, self._spare_frames)
+
+    def _take_memory(self, memory: ShotMemory, frames: Tensor) -> FrameRing:
+        """Give the open shot a ring for its frames, and the film all memory that it will need.
+
+        That is behind the first frames of its second shot: it then grows no more from shot to shot.
+        """
+        frames = frames.to(self._codec.dtype)
+        ring = memory.ring = self._ring_for(frames)
+        ring.fill(0)
+        before = self._before
+        if before is not None and before.ring is not None:
+            before.ring.fill(before.frame_count)
+        if self._most_kept > 0 and len(frames):
+            with self._lock:
+                self._lender.lay_in(self._usual_bytes(frames[0]), self.budget + 2)
+        return ring
 
     def _usual_bytes(self, frame: Tensor) -> int:
         return self._most_kept * bytes_together([frame])
@@ -261,25 +281,20 @@ class ContextSelector:
             )
 
     def select(
-        self,
-        caption: str = "",
-        context: Sequence[int] | None = None,
+        self, caption: str = "", context: Sequence[int] | None = None,
         images: Sequence[ReferencePicture] = (),
-    ) -> ContextSelection:
-        """Pick and encode the context of the next shot.
+    ) -> ContextSelection:  # fmt: skip
+        """Pick and encode the context of the next shot; raises as ``ContextPicker.pick``.
 
         Args:
             caption: of that shot.
             context: numbers in the film of its frames of past shots, where they were picked before.
             images: pictures that it sees too; the oldest frames make room for them.
-
-        Raises:
-            ConfigError: ``choose`` returned what is not usable, or a frame is not kept.
         """
         room = self.budget - len(images)
         picks = self.picker.pick(self.past, caption, context, room) if self.past else []
         if not picks and not images:
-            return self._blank
+            return self.blank
         return self._encoded_context(picks, caption, images)
 
     def _encoded_context(

@@ -1,7 +1,8 @@
 """Memory for the frames of one shot, of which every one is kept.
 
-A ring has room for a shot of trained length from the beginning, in memory of its own: what a film
-takes is then known when its second shot has begun, not when its longest one has.
+A ring has room for a shot of trained length from the beginning, in memory of its own. Nothing of it
+is resident before frames are put in, so that it costs a film nothing until its first shot begins;
+``fill`` has the rest of it there at once.
 """
 
 from __future__ import annotations
@@ -18,34 +19,33 @@ class FrameRing:
         like: frames ``[P, 3, H, W]`` that are to be put in; it is made for such ones.
         frames: how many of the newest ones it holds.
         spare_frames: how many of those before them can be set aside.
+
+    Attributes:
+        newest: the newest ones, ``[frames, 3, H, W]``; frame ``n`` of the shot is to be copied to
+            ``n % frames``, over one long before.
     """
 
     def __init__(self, like: Tensor, frames: int, spare_frames: int = 0) -> None:
         self._spare_frames = spare_frames
-        self._newest = _memory(like, frames)
+        self.newest = _memory(like, frames, resident=False)
         self._spare: Tensor | None = None
 
-    def fits(self, frames: Tensor) -> bool:
-        """Tell whether frames ``[P, 3, H, W]`` are of the shape, type and device of the others."""
-        own = self._newest
-        wanted = (own.shape[1:], own.dtype, own.device)
-        return (frames.shape[1:], frames.dtype, frames.device) == wanted
-
-    def put(self, number: int, frame: Tensor) -> Tensor:
-        """Copy a shot's frame, ``[3, H, W]``, over one long before, and return it in the ring."""
-        return self._newest[number % len(self._newest)].copy_(frame)
+    def fill(self, begin: int) -> None:
+        """Have all of its memory resident; of a shot of no more frames than ``begin``."""
+        self.newest[begin:].zero_()
 
     def set_aside(self, number: int, frame: Tensor) -> Tensor:
         """Move a frame to where it stays for as many frames as can be set aside, and return it.
 
         Args:
             number: in the shot.
-            frame: what ``put`` returned, or this for the same number.
+            frame: it in ``newest``, or what was returned for the same number.
         """
         if self._spare is None:
-            self._spare = _memory(self._newest, self._spare_frames)
+            self._spare = _memory(self.newest, self._spare_frames, resident=True)
         return self._spare[number % self._spare_frames].copy_(frame)
 
 
-def _memory(like: Tensor, frames: int) -> Tensor:
-    return own_memory((frames, *like.shape[1:]), dtype=like.dtype, device=like.device)
+def _memory(like: Tensor, frames: int, *, resident: bool) -> Tensor:
+    shape = (frames, *like.shape[1:])
+    return own_memory(shape, dtype=like.dtype, device=like.device, resident=resident)

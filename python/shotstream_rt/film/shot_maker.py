@@ -80,7 +80,9 @@ class ShotMaker:
         self.take_up(run)
         with workers.stats.span("context_encode", times, 0):
             with annotate("context.encode", run.shot):
-                selection = selector.select(run.caption, request.context, request.images)
+                selection = selector.blank
+                if selector.past or request.images:
+                    selection = selector.select(run.caption, request.context, request.images)
             with timeline.lock:
                 if run.epoch != timeline.epoch:  # the request may have changed with it
                     raise ChunkAbandonedError

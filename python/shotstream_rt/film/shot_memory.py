@@ -44,7 +44,8 @@ class ShotMemory:
 
     Attributes:
         shot: number in the film.
-        caption: its caption; the last one, if it was changed while the shot ran.
+        caption: its caption, with a story's prefix; the last one, if it was changed while the shot
+            ran.
         frame_count: number of frames that context frames are picked from.
         frames: frames that a later shot may still select as context and that are not encoded yet,
             by frame number, as pixels float ``[3, H, W]`` in [-1, 1].
