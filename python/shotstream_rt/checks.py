@@ -1,4 +1,4 @@
-"""Checks of what callers pass in; each raises ``ConfigError`` naming the argument."""
+"""Checks of what callers pass in, and have set; each raises ``ConfigError`` naming it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import ConfigError
 from .printable import shown
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PROMPT_CHARACTERS = 10_000
 """Longest prompt or global caption. The longest one that a text encoder reads has 512 tokens, some
@@ -160,3 +164,31 @@ def check_timeout(value: object, name: str = "timeout_s") -> float | None:
             f"{name}: got {shown(value)}, wanted seconds from 0 on, or None for no limit"
         )
     return None if math.isinf(number) else number
+
+
+def check_float_precision(device: torch.device) -> None:
+    """Refuse to compute if the host lets float32 products on a CPU be rounded to bfloat16."""
+    import torch
+
+    for part in ("matmul", "conv") if device.type == "cpu" else ():
+        settings = getattr(torch.backends.mkldnn, part, None)  # None before torch 2.9
+        value = settings.fp32_precision if settings else torch.get_float32_matmul_precision()
+        if value in ("bf16", "medium"):
+            raise _rounded(part, value)
+
+
+def _rounded(part: str, value: str) -> ConfigError:
+    """Return the error for a setting of oneDNN, which is one for the whole process.
+
+    With it the factors of float32 products are rounded where the processor multiplies that faster.
+    The film would be another one (nano: some frames off by a hundred of 255 levels). The runtime
+    may not change the setting, which a host's own networks are computed with.
+    """
+    if value == "medium":
+        name, remedy = "torch.get_float32_matmul_precision()", "high"
+    else:
+        name, remedy = f"torch.backends.mkldnn.{part}.fp32_precision", "ieee"
+    return ConfigError(
+        f"{name}: got {value!r}, with which this film's float32 numbers are rounded on a CPU; "
+        f"wanted {remedy!r} (settings of a GPU may stay)"
+    )

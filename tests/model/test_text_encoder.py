@@ -245,9 +245,9 @@ def test_caption_sets_select_append_and_move():
     with pytest.raises(ConfigError, match="same encoder"):
         captions.append(CaptionSet(embeddings=torch.zeros(1, 4, 3), lengths=(1,)))
     with pytest.raises(ConfigError, match="one length per caption"):
-        CaptionSet(embeddings=rows, lengths=(1, 2))
+        CaptionSet(embeddings=rows, lengths=(1, 2)).checked()
     with pytest.raises(ConfigError, match="lengths"):
-        CaptionSet(embeddings=rows, lengths=(1, 2, 5))
+        CaptionSet(embeddings=rows, lengths=(1, 2, 5)).checked()
 
 
 def test_normalisation_tables_of_trainers_pass_and_damaged_ones_do_not(piece_folder):

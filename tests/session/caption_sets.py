@@ -11,14 +11,21 @@ from shotstream_rt.model.captions import CaptionSet
 from ..patience import PATIENCE_S
 
 
+class Woken(threading.Event):
+    """Somebody who wants captions; set when a caption is encoded, or failed."""
+
+    def wake(self) -> None:
+        self.set()
+
+
 def caption_set(encoder: CaptionEncoder, captions: Sequence[str]) -> CaptionSet:
     """Wait until captions are encoded, and return them in that order."""
-    owner, changed = object(), threading.Event()
-    encoder.want(owner, captions, changed.set)
+    owner = Woken()
+    encoder.want(owner, captions)
     try:
         while not all(map(encoder.ready, captions)):
-            assert changed.wait(PATIENCE_S)
-            changed.clear()
+            assert owner.wait(PATIENCE_S)
+            owner.clear()
         return encoder.encoded(captions)
     finally:
         encoder.forget(owner)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt import Session, SessionClosedError
+from shotstream_rt import ConfigError, Session, SessionClosedError
 from shotstream_rt.film.caption_encoder import CaptionEncoder
 from shotstream_rt.loading.load_model import Model
 
 from ..patience import PATIENCE_S
-from .caption_sets import caption_set
+from .caption_sets import Woken, caption_set
 
 
 class GatedText:
@@ -97,8 +97,8 @@ def test_cache_is_bounded_and_keeps_what_was_used_last(
 def test_closing_drops_what_was_not_begun_and_refuses_more(text: GatedText) -> None:
     captions = CaptionEncoder(text)
     text.gate.clear()
-    woken = threading.Event()
-    captions.want("owner", ["begun", "waiting"], woken.set)
+    woken = Woken()
+    captions.want(woken, ["begun", "waiting"])
     assert text.asked.wait(PATIENCE_S)
     closing = threading.Thread(target=captions.close)
     closing.start()
@@ -108,9 +108,31 @@ def test_closing_drops_what_was_not_begun_and_refuses_more(text: GatedText) -> N
     captions.close()
     assert text.encoded == ["begun"]
     with pytest.raises(SessionClosedError):
-        captions.want("owner", ["begun"], woken.set)
+        captions.want(woken, ["begun"])
     with pytest.raises(SessionClosedError):
         caption_set(captions, ["waiting"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "lengths", "told"),
+    [
+        ((4, 2), [1], r"got embeddings \(4, 2\) with 1 length"),
+        ((1, 1, 4, 2), [1], r"got embeddings \(1, 1, 4, 2\)"),
+        ((1, 4, 2), [5], r"lengths: got \(5,\), wanted 0 to text_len 4"),
+        ((1, 4, 2), [-1], r"lengths: got \(-1,\), wanted 0 to text_len 4"),
+    ],
+)
+def test_what_a_text_encoder_returns_is_checked(
+    captions: CaptionEncoder,
+    text: GatedText,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    lengths: list[int],
+    told: str,
+) -> None:
+    monkeypatch.setattr(text, "encode", lambda _: (torch.zeros(shape), lengths))
+    with pytest.raises(ConfigError, match=told):
+        caption_set(captions, ["a"])
 
 
 def test_cached_captions_keep_no_session_alive(bundle: Model) -> None:

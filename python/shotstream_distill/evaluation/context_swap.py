@@ -129,7 +129,7 @@ class ContextSwap:
         captions = [f"{story_captions(s)[0]}shot{i}:{story_captions(s)[1][i]}"
                     for i, s in enumerate((donor, story))]  # fmt: skip
         embedded, lengths = self._model.text.encode(captions)
-        rows = CaptionSet(embeddings=embedded, lengths=tuple(lengths))
+        rows = CaptionSet(embeddings=embedded, lengths=tuple(lengths)).checked()
         if blind:
             pipeline.begin_shot(0, context * 0, [0] * len(_CONTEXT), rows.select([1]), 1)
         else:

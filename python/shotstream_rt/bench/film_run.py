@@ -261,7 +261,7 @@ def first_shot(bundle: Model, story: Story) -> ShotInputs:
         shot=0,
         context=torch.zeros(shape),
         flags=[0] * budget,
-        captions=CaptionSet(embeddings=embeddings, lengths=tuple(lengths)),
+        captions=CaptionSet(embeddings=embeddings, lengths=tuple(lengths)).checked(),
         target_flag=1,
     )
 

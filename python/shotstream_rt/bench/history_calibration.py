@@ -301,7 +301,7 @@ def _inputs(
         flags=flags,
         captions=CaptionSet(
             embeddings=embeddings[rows], lengths=tuple(int(lengths[row]) for row in rows)
-        ),
+        ).checked(),
         target_flag=flags[-1] + 1 if flags else 1,
     )
 

@@ -77,7 +77,7 @@ class PlainFilm:
                 flags=context.flags,
                 captions=CaptionSet(
                     embeddings=embeddings[rows], lengths=tuple(lengths[row] for row in rows)
-                ),
+                ).checked(),
                 target_flag=context.target_flag,
             )
             chunks = run_shot(pipeline, inputs, self._noise, commit_last=True)

@@ -62,7 +62,7 @@ def random_inputs(
             flags = [past for past, _ in _native.sample_context(lengths, budget)] if budget else []
         past = sorted(set(flags)) if shot and config.shot.multi_caption else []
         seen = [*past, shot]
-        captions = CaptionSet(embeddings=rows[seen], lengths=(text_tokens,) * len(seen))
+        captions = CaptionSet(embeddings=rows[seen], lengths=(text_tokens,) * len(seen)).checked()
         inputs.append(
             ShotInputs(
                 shot=shot,

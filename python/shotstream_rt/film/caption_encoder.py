@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from itertools import zip_longest
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
-from ..device.float_precision import check_float_precision
+from ..checks import check_float_precision
 from ..errors import SessionClosedError
-from ..model.captions import CaptionSet, TextEncoder
+from ..model.captions import CaptionSet, TextEncoder, unfit_captions
 from ..nvtx import annotate
 from .threads import WorkerThread
 
@@ -29,11 +29,21 @@ Encoded = tuple[Tensor, int]
 """Embeddings ``[text_len, text_dim]`` of one caption, and how many of its rows are real tokens."""
 
 
-class _Wish(NamedTuple):
-    """What one session wants, most urgent first, and how it hears that something is ready."""
+class Wanting(Protocol):
+    """Who wants captions, such as a film's timeline; hashable, and equal to nobody else."""
 
-    captions: tuple[str, ...]
-    on_ready: Callable[[], None]
+    def wake(self) -> None:
+        """Hear, on the text thread, that a caption of anybody's is encoded, or failed."""
+
+
+class _ClosedEncoder:
+    """Stands in for the text encoder that was closed, and refuses."""
+
+    def check(self, prompt: str) -> NoReturn:
+        raise _closed()
+
+    def encode(self, prompts: Sequence[str]) -> NoReturn:
+        raise _closed()
 
 
 class CaptionEncoder:
@@ -57,36 +67,27 @@ class CaptionEncoder:
         device: torch.device | str = "cpu",
         threads: int = 1,
     ) -> None:
-        self._encoder: TextEncoder | None = encoder
+        self._encoder: TextEncoder | _ClosedEncoder = encoder
         self._device = torch.device(device)
         self._threads = threads
         # May be entered again by the thread that holds it: a signal handler may close the session.
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
-        self._wishes: dict[object, _Wish] = {}
+        self._wishes: dict[Wanting, tuple[str, ...]] = {}
         self._done: OrderedDict[str, Encoded] = OrderedDict()
         self._errors: dict[str, BaseException] = {}
         self._thread: WorkerThread | None = None
 
     def notes(self, caption: str) -> tuple[str, ...]:
         """Return what a user should know about a caption; raises as ``want``."""
-        encoder = self._encoder
-        if encoder is None:
-            raise _closed()
-        return tuple(encoder.check(caption))
+        return tuple(self._encoder.check(caption))
 
-    def want(self, owner: object, captions: Sequence[str], on_ready: Callable[[], None]) -> None:
-        """Replace what somebody wants encoded; ``SessionClosedError`` if the encoder is closed.
-
-        Args:
-            owner: who wants it, such as a film's timeline.
-            captions: the most urgent first.
-            on_ready: called from the text thread when one of them is encoded, or failed.
-        """
+    def want(self, owner: Wanting, captions: Sequence[str]) -> None:
+        """Replace what somebody wants, most urgent first; ``SessionClosedError`` once closed."""
         with self.lock:
-            if self._encoder is None:
+            if isinstance(self._encoder, _ClosedEncoder):
                 raise _closed()
-            self._wishes[owner] = _Wish(tuple(captions), on_ready)
+            self._wishes[owner] = tuple(captions)
             if self._errors:
                 self._forget_errors()
             if self._thread is None:
@@ -99,7 +100,7 @@ class CaptionEncoder:
         thread.start()
         self._thread = thread
 
-    def forget(self, owner: object) -> None:
+    def forget(self, owner: Wanting) -> None:
         """Drop what ``owner`` wants; the last one's thread has ended when this returns."""
         with self.lock:
             self._wishes.pop(owner, None)
@@ -118,31 +119,24 @@ class CaptionEncoder:
         return self._errors.get(caption)
 
     def encoded(self, captions: Sequence[str]) -> CaptionSet:
-        """Return ready captions as one set, or raise what the text encoder raised for one of them.
-
-        Of one that is not there because the encoder was closed, ``SessionClosedError``.
-        """
+        """Return ready captions as one set, or raise why one of them is not there."""
         with self.lock:
             for caption in captions:
                 if caption not in self._done:
                     raise self._errors.get(caption) or _closed()
                 self._done.move_to_end(caption)
-            found = [self._done[caption] for caption in captions]
-        return CaptionSet(
-            embeddings=torch.stack([embedding for embedding, _ in found]),
-            lengths=tuple(length for _, length in found),
-            keys=tuple(captions),
-        )
+            rows, lengths = zip(*(self._done[caption] for caption in captions), strict=True)
+        return CaptionSet(embeddings=torch.stack(rows), lengths=lengths, keys=tuple(captions))
 
     def close(self) -> None:
         """Stop the text thread; captions not begun are dropped. For the owner only; idempotent."""
         with self.lock:
-            self._encoder, thread = None, self._thread
-            waiting = list(self._wishes.values())
+            self._encoder, thread = _ClosedEncoder(), self._thread
+            waiting = list(self._wishes)
             self._wishes.clear()
             self._changed.notify_all()
-        for wish in waiting:
-            wish.on_ready()
+        for owner in waiting:
+            owner.wake()
         if thread is not None:
             thread.wait()
         self._done.clear()
@@ -164,31 +158,29 @@ class CaptionEncoder:
                     self._done[caption] = found
                 if len(self._done) > _CACHED_CAPTIONS:
                     self._forget_old()
-                wishes = list(self._wishes.values())
-            for wish in wishes:
-                wish.on_ready()
+                waiting = list(self._wishes)
+            for owner in waiting:
+                owner.wake()
 
     def _next(self) -> str | None:
         """Wait for a caption to encode, the most urgent one of any owner; None to end."""
         with self.lock:
-            while self._encoder is not None and self._wishes:
-                lists = [wish.captions for wish in self._wishes.values()]
-                for same_rank in zip_longest(*lists):
-                    for caption in same_rank:
-                        if caption is not None and not self.ready(caption):
-                            return str(caption)
+            while self._wishes:
+                by_rank = zip_longest(*self._wishes.values())
+                for caption in chain.from_iterable(by_rank):
+                    if caption is not None and not self.ready(caption):
+                        return str(caption)
                 self._changed.wait()
             self._thread = None
             return None
 
     def _encode(self, caption: str) -> Encoded | BaseException:
-        encoder = self._encoder
         try:
-            if encoder is None:
-                raise _closed()
             check_float_precision(self._device)
             with torch.inference_mode(), annotate("text.encode"):
-                embeddings, lengths = encoder.encode([caption])
+                embeddings, lengths = self._encoder.encode([caption])
+                if embeddings.ndim != 3 or not 0 <= lengths[0] <= embeddings.shape[1]:
+                    raise unfit_captions(embeddings, lengths)
                 return embeddings[0].to(self._device), lengths[0]
         except Exception as error:
             return error
@@ -197,12 +189,12 @@ class CaptionEncoder:
 
     def _forget_errors(self) -> None:
         """Forget failures of captions that nobody wants, so that they can be asked for again."""
-        wanted = {text for wish in self._wishes.values() for text in wish.captions}
+        wanted = {text for captions in self._wishes.values() for text in captions}
         self._errors = {text: error for text, error in self._errors.items() if text in wanted}
 
     def _forget_old(self) -> None:
         """Forget old captions that nobody wants."""
-        wanted = {text for wish in self._wishes.values() for text in wish.captions}
+        wanted = {text for captions in self._wishes.values() for text in captions}
         spare = [text for text in self._done if text not in wanted]
         for text in spare[: max(0, len(spare) - _CACHED_CAPTIONS)]:
             del self._done[text]

@@ -22,8 +22,8 @@ import torch
 
 from ..abandonment import ChunkAbandonedError
 from ..backends.base import AccompaniedFilm
+from ..checks import check_float_precision
 from ..device.companion import Companion
-from ..device.float_precision import check_float_precision
 from ..plan.noise import NoiseSource
 from ..types import Chunk, Place
 from .decode_thread import DecodeJob

@@ -252,7 +252,7 @@ class Timeline:
             captions.insert(0 if pending[0].now else len(captions), self.playlist.next_caption())
         if run is not None:
             captions += run.context_captions
-        self.captions.want(self, captions, self.wake)
+        self.captions.want(self, captions)
 
     def drop_prompt(self, state: Unshown, error: BaseException | None = None) -> None:
         """Give up the new caption that was not applied, and tell it."""

@@ -18,9 +18,14 @@ import torch
 from torch import Tensor
 
 from shotstream_rt import env
-from shotstream_rt.checks import check_flag, check_one_of, check_path, check_range
+from shotstream_rt.checks import (
+    check_flag,
+    check_float_precision,
+    check_one_of,
+    check_path,
+    check_range,
+)
 from shotstream_rt.config import StreamConfig
-from shotstream_rt.device.float_precision import check_float_precision
 from shotstream_rt.device.host_settings import own_torch_settings
 from shotstream_rt.device.shortage import shortage_told
 from shotstream_rt.errors import ConfigError, ModelClosedError, WeightsError

@@ -20,6 +20,9 @@ from shotstream_rt.errors import ConfigError
 class CaptionSet:
     """Embeddings of the captions of one pass, one row per shot.
 
+    ``checked`` tells whether they are that. A film does not ask its sets: what a text encoder
+    returns is checked once, when it comes.
+
     Attributes:
         embeddings: ``[N, text_len, text_dim]`` float; positions at or past a row's length are zero,
             and they do take part in cross-attention.
@@ -32,19 +35,24 @@ class CaptionSet:
     lengths: tuple[int, ...]
     keys: tuple[str, ...] | None = None
 
-    def __post_init__(self) -> None:
-        shape = tuple(self.embeddings.shape)
-        if len(shape) != 3 or shape[0] != len(self.lengths) or shape[0] == 0:
-            raise _unfit_shape(shape, len(self.lengths))
-        if not all(0 <= length <= shape[1] for length in self.lengths):
-            raise _unfit_lengths(self.lengths, shape[1])
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def checked(self) -> CaptionSet:
+        """Return the set.
+
+        Raises:
+            ConfigError: embeddings, lengths and keys do not belong together.
+        """
+        shape = self.embeddings.shape
+        one_each = len(shape) == 3 and shape[0] == len(self.lengths) > 0
+        if not one_each or not all(0 <= length <= shape[1] for length in self.lengths):
+            raise unfit_captions(self.embeddings, self.lengths)
         if self.keys is not None and len(self.keys) != len(self.lengths):
             raise ConfigError(
                 f"CaptionSet.keys: got {len(self.keys)}, wanted {len(self.lengths)}: one a caption"
             )
-
-    def __len__(self) -> int:
-        return len(self.lengths)
+        return self
 
     def select(self, rows: Sequence[int]) -> CaptionSet:
         """Return the captions at ``rows``, in that order, in new memory."""
@@ -52,7 +60,7 @@ class CaptionSet:
         return CaptionSet(
             embeddings=self.embeddings.index_select(0, index),
             lengths=tuple(self.lengths[row] for row in rows),
-        )
+        ).checked()
 
     def append(self, other: CaptionSet) -> CaptionSet:
         """Return these captions followed by ``other``'s; dtype and device are those of ``self``."""
@@ -64,7 +72,7 @@ class CaptionSet:
             )
         return CaptionSet(
             embeddings=torch.cat((self.embeddings, added)), lengths=self.lengths + other.lengths
-        )
+        ).checked()
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -74,15 +82,17 @@ class CaptionSet:
         return CaptionSet(embeddings=moved, lengths=self.lengths)
 
 
-def _unfit_shape(shape: tuple[int, ...], lengths: int) -> ConfigError:
+def unfit_captions(embeddings: Tensor, lengths: Sequence[int]) -> ConfigError:
+    """Return what is wrong with embeddings and lengths that do not make a ``CaptionSet``."""
+    shape = tuple(embeddings.shape)
+    if len(shape) == 3 and shape[0] == len(lengths) > 0:
+        return ConfigError(
+            f"CaptionSet.lengths: got {tuple(lengths)}, wanted 0 to text_len {shape[1]}"
+        )
     return ConfigError(
-        f"CaptionSet: got embeddings {shape} with {lengths} length(s), wanted "
+        f"CaptionSet: got embeddings {shape} with {len(lengths)} length(s), wanted "
         "[captions, text_len, text_dim] with one length per caption and at least one"
     )
-
-
-def _unfit_lengths(lengths: tuple[int, ...], text_len: int) -> ConfigError:
-    return ConfigError(f"CaptionSet.lengths: got {lengths}, wanted 0 to text_len {text_len}")
 
 
 @runtime_checkable

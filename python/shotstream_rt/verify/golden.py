@@ -173,4 +173,4 @@ class GoldenCase:
         lengths = self.meta["prompt_lengths"]
         return CaptionSet(
             embeddings=self["prompt_embeds"][rows], lengths=tuple(lengths[row] for row in rows)
-        )
+        ).checked()
