@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,8 +111,15 @@ class DecodeThread:
         self._selector = selector
         self._frame_rate_hz = frame_rate_hz
         self._threads, self._alone_threads = threads, alone_threads
-        self._stream, self._ring = None if streams is None else DecodeStream(streams), ring
-        self._keep_on_device, self._pack, self._log = keep_on_device, pack, log
+        self._more_alone = alone_threads != threads
+        self._stream = None if streams is None else DecodeStream(streams)
+        # Gives a chunk's finished pixels as the reader gets them.
+        self._to_reader: Callable[[Tensor], Any] = Tensor.numpy
+        if keep_on_device:
+            self._to_reader = partial(_left_there, self._stream)
+        elif ring is not None:
+            self._to_reader = partial(_fetched, ring)
+        self._pack, self._log = pack, log
         self._waiting: tuple[DecodeJob, Tensor, Event | None] | None = None
         # May be entered again by the thread that holds it: a signal handler may close the session.
         self.lock = threading.RLock()
@@ -156,18 +164,18 @@ class DecodeThread:
                 self._progress.wait()
 
     def yield_to_decoding(self) -> None:
-        """Let nothing compete with the decoding of what was submitted.
-
-        On a CPU the calling thread waits for it. With streams, the caller's stream waits for it on
-        the device, and the calling thread only until the decoding is queued there.
-        """
+        """Let nothing compete with decoding: wait for it; with streams, the caller's waits."""
         if self._stream is None:
             self.wait_idle()
-            return
+        else:
+            self._hold_caller(self._stream)
+
+    def _hold_caller(self, stream: DecodeStream) -> None:
+        """Wait until decoding is queued on the device, where the caller's stream waits for it."""
         with self.lock:
             while self._queued < self._submitted:
                 self._progress.wait()
-        self._stream.hold_caller()
+        stream.hold_caller()
 
     def can_go_back(self, run: ShotRun, chunk: int) -> bool:
         """Tell whether a chunk of a shot can be decoded next; while nothing is being decoded."""
@@ -195,7 +203,7 @@ class DecodeThread:
                     # What is not wanted any more is still taken, so that no other thread waits for
                     # ever.
                     if not (self._ending or job.abandoned()):
-                        self._finish(job, *self._decode(job, latents, ready))
+                        self._decode(job, latents, ready)
                 except ChunkAbandonedError:
                     pass
                 except BaseException as error:
@@ -218,34 +226,43 @@ class DecodeThread:
             self._progress.notify_all()
             return waiting
 
-    def _decode(
-        self, job: DecodeJob, latents: Tensor, ready: Event | None
-    ) -> tuple[Tensor, Tensor]:
-        """Queue the decoding of a chunk's latents, which a device has written after ``ready``.
-
-        Gives its frames, float ``[P, 3, H, W]``, and whether all is finite, a flag ``[]``.
-        """
+    def _decode(self, job: DecodeJob, latents: Tensor, ready: Event | None) -> None:
+        """Decode latents, deliver the frames, then store those that later shots may need."""
+        run, chunk, log, pixels = job.run, job.chunk, self._log, None
         if self._stream is not None and ready is not None:
             self._stream.take(latents, ready)
-        chunk, log = job.chunk, self._log
-        timed = nullcontext() if log is None else log.span("decode", job.run.times, chunk)
+        timed = nullcontext() if log is None else log.span("decode", run.times, chunk)
         with annotate("vae.decode", chunk), timed:
             finite = torch.isfinite(latents).all()
-            with self._threads_for(job):
-                frames = self._decoder.decode(job.run, chunk, latents, job.abandoned)[0]
+            with self._alone() if job.alone and self._more_alone else nullcontext():
+                frames = self._decoder.decode(run, chunk, latents, job.abandoned)[0]
             # A NaN among many numbers is one in their sum, which is read once.
             finite &= torch.isfinite(frames.sum(dtype=torch.float32))
         if self._stream is not None:
             self._stream.note_decoded()
             self._note_queued()
-        return frames, finite
+        begin = max(job.begin, job.given)
+        if begin < job.end:
+            with annotate("frame.pack", chunk):
+                pixels = self._to_reader(self._pack(frames[begin : job.end]))
+        if not bool(finite):  # here the device has been waited for
+            raise _not_finite(job)
+        if pixels is not None:
+            index = job.index + begin - job.begin
+            made = Chunk(
+                pixels=pixels, index=index, shot=run.shot, chunk=chunk,
+                pts_s=index / self._frame_rate_hz, take=run.request.take, caption=job.caption,
+                made_s=time.perf_counter(),
+            )  # fmt: skip
+            self._on_chunk(job, made)
+        with annotate("context.encode", run.shot):
+            self._selector.add_frames(frames[job.begin : job.end])
+            if self._stream is not None:  # the generator thread reads these frames on another one
+                self._stream.finish()
 
     @contextmanager
-    def _threads_for(self, job: DecodeJob) -> Iterator[None]:
-        """Give this thread the intra-op threads of a job while it is decoded."""
-        if not job.alone or self._alone_threads == self._threads:
-            yield
-            return
+    def _alone(self) -> Iterator[None]:
+        """Give this thread the intra-op threads of a chunk that is decoded alone."""
         set_thread_count(self._alone_threads)
         try:
             yield
@@ -258,35 +275,18 @@ class DecodeThread:
             self._queued = self._taken
             self._progress.notify_all()
 
-    def _finish(self, job: DecodeJob, frames: Tensor, finite: Tensor) -> None:
-        """Deliver a chunk's frames, then store what later shots may need of them."""
-        run, pixels, begin = job.run, None, max(job.begin, job.given)
-        if begin < job.end:
-            with annotate("frame.pack", job.chunk):
-                pixels = self._to_consumer(self._pack(frames[begin : job.end]))
-        if not bool(finite):  # here the device has been waited for
-            raise _not_finite(job)
-        if pixels is not None:
-            index = job.index + begin - job.begin
-            chunk = Chunk(
-                pixels=pixels, index=index, shot=run.shot, chunk=job.chunk,
-                pts_s=index / self._frame_rate_hz, take=run.request.take, caption=job.caption,
-                made_s=time.perf_counter(),
-            )  # fmt: skip
-            self._on_chunk(job, chunk)
-        with annotate("context.encode", run.shot):
-            self._selector.add_frames(frames[job.begin : job.end])
-            if self._stream is not None:  # the generator thread reads these frames on another one
-                self._stream.finish()
 
-    def _to_consumer(self, packed: Tensor) -> Any:
-        """Return a chunk's finished pixels where and as the consumer wants them."""
-        if self._ring is not None:
-            with annotate("host.copy"):
-                return self._ring.fetch(packed)
-        if self._stream is not None:
-            self._stream.finish()
-        return as_ordinary(packed) if self._keep_on_device else packed.numpy()
+def _left_there(stream: DecodeStream | None, pixels: Tensor) -> Tensor:
+    """Return finished pixels where they were decoded."""
+    if stream is not None:
+        stream.finish()
+    return as_ordinary(pixels)
+
+
+def _fetched(ring: HostRing, pixels: Tensor) -> Any:
+    """Return finished pixels on the host."""
+    with annotate("host.copy"):
+        return ring.fetch(pixels)
 
 
 def _not_finite(job: DecodeJob) -> ShotStreamError:

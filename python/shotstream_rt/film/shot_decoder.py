@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from torch import Tensor
 
@@ -43,7 +44,10 @@ class ShotDecoder:
     def __init__(self, decoder: StreamDecoder, *, kept_chunks: int, kept_states: int) -> None:
         self._decoder = decoder
         self._resumable = decoder if isinstance(decoder, ResumableDecoder) else None
-        self._abandonable = decoder if isinstance(decoder, AbandonableDecoder) else None
+        # What asks whether to give up: the decoder, or nothing where it cannot.
+        self._asking: AbandonableDecoder | SimpleNamespace = SimpleNamespace()
+        if isinstance(decoder, AbandonableDecoder):
+            self._asking = decoder
         self._kept_chunks, self._kept_states = kept_chunks, kept_states
         self._shots: list[_DecodedShot] = []  # the newest last
         self._next: tuple[object, int] | None = None  # what it goes on with; None if it failed
@@ -57,23 +61,18 @@ class ShotDecoder:
             shot: tells shots apart; the newest, or the one before to go back to it.
             chunk: number in the shot; 0 begins it.
             latents: ``[1, F, C, h, w]``; kept, so not to be written to.
-            abandoned: asked between the layers of a decoder that can give up; if it says yes,
-                ``ChunkAbandonedError``, and any chunk may come next.
+            abandoned: see ``AbandonableDecoder``; behind one given up any chunk may come next.
         """
         follows, self._next = (shot, chunk) == self._next, None
-        if self._abandonable is not None:
-            self._abandonable.abandoned = abandoned
-        try:
-            if chunk == 0:
-                before = [kept for kept in self._shots if kept.shot is not shot]
-                self._shots = [*before[-1:], _DecodedShot(shot)]
-                self._decoder.reset()
-            elif not follows:
-                self._wind_back(shot, chunk)
-            frames = self._decoder.decode(latents)
-        finally:
-            if self._abandonable is not None:
-                self._abandonable.abandoned = never
+        self._asking.abandoned = abandoned
+        if chunk == 0:
+            before = [kept for kept in self._shots if kept.shot is not shot]
+            self._shots = [*before[-1:], _DecodedShot(shot)]
+            self._decoder.reset()
+        elif not follows:
+            self._wind_back(shot, chunk)
+        frames = self._decoder.decode(latents)
+        self._asking.abandoned = never  # what was asked leads to the film
         self._next, kept = (shot, chunk + 1), self._shots[-1]
         if len(kept.latents) == chunk < self._kept_chunks:
             kept.latents.append(latents)

@@ -113,13 +113,7 @@ class SessionStats:
 
     @contextmanager
     def span(self, stage: StageName, times: ShotTimes, chunk: int) -> Iterator[None]:
-        """Note how long what is enclosed takes; nothing if it raises.
-
-        Args:
-            stage: what it is; reported as ``<stage>_ms``.
-            times: of the shot, for the log of chunks.
-            chunk: number within the shot.
-        """
+        """Note how long a stage takes, as ``add`` and ``ChunkLog.span`` do; arguments as there."""
         begun_ns = time.perf_counter_ns()
         with nullcontext() if self.log is None else self.log.span(stage, times, chunk):
             yield

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ def set_thread_count(count: int) -> None:
     restoring.join()
 
 
+@cache
 def _mkl_setter() -> Callable[[int], None] | None:
     """Return MKL's own function, which sets the calling thread alone; None where it hides."""
     if not torch.backends.mkl.is_available():
@@ -151,6 +153,7 @@ def _mkl_setter() -> Callable[[int], None] | None:
     return c_function(name, own) or c_function(name)
 
 
+@cache
 def _openmp_setter() -> Callable[[int], None] | None:
     """Return OpenMP's own function, which sets the calling thread alone; None where it hides."""
     return c_function("omp_set_num_threads")
