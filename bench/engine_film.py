@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import NoiseSource
 from shotstream_rt.session import Session
+from shotstream_rt.shot_inputs import ShotInputs
 from shotstream_rt.story import Story
 
 SEED = 7
@@ -79,26 +80,11 @@ class Tape(Pipeline):
         self.latents: list[Tensor] = []
         self._chunks = chunks
 
-    def begin_shot(
-        self,
-        shot: int,
-        context: Tensor,
-        *others: Any,
-        abandoned: Callable[[], bool] = never,
-        **options: Any,
-    ) -> None:
-        """See ``Pipeline.begin_shot``.
-
-        Args:
-            shot: its number.
-            context: ``[1, context_frames, C, h, w]``; a copy of it is kept for replays.
-            *others: the further arguments, handed on.
-            abandoned: asked in front of each layer; a replay is not asked.
-            **options: the named ones, handed on.
-        """
-        super().begin_shot(shot, context, *others, abandoned=abandoned, **options)
-        kept = context.clone()
-        self._keep(lambda other: other.begin_shot(shot, kept, *others, **options))
+    def begin_shot(self, begins: ShotInputs, abandoned: Callable[[], bool] = never) -> None:
+        """See ``Pipeline``; a replay gets a copy of the context, and is not asked."""
+        super().begin_shot(begins, abandoned)
+        kept = replace(begins, context=begins.context.clone())
+        self._keep(lambda other: other.begin_shot(kept))
 
     def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
         """See ``Pipeline``."""

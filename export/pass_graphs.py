@@ -175,7 +175,7 @@ def _parts(kind: str, config: StreamConfig, dtype: torch.dtype) -> dict[str, Par
     }  # fmt: skip
     if kind == "chunk":
         parts["closing"] = part(
-            Closing(student(), block(), frames), ["noise", "sigma", "next_sigma"],
+            Closing(student(), block()), ["noise", "sigma", "next_sigma"],
             ["x0", "next_x"], "", x=fresh(1, tokens, dim), latents=torch.empty_like(examples["x"]),
         )  # fmt: skip
     return parts

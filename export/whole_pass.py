@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.sets.kernel_set import TORCH_OPS
-from ..model.blocks import BoundBlock, Modulation
+from ..model.blocks import BoundBlock, Modulation, fold_patches
 from ..model.student import Student
 from .block_part import BlockPart
 from .product import with_products
@@ -229,14 +229,11 @@ class Closing(nn.Module):
     Args:
         student: of which the head is taken.
         block: of the same student, for its kernels.
-        frames: of a chunk.
     """
 
-    def __init__(self, student: Student, block: BoundBlock, frames: int) -> None:
+    def __init__(self, student: Student, block: BoundBlock) -> None:
         super().__init__()
-        self.head = HeadSegment(student.head, block)
-        self.frames, self.grid = frames, student.config.grid
-        self.fold_patches = student.fold_patches
+        self.head, self.grid = HeadSegment(student.head, block), student.config.grid
 
     def forward(
         self, x: Tensor, latents: Tensor, noise: Tensor, sigma: Tensor, next_sigma: Tensor
@@ -250,7 +247,7 @@ class Closing(nn.Module):
             sigma: float32 ``[]``, this step's noise level.
             next_sigma: float32 ``[]``, the next step's.
         """
-        flow = self.fold_patches(self.head(x), self.frames, self.grid)
+        flow = fold_patches(self.head(x), self.grid)
         x0 = (latents.float() - sigma * flow.float()).to(flow.dtype)
         following = (1 - next_sigma) * x0.float() + next_sigma * noise.float()
         return x0, following.to(flow.dtype)

@@ -22,7 +22,7 @@ FLOORS = (
     {"plan"},
     {"model"},
     {"export"},
-    {"backends", "held_frames", "running_shot"},
+    {"backends", "held_frames", "running_shot", "shot_inputs"},
     {"overwritten"},
     {"pipeline"},
     {"film"},

@@ -13,5 +13,8 @@ class ChunkAbandonedError(Exception):
     """
 
 
-never: Callable[[], bool] = bool
+Abandoned = Callable[[], bool]
+"""Asked between the steps and layers of a pass; once it says yes, nobody wants the result."""
+
+never: Abandoned = bool
 """Never abandon: ``bool()`` is false."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .abandonment import ChunkAbandonedError, never
+from .abandonment import Abandoned, ChunkAbandonedError, never
 from .backends.base import FilmState
 from .config import RolloutConfig, StreamConfig
 from .device.transfer import send
@@ -29,12 +29,16 @@ from .plan.noise import NoiseSource, PassNoise
 from .plan.policy import PassPlan, Roll, RolloutPolicy, policy_of
 from .plan.schedule import COMMIT
 from .running_shot import RunningShot
+from .shot_inputs import ShotInputs
 
 __all__ = ["ChunkAbandonedError", "Pipeline"]
 
 
 class Pipeline:
     """Denoises the chunks of one film's shots.
+
+    Where a method takes ``abandoned``, that is asked before each step of a chunk and each layer of
+    a pass, and once it says yes the method raises ``ChunkAbandonedError``.
 
     Args:
         config: everything that decides the numbers.
@@ -72,42 +76,12 @@ class Pipeline:
         # How the running shot began, where a cut keeps the caches: what puts them back.
         self._kept: tuple[Callable[[], None], Roll] | None = None
 
-    def prepare_captions(self, captions: CaptionSet) -> None:
-        """Compute what the next shot's passes need of some of its captions, which have keys."""
-        self.film.prepare_captions(captions)
-
-    def begin_shot(
-        self,
-        shot: int,
-        context: Tensor,
-        flags: Sequence[int],
-        captions: CaptionSet,
-        target_flag: int,
-        *,
-        given: Tensor | None = None,
-        strength: float | None = None,
-        chunks: int | None = None,
-        abandoned: Callable[[], bool] = never,
-    ) -> None:
+    def begin_shot(self, begins: ShotInputs, abandoned: Abandoned = never) -> None:
         """Start a shot: caption keys and values, then the passes over frames that are known.
 
-        Args:
-            shot: its number; addresses the noise. Where a cut keeps the caches, the next number
-                goes on behind the shot before, and the same one begins once more where it began.
-            context: ``[1, context_frames, C, h, w]``; zeros for a film's first shot.
-            flags: shot number of each context frame.
-            captions: one for all frames, or one per shot in ``flags``, rising, and the new shot's.
-            target_flag: phase number of the new shot.
-            given: ``[1, F, C, h, w]``, clean latents of the shot's first chunks.
-            strength: None keeps these chunks as they are. Otherwise they are made of what is given
-                by this share of the denoising steps, above 0 and up to 1; see ``PassNoise``.
-            chunks: length of the shot, if it is known that it will not be longer.
-            abandoned: see ``FilmState``.
-
-        Raises:
-            ConfigError: shapes that do not fit the configuration or each other.
-            ChunkAbandonedError: ``abandoned`` said yes.
+        Raises ``ConfigError`` for shapes that do not fit the configuration or each other.
         """
+        context, flags, captions = begins.context, begins.flags, begins.captions
         shots, count = sorted(set(flags)), len(captions.lengths)
         wanted = (1, self.config.cache.context_frames, *self.latent_shape[2:])
         if tuple(context.shape) != wanted or len(flags) != wanted[1]:
@@ -115,14 +89,12 @@ class Pipeline:
         if count not in (1, len(shots) + 1):
             raise _unfit_captions(count, len(shots))
         self.film.abandoned = abandoned
-        begun = RunningShot(number=shot, flag=target_flag, captions=count)
-        if given is not None:
-            self._split(begun, given, strength)
-        if self.config.rollout.cut != "keep" or not self._continue(begun, chunks):
-            before = sum(latents.shape[1] for latents in begun.given)
-            begun.roll = Roll(before=before, chunks=chunks)
-            if self._held is not None:
-                self._held.clear()
+        begun = RunningShot(number=begins.shot, flag=begins.target_flag, captions=count)
+        begun.roll = Roll(chunks=begins.chunks)
+        if begins.given is not None:
+            self._split(begun, begins.given, begins.strength)
+        if not self._by_chunk:
+            self._take_over(begun)
         plan = self.policy.context(flags) if flags else None
         if self.running.number >= 0:
             self.overwritten.begin_shot(self.running, begun, plan)
@@ -132,12 +104,12 @@ class Pipeline:
             rows = [shots.index(flag) if count > 1 else 0 for flag in flags]
             if context.device != self.film.device:
                 context = send(context, self.film.device)
-            with annotate("context.pass", shot):
+            with annotate("context.pass", begun.number):
                 self.film.encode_context(plan, rows, context.to(self.film.dtype))
         if begun.given:
             self._encode_given(begun)
 
-    def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
+    def change_captions(self, captions: CaptionSet, abandoned: Abandoned = never) -> None:
         """Replace the captions of the running shot, from the next pass on.
 
         What is in the caches is kept, or computed anew with the new captions, as the configuration
@@ -145,11 +117,10 @@ class Pipeline:
 
         Args:
             captions: as many as the shot began with.
-            abandoned: asked between the layers of a pass.
+            abandoned: see ``Pipeline``.
 
         Raises:
             ConfigError: another number of captions, or a student whose shots keep theirs.
-            ChunkAbandonedError: the caller no longer wants the shot.
         """
         if self.config.rollout.prompt == "refused":
             raise ConfigError(
@@ -169,7 +140,7 @@ class Pipeline:
                 self._encode(plan, self._held.recache(shot.end, plan.frames))
             shot.pending = False
 
-    def reread(self, chunks: range, abandoned: Callable[[], bool] = never) -> None:
+    def reread(self, chunks: range, abandoned: Abandoned = never) -> None:
         """Compute keys and values of chunks anew, with the captions of now, in order.
 
         What each one's clean pass did is done once more: a chunk reads the context, what stands in
@@ -177,10 +148,7 @@ class Pipeline:
 
         Args:
             chunks: numbers within the shot; ``overwritten.can_remake`` is true of each of them.
-            abandoned: asked between the layers of a pass.
-
-        Raises:
-            ChunkAbandonedError: the caller no longer wants the shot.
+            abandoned: see ``Pipeline``.
         """
         self.film.abandoned = abandoned
         for chunk in chunks:
@@ -189,29 +157,23 @@ class Pipeline:
                 with annotate("commit", chunk):
                     self._encode(replace(plan, levels=((COMMIT,) * plan.frames,)), latents)
 
-    def run_chunk(
-        self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = never
-    ) -> Tensor:
+    def run_chunk(self, chunk: int, noise: NoiseSource, abandoned: Abandoned = never) -> Tensor:
         """Denoise a chunk; return its clean latents ``[1, F, C, h, w]``, valid until the next call.
 
-        Args:
-            chunk: number within the shot; in order from 0, given ones counted.
-            noise: the shot's.
-            abandoned: asked before each step and layer; ``ChunkAbandonedError`` if it says yes.
+        ``chunk`` is its number within the shot, in order from 0, given ones counted; ``noise`` is
+        the shot's.
         """
-        shot = self.running
+        shot, kept = self.running, self.overwritten
         if chunk < len(shot.given):
             return shot.given[chunk]
         last = self.policy.chunk(shot.number, chunk - len(shot.given), shot.flag, shot.roll)
         self.film.abandoned = abandoned
-        kept = self.overwritten
         if kept.shot_before is not None or (last.end > self._window and kept.kept_chunks):
             kept.begin_chunk(shot, chunk, last)
         for plan in (*last.lead_in, last):
-            self._noise.draw(noise, shot.number, plan)
+            entering = self._noise.draw(noise, shot.number, plan)
             if chunk < len(shot.source):
                 plan = self._noise.enter_late(plan, shot.source[chunk], shot.strength)
-            entering = self._noise.buffer[:, :, : len(plan.writes)]
             self.film.begin_chunk(plan, shot.captions - 1, entering)
             for step in range(len(plan.levels)):
                 if abandoned():
@@ -227,11 +189,10 @@ class Pipeline:
             shot.made.pop(chunk - self._kept_chunks, None)
         return x0
 
-    def commit(self, abandoned: Callable[[], bool] = never) -> None:
+    def commit(self, abandoned: Abandoned = never) -> None:
         """Run the clean pass of the chunk just denoised, once; a shot's last chunk needs none.
 
-        ``abandoned`` is asked between its layers; if it raises ``ChunkAbandonedError``, the pass
-        may be run again.
+        If it raises ``ChunkAbandonedError``, the pass may be run again.
         """
         if self.running.pending:
             self.film.abandoned = abandoned
@@ -297,14 +258,22 @@ class Pipeline:
         lengths = [plan.frames for plan in self.policy.given(given.shape[1], begun.flag)]
         if strength is None:
             begun.given = list(latents.split(lengths, 1))
+            begun.roll = begun.roll._replace(before=given.shape[1])
         else:
             begun.source, begun.strength = list(latents.split(lengths, 1)), strength
 
-    def _continue(self, begun: RunningShot, chunks: int | None) -> bool:
+    def _take_over(self, begun: RunningShot) -> None:
+        """Keep of the shot before what this student's cuts keep, and no frames beside that."""
+        continues = self.config.rollout.cut == "keep" and self._continue(begun)
+        if self._held is not None and not continues:
+            self._held.clear()
+
+    def _continue(self, begun: RunningShot) -> bool:
         """Let a shot go on with what the cut keeps of the one before; False if it does not."""
         before = self.running
         if begun.number == before.number + 1 and before.end:
             self.commit(self.film.abandoned)
+            chunks = begun.roll.chunks
             roll = before.roll._replace(before=before.end, cut=True, chunks=chunks)
             self._kept = self.film.keep(), roll
             if not begun.given:

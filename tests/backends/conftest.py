@@ -27,6 +27,7 @@ from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 sys.path.insert(0, str(Path(__file__).parent))  # tensorrt_stub.py
 
@@ -153,11 +154,12 @@ def play() -> Callable[[StreamConfig, StudentBackend], Tensor]:
             context = PhiloxNoise(5).draw(shot, 0, 0, (1, past, *pipeline.latent_shape[2:])) * shot
             flags = [frame * 2 // past for frame in range(past)] if shot else [0] * past
             texts = captions(20 + shot, len(set(flags)) + 1 if shot else 1)
-            pipeline.begin_shot(
+            begins = ShotInputs(
                 shot + 1, context, flags, texts, shot + 1,
                 given=PhiloxNoise(6).draw(shot, 0, 0, shape) if shot > 1 else None,
                 strength=0.7 if shot == 3 else None,
             )  # fmt: skip
+            pipeline.begin_shot(begins)
             for chunk in range(CHUNKS if shot < 2 else 4):
                 made.append(pipeline.run_chunk(chunk, noise).float().to("cpu", copy=True))
                 if (shot, chunk) == (0, 1) and config.rollout.prompt != "refused":

@@ -18,6 +18,7 @@ from shotstream_rt.config import StreamConfig
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 CAPTIONS = CaptionSet(embeddings=torch.ones(1, 8, 32), lengths=(8,))
 NOISE = PhiloxNoise(4)
@@ -42,10 +43,10 @@ BACKENDS = pytest.mark.parametrize("backend", [eager, captured])
 Backend = Callable[[BackendRequest, StreamConfig], StudentBackend]
 
 
-def begin(pipeline: Pipeline, shot: int, **options: Callable[[], bool]) -> None:
+def begin(pipeline: Pipeline, shot: int, **abandoned: Callable[[], bool]) -> None:
     past = pipeline.config.cache.context_frames
     context = PhiloxNoise(5).draw(shot, 0, 0, (1, past, *pipeline.latent_shape[2:]))
-    pipeline.begin_shot(shot, context, [0] * past, CAPTIONS, 1, **options)
+    pipeline.begin_shot(ShotInputs(shot, context, [0] * past, CAPTIONS, 1), **abandoned)
 
 
 def shoot(pipeline: Pipeline, first: int, chunks: int) -> list[torch.Tensor]:

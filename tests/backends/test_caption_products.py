@@ -18,6 +18,7 @@ from shotstream_rt.errors import ConfigError
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 LENGTHS = (8, 6, 3, 5)
 
@@ -94,8 +95,8 @@ def film(config: StreamConfig, backend: StudentBackend, *, keys: bool) -> Tensor
         context = PhiloxNoise(5).draw(shot, 0, 0, (1, past, *pipeline.latent_shape[2:]))
         flags = [min(frame, max(0, shot - 1)) for frame in range(past)]
         if keys:
-            pipeline.prepare_captions(captions(texts[-1]))
-        pipeline.begin_shot(shot, context, flags, captions(*texts, keys=keys), shot + 1)
+            state.prepare_captions(captions(texts[-1]))
+        pipeline.begin_shot(ShotInputs(shot, context, flags, captions(*texts, keys=keys), shot + 1))
         for chunk in range(3):
             made.append(pipeline.run_chunk(chunk, noise).float().to("cpu", copy=True))
             pipeline.commit()

@@ -20,6 +20,7 @@ from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 MODEL = ModelConfig(
     dim=48, ffn_dim=80, num_heads=2, num_layers=2, text_dim=20, text_len=12, latent_height=4,
@@ -76,7 +77,7 @@ def film(made: StreamConfig, backend: StudentBackend, shots: int = 3, chunks: in
             row[length:] = 0
         context = PhiloxNoise(77).draw(shot, 0, 0, (1, past, 16, 4, 6))
         captions = CaptionSet(embeddings=embeddings, lengths=lengths)
-        pipeline.begin_shot(shot, context, flags, captions, max(1, shot))
+        pipeline.begin_shot(ShotInputs(shot, context, flags, captions, max(1, shot)))
         for chunk in range(chunks):
             parts.append(pipeline.run_chunk(chunk, noise).clone().cpu())
             pipeline.commit()
@@ -119,10 +120,10 @@ def test_films_capture_for_themselves() -> None:
     alone = film(made, backend)
     first, second = (Pipeline(made, backend.new_film()) for _ in range(2))
     captions = CaptionSet(embeddings=torch.ones(1, 12, 20), lengths=(12,))
-    second.begin_shot(3, torch.full((1, 4, 16, 4, 6), torch.nan), [0] * 4, captions, 1)
+    second.begin_shot(ShotInputs(3, torch.full((1, 4, 16, 4, 6), torch.nan), [0] * 4, captions, 1))
     second.run_chunk(0, PhiloxNoise(5))
     assert torch.equal(film(made, backend), alone)
-    first.begin_shot(3, torch.zeros(1, 4, 16, 4, 6), [0] * 4, captions, 1)
+    first.begin_shot(ShotInputs(3, torch.zeros(1, 4, 16, 4, 6), [0] * 4, captions, 1))
     assert first.run_chunk(0, PhiloxNoise(5)).isfinite().all()
 
 
@@ -151,7 +152,7 @@ def test_a_shot_never_waits_for_the_device() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         for shot in range(2):
-            pipeline.begin_shot(shot, context, [0] * 4, captions, 1)
+            pipeline.begin_shot(ShotInputs(shot, context, [0] * 4, captions, 1))
             for chunk in range(3):
                 pipeline.run_chunk(chunk, noise)
                 pipeline.commit()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream_rt.backends.eager import EagerBackend, EagerFilm
+from shotstream_rt.backends.eager import EagerBackend
+from shotstream_rt.backends.passes import EagerFilm
 from shotstream_rt.config import CacheConfig, ModelConfig, ScheduleConfig, ShotConfig, StreamConfig
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.kernels.sets.cpu_set import cpu_kernels
@@ -19,6 +20,7 @@ from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.plan.policy import PassPlan, policy_of
+from shotstream_rt.shot_inputs import ShotInputs
 
 MODEL = ModelConfig(
     dim=48, ffn_dim=80, num_heads=2, num_layers=2, text_dim=20, text_len=12, latent_height=4,
@@ -69,7 +71,7 @@ def shoot(
     context = PhiloxNoise(9).draw(0, 0, 0, (1, frames, *pipeline.latent_shape[2:]))
     flags = flags or tuple(int(2 * i >= frames) for i in range(frames))
     rows = len(set(flags)) + 1 if config.shot.multi_caption else 1
-    pipeline.begin_shot(2, context, flags, captions(rows, caption_seed), 2)
+    pipeline.begin_shot(ShotInputs(2, context, flags, captions(rows, caption_seed), 2))
     noise = PhiloxNoise(seed)
     parts = []
     for chunk in range(chunks or config.shot.chunks):
@@ -209,10 +211,10 @@ def test_wrong_context_and_captions_are_refused() -> None:
     pipeline = Pipeline(config, new_film(config, REFERENCE))
     good = torch.zeros(1, 4, 16, 4, 6)
     with pytest.raises(ConfigError, match="context"):
-        pipeline.begin_shot(0, good[:, :3], [0] * 3, captions(1), 1)
+        pipeline.begin_shot(ShotInputs(0, good[:, :3], [0] * 3, captions(1), 1))
     with pytest.raises(ConfigError, match="captions"):
-        pipeline.begin_shot(1, good, [0, 0, 1, 1], captions(2), 2)
-    pipeline.begin_shot(1, good, [0, 0, 1, 1], captions(3), 2)
+        pipeline.begin_shot(ShotInputs(1, good, [0, 0, 1, 1], captions(2), 2))
+    pipeline.begin_shot(ShotInputs(1, good, [0, 0, 1, 1], captions(3), 2))
     with pytest.raises(ConfigError, match="got 1, wanted 3"):
         pipeline.change_captions(captions(1))
 
@@ -243,7 +245,9 @@ def test_carried_renoise_links_a_chunk_to_the_frame_before(
         begin_chunk(plan, caption, noise)
 
     monkeypatch.setattr(state, "begin_chunk", note)
-    pipeline.begin_shot(0, torch.zeros(1, 4, *pipeline.latent_shape[2:]), [0] * 4, captions(1), 1)
+    pipeline.begin_shot(
+        ShotInputs(0, torch.zeros(1, 4, *pipeline.latent_shape[2:]), [0] * 4, captions(1), 1)
+    )
     for chunk in range(3):
         pipeline.run_chunk(chunk, noise)
         pipeline.commit()

@@ -31,6 +31,7 @@ from shotstream_rt.kernels.reference.rope_shot import (
     rope_angles,
     rotate,
 )
+from shotstream_rt.model.blocks import fold_patches
 from shotstream_rt.model.bound_student import TimeTable, by_frame
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.plan.policy import PassPlan, RotaryPosition, SlotRanges
@@ -157,7 +158,7 @@ class ListedFilm:
             attended = [attend(one, *self._captions[layer][row]) for one, row in own]
             x = block.leave_cross(x, torch.cat(attended, 1).flatten(2), m)
         patches = edges.head(x, *table.head, student.kernels)
-        return edges.fold_patches(patches, frames, self._config.model.grid)
+        return fold_patches(patches, self._config.model.grid)
 
     def _own(self, q: Tensor, plan: PassPlan, layer: int) -> Tensor:
         heads = range(q.shape[2])

@@ -16,6 +16,7 @@ from shotstream_rt.config import StreamConfig
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 POLICIES = ("window", "on-read", "pruned", "no-context")
 """Those of which nothing but chunks has to be made again; names of ``policies``."""
@@ -37,7 +38,7 @@ def shot(
     pipeline, noise = Pipeline(config, backend.new_film()), PhiloxNoise(11)
     past = config.cache.context_frames
     context = PhiloxNoise(5).draw(0, 0, 0, (1, past, *pipeline.latent_shape[2:]))
-    pipeline.begin_shot(1, context, [0] * past, captions(config, 20), 1)
+    pipeline.begin_shot(ShotInputs(1, context, [0] * past, captions(config, 20), 1))
     made = []
     for chunk in range(before + 2):
         if chunk == before:
@@ -83,7 +84,7 @@ def test_it_leaves_what_a_clean_pass_with_the_caption_leaves(
     pipeline, noise = Pipeline(config, backend.new_film()), PhiloxNoise(11)
     blank = torch.zeros(1, 0, *pipeline.latent_shape[2:])
     (first, _) = shot(config, backend, 1, range(1), 30)
-    pipeline.begin_shot(1, blank, [], captions(config, 20), 1)
+    pipeline.begin_shot(ShotInputs(1, blank, [], captions(config, 20), 1))
     pipeline.run_chunk(0, noise)
     pipeline.change_captions(captions(config, 30))
     pipeline.commit()

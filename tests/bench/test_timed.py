@@ -16,6 +16,7 @@ from shotstream_rt.config import CacheConfig, ModelConfig, StreamConfig
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 CAPTIONS = CaptionSet(embeddings=torch.zeros(1, 4, 2), lengths=(4,), keys=("a",))
 
@@ -66,8 +67,8 @@ def test_a_shots_sum_begins_with_its_captions(
     context = torch.zeros(1, 0, 16, 2, 2)
     for shot in range(2):
         if prepared:
-            pipeline.prepare_captions(CAPTIONS)
-        pipeline.begin_shot(shot, context, [], CAPTIONS, 1)
+            pipeline.film.prepare_captions(CAPTIONS)
+        pipeline.begin_shot(ShotInputs(shot, context, [], CAPTIONS, 1))
         for chunk in range(config.shot.chunks):
             pipeline.run_chunk(chunk, PhiloxNoise(0))
             pipeline.commit()

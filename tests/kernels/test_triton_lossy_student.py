@@ -29,6 +29,7 @@ from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 MODEL = ModelConfig(
     dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32, text_len=8,
@@ -71,7 +72,7 @@ def shoot(student: Student, kernels: KernelSet, config: StreamConfig = STREAM) -
     rows = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(2))
     captions = CaptionSet(embeddings=rows, lengths=(8, 8))
     context = PhiloxNoise(9).draw(0, 0, 0, (1, 2, *pipeline.latent_shape[2:]))
-    pipeline.begin_shot(1, context, [0, 0], captions, 1)
+    pipeline.begin_shot(ShotInputs(1, context, [0, 0], captions, 1))
     chunks = []
     for chunk in range(config.shot.chunks):
         chunks.append(pipeline.run_chunk(chunk, PhiloxNoise(1)).cpu().clone())

@@ -24,6 +24,7 @@ from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 MODEL = ModelConfig(
     dim=36, ffn_dim=50, num_heads=3, num_layers=1, text_dim=20, text_len=12, latent_height=2,
@@ -58,7 +59,7 @@ def shoot(
         row[length:] = 0
     context = PhiloxNoise(9).draw(0, 0, 0, (1, CONTEXT_FRAMES, *pipeline.latent_shape[2:]))
     captions = CaptionSet(embeddings=embeddings, lengths=lengths)
-    pipeline.begin_shot(2, context, [0, 1], captions, 2)
+    pipeline.begin_shot(ShotInputs(2, context, [0, 1], captions, 2))
     chunks = []
     for chunk in range(CHUNKS):
         chunks.append(pipeline.run_chunk(chunk, PhiloxNoise(1)).cpu().clone())

@@ -21,6 +21,7 @@ from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.plan.pass_plan import PLAIN, PassPlan, RotaryPosition, ranges_of
 from shotstream_rt.plan.policy import RolloutPolicy, policy_of
+from shotstream_rt.shot_inputs import ShotInputs
 
 MODEL = ModelConfig(
     dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_dim=8, text_len=4, latent_height=4,
@@ -62,7 +63,7 @@ def play(backend: EagerBackend | CudaGraphBackend, policy: RolloutPolicy, chunks
     film = backend.new_film()
     film.poison()
     pipeline, made = Pipeline(CONFIG, film, policy), []
-    pipeline.begin_shot(0, torch.zeros(1, 0, 16, 4, 4), [], CAPTION, 0)
+    pipeline.begin_shot(ShotInputs(0, torch.zeros(1, 0, 16, 4, 4), [], CAPTION, 0))
     for chunk in range(chunks):
         made.append(pipeline.run_chunk(chunk, PhiloxNoise(1)).clone())
         pipeline.commit()

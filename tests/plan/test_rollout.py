@@ -29,6 +29,7 @@ from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.plan.policy import PassPlan, policy_of
 from shotstream_rt.plan.schedule import CLEAN, COMMIT, Schedule
 from shotstream_rt.plan.students import STUDENTS, find_student
+from shotstream_rt.shot_inputs import ShotInputs
 
 MODEL = ModelConfig(
     dim=12, ffn_dim=8, num_heads=1, num_layers=1, text_dim=4, text_len=2, latent_height=2,
@@ -172,7 +173,7 @@ def test_passes_read_what_a_list_of_frames_holds(
 
     pipeline, noted = film_of(config)
     given_start = torch.zeros(1, start, 16, 2, 2) if start else None
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0, given=given_start)
+    pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0, given=given_start))
     next_frame, count, number = 0, first_length, 0
     while next_frame < start:
         read(range(next_frame, next_frame + count))
@@ -182,7 +183,7 @@ def test_passes_read_what_a_list_of_frames_holds(
         if event == "cut":
             shot, number = shot + 1, 0
             kept_cut = rollout.cut == "keep" and next_frame > 0
-            pipeline.begin_shot(shot, NO_CONTEXT, [], CAPTION, 0)
+            pipeline.begin_shot(ShotInputs(shot, NO_CONTEXT, [], CAPTION, 0))
             if not kept_cut:
                 held.clear()
                 next_frame, count = 0, first_length
@@ -213,7 +214,7 @@ def test_a_rolling_window_reads_a_gapless_run(
     chunks, window = steps + more, (steps + 1 + wider) * length
     config = rolling(steps, length, window)
     pipeline, noted = film_of(config)
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0, chunks=chunks)
+    pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0, chunks=chunks))
     for chunk in range(chunks):
         latents = pipeline.run_chunk(chunk, PhiloxNoise(1))
         assert latents.shape[1] == length
@@ -257,7 +258,7 @@ def rolling(steps: int, length: int, window: int) -> StreamConfig:
 def test_a_window_without_an_end_stays_full_for_any_length() -> None:
     config = find_student("rolling-forcing").stream(MODEL)
     pipeline, noted = film_of(config)
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0)
+    pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0))
     for chunk in range(3 * config.shot.chunks):
         pipeline.run_chunk(chunk, PhiloxNoise(1))
         pipeline.commit()
@@ -268,12 +269,14 @@ def test_a_window_without_an_end_stays_full_for_any_length() -> None:
 
 def test_a_rolling_window_refuses_what_it_does_not_define() -> None:
     pipeline, _ = film_of(rolling(3, 2, 8))
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0)
+    pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0))
     with pytest.raises(ConfigError, match="cut instead"):
         pipeline.change_captions(CAPTION)
     with pytest.raises(ConfigError, match="given start"):
-        pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0, given=torch.zeros(1, 2, 16, 2, 2))
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0, chunks=2)
+        pipeline.begin_shot(
+            ShotInputs(0, NO_CONTEXT, [], CAPTION, 0, given=torch.zeros(1, 2, 16, 2, 2))
+        )
+    pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0, chunks=2))
     with pytest.raises(ConfigError, match="at least 3"):
         pipeline.run_chunk(0, PhiloxNoise(1))
 
@@ -283,13 +286,15 @@ def test_a_given_start_ends_where_a_chunk_ends() -> None:
     for frames in (2, 3, 5):
         with pytest.raises(ConfigError, match="wanted 1 and then a multiple of 3"):
             given_start = torch.zeros(1, frames, 16, 2, 2)
-            pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0, given=given_start)
+            pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0, given=given_start))
 
 
 def test_a_first_chunk_may_have_its_own_steps() -> None:
     schedule = ScheduleConfig(denoising_steps=(1000, 500), first_steps=(1000, 750, 250), shift=5.0)
     pipeline, noted = film_of(replace(chunkwise(9, 0, 3), schedule=schedule))
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0, given=torch.zeros(1, 3, 16, 2, 2))
+    pipeline.begin_shot(
+        ShotInputs(0, NO_CONTEXT, [], CAPTION, 0, given=torch.zeros(1, 3, 16, 2, 2))
+    )
     for chunk in range(1, 4):  # the given frames are chunk 0
         pipeline.run_chunk(chunk, PhiloxNoise(1))
         pipeline.commit()
@@ -303,7 +308,7 @@ def test_a_first_chunk_may_have_its_own_steps() -> None:
 
 def test_a_prompt_changes_nothing_else_where_keys_are_kept() -> None:
     pipeline, noted = film_of(find_student("infinity-rope").stream(MODEL))
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0)
+    pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0))
     pipeline.run_chunk(0, PhiloxNoise(1))
     before = len(noted.passes)
     pipeline.change_captions(CAPTION)
@@ -313,9 +318,9 @@ def test_a_prompt_changes_nothing_else_where_keys_are_kept() -> None:
 def test_a_kept_cut_commits_what_it_reads() -> None:
     """A session leaves out a shot's last clean pass; where the caches are kept it is needed."""
     pipeline, noted = film_of(find_student("infinity-rope").stream(MODEL))
-    pipeline.begin_shot(0, NO_CONTEXT, [], CAPTION, 0)
+    pipeline.begin_shot(ShotInputs(0, NO_CONTEXT, [], CAPTION, 0))
     pipeline.run_chunk(0, PhiloxNoise(1))
-    pipeline.begin_shot(1, NO_CONTEXT, [], CAPTION, 0)
+    pipeline.begin_shot(ShotInputs(1, NO_CONTEXT, [], CAPTION, 0))
     assert noted.passes[-1].levels == (COMMIT,) * 3
     pipeline.commit()
     pipeline.run_chunk(0, PhiloxNoise(1))
@@ -327,7 +332,7 @@ def test_every_student_plays_three_times_its_usual_length() -> None:
         config = student.stream(MODEL)
         pipeline, noted = film_of(config)
         context = torch.zeros(1, config.cache.context_frames, 16, 2, 2)
-        pipeline.begin_shot(0, context, [0] * context.shape[1], CAPTION, 1)
+        pipeline.begin_shot(ShotInputs(0, context, [0] * context.shape[1], CAPTION, 1))
         for chunk in range(3 * config.shot.chunks):
             pipeline.run_chunk(chunk, PhiloxNoise(1))
             pipeline.commit()

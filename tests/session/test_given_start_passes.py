@@ -18,6 +18,7 @@ from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import HOST, PhiloxNoise
 from shotstream_rt.plan.students import STUDENTS
+from shotstream_rt.shot_inputs import ShotInputs
 
 from .conftest import TEXT_LEN, fake_bundle
 from .given_frames import ENTERS_LATE
@@ -58,7 +59,7 @@ def begin(pipeline: Pipeline, shot: int = 0, **options: Any) -> None:
     captions = CAPTIONS
     if flags and config.shot.multi_caption:
         captions = CaptionSet(embeddings=torch.ones(2, TEXT_LEN, 2), lengths=(3, 3))
-    pipeline.begin_shot(shot, context, flags, captions, 1, **options)
+    pipeline.begin_shot(ShotInputs(shot, context, flags, captions, 1, **options))
 
 
 def run(pipeline: Pipeline, chunk: int, noise: Any) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 from shotstream_rt.loading.load_model import Model
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 
 from ..world.captions import story_captions
 from ..world.characters import MASK_COAT
@@ -130,10 +131,11 @@ class ContextSwap:
                     for i, s in enumerate((donor, story))]  # fmt: skip
         embedded, lengths = self._model.text.encode(captions)
         rows = CaptionSet(embeddings=embedded, lengths=tuple(lengths)).checked()
+        flags = [0] * len(_CONTEXT)
         if blind:
-            pipeline.begin_shot(0, context * 0, [0] * len(_CONTEXT), rows.select([1]), 1)
+            pipeline.begin_shot(ShotInputs(0, context * 0, flags, rows.select([1]), 1))
         else:
-            pipeline.begin_shot(1, context, [0] * len(_CONTEXT), rows, 1)
+            pipeline.begin_shot(ShotInputs(1, context, flags, rows, 1))
         made = codec.decode_full(pipeline.run_chunk(0, PhiloxNoise(number)))
         return made[0][list(_READ)] / 2 + 0.5
 

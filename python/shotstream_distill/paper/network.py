@@ -21,7 +21,7 @@ from shotstream_rt.config import ModelConfig
 from shotstream_rt.kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
 from shotstream_rt.kernels.sets.kernel_set import REFERENCE
 from shotstream_rt.kernels.torch_ops.pass_ops import rms_norm
-from shotstream_rt.model.blocks import Block
+from shotstream_rt.model.blocks import Block, fold_patches
 from shotstream_rt.model.student import Student
 
 from ..common.sequence import Captions
@@ -198,7 +198,7 @@ class TrainNet(Student):
             every layer (an empty list unless kept).
         """
         config = self.config
-        count, _, height, width = frames.latents.shape[1:]
+        height, width = frames.latents.shape[3:]
         grid = (height // 2, width // 2)
         text, tables = self._tables(frames, keep=keep or not flow, grid=grid)
         features, time_rows = self.embed_times(frames.times)
@@ -220,7 +220,7 @@ class TrainNet(Student):
         if not flow:
             return x.new_empty(0), kept
         patches = self.head(x, *self.head.modulate(features), _KERNELS)
-        return self.fold_patches(patches, count, grid).float(), kept
+        return fold_patches(patches, grid).float(), kept
 
     def _tables(
         self, frames: Frames, *, keep: bool, grid: tuple[int, int]

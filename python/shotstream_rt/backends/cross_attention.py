@@ -110,15 +110,14 @@ class CaptionProducts(Generic[_Products]):
 
     def of(self, captions: CaptionSet) -> list[_Products]:
         """Return what passes need of each caption."""
-        texts = zip(captions.embeddings, captions.lengths, strict=True)
-        if captions.keys is None:
-            return [self._compute(text, length) for text, length in texts]
-        found = []
-        for key, (text, length) in zip(captions.keys, texts, strict=True):
+        texts, lengths, keys = captions.embeddings, captions.lengths, captions.keys
+        if keys is None:
+            return [*map(self._compute, texts, lengths)]
+        for key, text, length in zip(keys, texts, lengths, strict=True):
             if key not in self._done:
                 self._done[key] = self._compute(text, length)
             self._done.move_to_end(key)
-            found.append(self._done[key])
+        found = [self._done[key] for key in keys]
         while len(self._done) > self._kept:
             self._done.popitem(last=False)
         return found
@@ -131,31 +130,21 @@ class CaptionProducts(Generic[_Products]):
 def caption_kv(student: BoundStudent, text: Tensor, length: int) -> CaptionKV:
     """Compute a caption's keys and values, in the memory order that attention wants.
 
-    Args:
-        student: the network.
-        text: embeddings ``[text_len, text_dim]``, on any device.
-        length: rows of them that are real tokens.
+    ``text`` is embeddings ``[text_len, text_dim]`` on any device, ``length`` rows real tokens.
     """
-    kernels = student.kernels
     if text.device != student.device:
         text = send(text, student.device)
     rows, bias = fold_padding(text.to(student.dtype), length)
     embedded = student.edges.text_embedding(rows[None])
-    kv: tuple[list[Tensor], list[Tensor]] = [], []
-    for block in student.blocks:
-        for layers, x in zip(kv, block.caption_kv(embedded), strict=True):
-            if kernels.arena.head_major:
-                x = x.transpose(1, 2).contiguous().transpose(1, 2)
-            layers.append(x)
-    return CaptionKV(kernels=kernels, k=kv[0], v=kv[1], bias=bias)
+    kv: list[Sequence[Tensor]] = [block.caption_kv(embedded) for block in student.blocks]
+    if student.kernels.arena.head_major:
+        kv = [[x.transpose(1, 2).contiguous().transpose(1, 2) for x in pair] for pair in kv]
+    k, v = zip(*kv, strict=True)
+    return CaptionKV(kernels=student.kernels, k=k, v=v, bias=bias)
 
 
 def fold_padding(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Cut a caption ``[text_len, text_dim]`` after its first padding row, which stands for all.
-
-    Gives its rows ``[tokens, text_dim]`` and their logit biases, float32 ``[tokens]``; ``length``
-    of its rows are real tokens.
-    """
+    """Cut off all padding of a caption but one row, for all; give float32 logit biases as well."""
     bias = torch.zeros(length + 1, dtype=torch.float32, device=text.device)[: len(text)]
     bias[length:].fill_(math.log(max(1, len(text) - length)))
     return text[: length + 1], bias

@@ -23,7 +23,9 @@ from ..plan.noise import PhiloxNoise
 from ..plan.policy import PassPlan, RolloutPolicy, policy_of
 from ..plan.schedule import COMMIT
 from .cross_attention import CaptionKV, CaptionProducts, caption_kv
-from .passes import PassRunner, TabulatedStudent
+from .pass_inputs import ChunkLatents
+from .passes import PassRunner
+from .tabulated_student import TabulatedStudent
 
 if TYPE_CHECKING:
     from ..config import ModelConfig, StreamConfig
@@ -324,11 +326,10 @@ class CudaGraphFilm:
 
     def _record(self, policy: RolloutPolicy, capture: Capture) -> None:
         """Capture the context pass, and every pass of every chunk position in the ring."""
-        runner, frames = self._runner, self._runner.config.cache.context_frames
+        frames = self._runner.config.cache.context_frames
         if frames:
             plan = policy.context([0] * frames)
             encode = self._known_function(plan, self._context, self._rows)
-            runner.place(plan)
             encode()
             self._graphs[_key(plan, plan.levels[0])] = capture(encode)
         chunk, new = 0, True
@@ -343,7 +344,6 @@ class CudaGraphFilm:
                     if _key(own, levels) in self._graphs:
                         continue
                     run, new = self._chunk_function(own, levels), True
-                    runner.place(own)
                     # Warm up before capture. All passes of a plan use the same kernels, so one run
                     # is enough; in the first chunk every pass is run, because each level has its
                     # own time table.
@@ -359,35 +359,34 @@ class CudaGraphFilm:
         PhiloxNoise(0).draw(0, 0, 0, self._x.shape, self.device)
 
     def _known_function(self, plan: PassPlan, latents: Tensor, rows: Tensor) -> Callable[[], None]:
-        """Return what runs a pass over known frames.
+        """Place a plan over known frames, and return what runs its pass.
 
         Args:
             plan: of the pass.
             latents: the frames.
             rows: caption of each frame, int64 ``[F]`` on the device.
         """
-        runner, times = self._runner, self._runner.shared.times(plan.levels[0])
-        inputs, captions = runner.inputs(plan), CaptionPerFrame(self._captions, rows)
+        runner, captions = self._runner, CaptionPerFrame(self._captions, rows)
+        inputs = runner.inputs(plan, plan.levels[0], captions)
 
         def encode() -> None:
-            runner.run(latents, times, inputs, captions, keep_flow=False)
+            runner.run(latents, inputs)
 
         return encode
 
     def _chunk_function(self, plan: PassPlan, levels: tuple[int, ...]) -> Callable[[], None]:
-        """Return what runs a pass over the frames being made, at these levels."""
-        runner, times = self._runner, self._runner.shared.times(levels)
-        inputs, caption = runner.inputs(plan), self._chunk_caption.first()
-        x, x0 = self._x[:, : plan.frames], self._x0[:, : plan.frames]
-        noise = self._noise[:, :, : plan.frames]
+        """Place a plan, and return what runs its pass at these levels over frames being made."""
+        runner, frames = self._runner, plan.frames
+        inputs = runner.inputs(plan, levels, self._chunk_caption.first())
+        latents = ChunkLatents(
+            x=self._x[:, :frames], x0=self._x0[:, :frames], noise=self._noise[:, :, :frames]
+        )
 
         def commit() -> None:
-            runner.run(x0, times, inputs, caption, keep_flow=False)
+            runner.run(latents.x0, inputs)
 
         def denoise() -> None:
-            flow = runner.run(x, times, inputs, caption, keep_flow=True)
-            assert flow is not None
-            runner.advance(levels, x, x0, flow, noise)
+            runner.advance(inputs, runner.run(latents.x, inputs), latents)
 
         return commit if levels[0] == COMMIT else denoise
 

@@ -18,7 +18,7 @@ from ..plan.policy import PassPlan
 from .cache import DualKVCache
 from .cross_attention import CaptionProducts
 from .engine_passes import PassRun, Tensors
-from .rotary_table import RotaryTable
+from .passes import RotaryTable
 
 if TYPE_CHECKING:
     from ..config import StreamConfig

@@ -19,6 +19,7 @@ from shotstream_rt.model.student import Student
 from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.profiles import find_profile
 from shotstream_rt.session import Session
+from shotstream_rt.shot_inputs import ShotInputs
 from shotstream_rt.story import Story
 
 from .baseline import Baseline
@@ -31,7 +32,7 @@ from .oracle_precision import oracle_products
 from .plain_film import PlainFilm
 from .random_checkpoint import resolve_model
 from .roofline import Roofline, measure_roofline
-from .shot_inputs import ShotInputs, run_shot
+from .shot_inputs import run_shot
 from .stopwatch import Stopwatch, peak_memory_mib
 from .timed import TimedModel, TimedPipeline
 from .work import codec_stages, network_of, pack_stage, student_stages, text_stage

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from shotstream_rt import _native
 from shotstream_rt.backends.cache import check_layout
-from shotstream_rt.backends.eager import EagerBackend, EagerFilm
+from shotstream_rt.backends.eager import EagerBackend
 from shotstream_rt.backends.kernel_registry import Target, resolve
+from shotstream_rt.backends.passes import EagerFilm
 from shotstream_rt.errors import ConfigError
 from shotstream_rt.history import HistoryPolicy
 from shotstream_rt.loading.history_file import (
@@ -40,9 +41,10 @@ from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.plan.planner import planner_of
 from shotstream_rt.profiles import FAST, PROFILES, Profile
+from shotstream_rt.shot_inputs import ShotInputs
 
 from .fidelity import Fidelity, compare_fidelity
-from .shot_inputs import ShotInputs, frames_of, run_shot
+from .shot_inputs import frames_of, run_shot
 
 if TYPE_CHECKING:
     from shotstream_rt.config import StreamConfig
@@ -262,9 +264,7 @@ def _make_film(
     for number in range(len(story.captions)):
         inputs = _inputs(bundle, shots, embeddings, lengths)
         mass.look_at([])
-        pipeline.begin_shot(
-            number, inputs.context, inputs.flags, inputs.captions, inputs.target_flag
-        )
+        pipeline.begin_shot(inputs)
         latents = []
         for chunk in range(pipeline.config.shot.chunks):
             mass.look_at(_hidden_slots(pipeline, number, chunk))

@@ -16,10 +16,11 @@ from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.model.codec import LatentCodec
 from shotstream_rt.model.student import Student
 from shotstream_rt.plan.noise import PhiloxNoise
+from shotstream_rt.shot_inputs import ShotInputs
 from shotstream_rt.story import Story
 
 from .baseline import Baseline, BaselineRuns
-from .shot_inputs import ShotInputs, run_shot
+from .shot_inputs import run_shot
 from .stopwatch import Stopwatch
 from .timed import TimedPipeline
 from .work import exact_codec

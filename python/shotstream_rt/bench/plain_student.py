@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shotstream_rt.abandonment import never
 from shotstream_rt.errors import ConfigError
+from shotstream_rt.model.blocks import fold_patches
 from shotstream_rt.model.student import Student
 from shotstream_rt.plan.schedule import Schedule
 
@@ -192,7 +193,7 @@ class PlainStudent:
                 x = x + _gated(block.ffn(self._modulate(x, m[3], m[4])), m[5])
         shift, scale = (features.unsqueeze(2) + student.head.modulation).unsqueeze(3).unbind(2)
         patches = student.head.head(self._modulate(x, shift, scale))
-        return student.fold_patches(patches, frames, self.config.model.grid)
+        return fold_patches(patches, self.config.model.grid)
 
     def _remember(
         self, layer: int, k: Tensor, v: Tensor, first_token: int | None

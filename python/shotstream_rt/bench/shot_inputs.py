@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -13,20 +10,10 @@ from shotstream_rt.config import StreamConfig
 from shotstream_rt.model.captions import CaptionSet
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import NoiseSource
+from shotstream_rt.shot_inputs import ShotInputs
 
 FRAMES_PER_LATENT = 4
 """Frames that a latent frame after a shot's first one decodes to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ShotInputs:
-    """What a shot begins with; the arguments of ``Pipeline.begin_shot``."""
-
-    shot: int
-    context: Tensor
-    flags: Sequence[int]
-    captions: CaptionSet
-    target_flag: int
 
 
 def frames_of(latents: int) -> int:
@@ -96,9 +83,7 @@ def run_shot(
         Latents of each chunk, in new memory.
     """
     chunks = chunks or pipeline.config.shot.chunks
-    pipeline.begin_shot(
-        inputs.shot, inputs.context, inputs.flags, inputs.captions, inputs.target_flag
-    )
+    pipeline.begin_shot(inputs)
     latents = []
     for chunk in range(chunks):
         latents.append(pipeline.run_chunk(chunk, noise).clone())

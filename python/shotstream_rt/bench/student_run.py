@@ -19,6 +19,7 @@ from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.noise import PhiloxNoise
 from shotstream_rt.profiles import find_profile
+from shotstream_rt.shot_inputs import ShotInputs
 
 from .baseline import BaselineRuns
 from .fidelity import compare_fidelity
@@ -27,7 +28,7 @@ from .options import DTYPES, BenchOptions
 from .oracle import checked_chunks, compare_latents, reference_pipeline
 from .oracle_precision import oracle_products
 from .roofline import measure_roofline
-from .shot_inputs import ShotInputs, random_inputs, run_shot
+from .shot_inputs import random_inputs, run_shot
 from .stopwatch import Stopwatch, peak_memory_mib
 from .timed import TimedPipeline
 from .work import student_stages

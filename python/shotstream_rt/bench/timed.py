@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,14 +28,20 @@ if TYPE_CHECKING:
     from shotstream_rt.model.codec import LatentCodec, StreamDecoder
     from shotstream_rt.plan.noise import NoiseSource
     from shotstream_rt.plan.policy import PassPlan
+    from shotstream_rt.shot_inputs import ShotInputs
 
 
 class TimedFilm:
-    """A film that notes ``caption_kv_ms``, ``context_pass_ms``, ``step_ms``, ``commit_ms``."""
+    """A film that notes ``caption_kv_ms``, ``context_pass_ms``, ``step_ms``, ``commit_ms``.
+
+    Attributes:
+        ahead: gives what encloses captions that are prepared, the first of the next shot's passes.
+    """
 
     def __init__(self, film: FilmState, watch: Stopwatch) -> None:
         self._film, self._watch = film, watch
         self._place = 0
+        self.ahead: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +74,7 @@ class TimedFilm:
 
     def prepare_captions(self, captions: CaptionSet) -> None:
         """See ``FilmState``; a part of the next shot's ``caption_kv_ms``."""
-        with self._watch.part_ms("caption_kv_ms"):
+        with self.ahead(), self._watch.part_ms("caption_kv_ms"):
             self._film.prepare_captions(captions)
 
     def begin_shot(self, captions: CaptionSet) -> None:
@@ -141,7 +147,9 @@ class TimedPipeline(Pipeline):
     """
 
     def __init__(self, pipeline: Pipeline, watch: Stopwatch) -> None:
-        super().__init__(pipeline.config, TimedFilm(pipeline.film, watch))
+        film = TimedFilm(pipeline.film, watch)
+        super().__init__(pipeline.config, film)
+        film.ahead = self._begin_ahead
         self._watch = watch
         self._spans: list[Reading] = []
         self._commits: list[Reading] = []
@@ -151,27 +159,14 @@ class TimedPipeline(Pipeline):
         self.applied: list[tuple[int, int]] = []
         """(shot, chunk) from which each change of a running shot's caption held."""
 
-    def prepare_captions(self, captions: CaptionSet) -> None:
-        """See ``Pipeline``; it is the first of the next shot's passes."""
-        self._forget_shot()
-        with self._account():
-            super().prepare_captions(captions)
-        self._begun = True
-
-    def begin_shot(self, shot: int, *others: Any, **options: Any) -> None:
-        """See ``Pipeline.begin_shot``.
-
-        Args:
-            shot: its number.
-            *others: the further arguments, handed on.
-            **options: the named ones, handed on.
-        """
+    def begin_shot(self, begins: ShotInputs, abandoned: Callable[[], bool] = never) -> None:
+        """See ``Pipeline``."""
         if not self._begun:
             self._forget_shot()
         self._begun = False
         with self._account(), self._watch.time_ms("context_encode_ms"):
-            super().begin_shot(shot, *others, **options)
-        self._next = (shot, 0)
+            super().begin_shot(begins, abandoned)
+        self._next = (begins.shot, 0)
 
     def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
         """See ``Pipeline``."""
@@ -203,6 +198,14 @@ class TimedPipeline(Pipeline):
         """Drop all samples, as after a warm-up."""
         self._next = (self._next[0], 0)
         self._watch.clear()
+
+    @contextmanager
+    def _begin_ahead(self) -> Iterator[None]:
+        """Add the enclosed time to the totals of the next shot, which begins with it."""
+        self._forget_shot()
+        with self._account():
+            yield
+        self._begun = True
 
     def _forget_shot(self) -> None:
         self.finish_shot()

@@ -13,6 +13,7 @@ from dataclasses import replace
 from ..abandonment import ChunkAbandonedError
 from ..nvtx import annotate
 from ..plan.noise import NoiseSource
+from ..shot_inputs import ShotInputs
 from ..types import Place
 from .decode_thread import DecodeJob
 from .places import next_place
@@ -67,7 +68,7 @@ class ShotMaker:
         self._await(run, [run.caption])
         captions = timeline.captions.encoded([run.caption])
         # While the last chunk before is decoded, of which this shot's context is picked.
-        workers.pipeline.prepare_captions(captions)
+        workers.pipeline.film.prepare_captions(captions)
         workers.decoder.wait_idle()
         with timeline.lock:
             if run.epoch != timeline.epoch:
@@ -96,12 +97,12 @@ class ShotMaker:
                 self._await(run, texts)
                 captions = timeline.captions.encoded(texts)
             start = request.start
-            workers.pipeline.begin_shot(
+            begins = ShotInputs(
                 run.shot, selection.latents, selection.flags, captions, selection.target_flag,
                 given=None if start is None else start.latents,
                 strength=None if start is None else start.strength,
-                abandoned=self._unwanted(run),
             )  # fmt: skip
+            workers.pipeline.begin_shot(begins, self._unwanted(run))
             run.begun, run.last_begun, run.reread_at = workers.pipeline.running, 0, -1
         place = Place(run.shot, request.take, 0, run.first_index)
         with timeline.lock:

@@ -1,4 +1,4 @@
-"""One transformer block of the Wan2.1 architecture, and its head.
+"""One transformer block of the Wan2.1 architecture, and the two ends of the network.
 
 ``Block`` holds parameters under the names of the released checkpoints. ``bind`` pairs them with a
 ``KernelSet``; the bound form is the only forward pass: training, checks and all torch backends use
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.reference.dual_attention_fp8 import value_reach
@@ -170,9 +171,11 @@ class BoundBlock:
         attended = ...                                  # cross-attention, [B, T, dim]
         x = block.leave_cross(x, attended, m)           # [B, T, dim]
 
-    ``T`` is the frames of ``m`` times their tokens. ``append`` and ``split`` are the two ways from
-    ``qkv`` to queries, keys and values: into an arena, or as tensors. Both rotate by complex64
-    ``[T, D / 2]``.
+    ``x`` are tokens ``[B, T, dim]``, ``m`` is the modulation of their frames, which have equal
+    numbers of them, and ``attended`` is like ``x``, with all heads side by side. ``append`` and
+    ``split`` are the two ways from ``qkv`` to queries, keys and values: into the layer's arena,
+    rotated there or not as the plan of the pass says, or as tensors. Both rotate by ``rotation``,
+    complex64 ``[T, D / 2]``.
 
     Attributes:
         kernels: the kernel set to run.
@@ -233,14 +236,7 @@ class BoundBlock:
             return qkv
 
     def append(self, qkv: Tensor, rotation: Tensor, arena: KVArena, plan: PassPlan) -> Tensor:
-        """Store a pass's keys and values in their slots; return its queries ``[1, T, N, D]``.
-
-        Args:
-            qkv: what ``project`` returned, ``[1, T, 3 * dim]``.
-            rotation: complex64 ``[T, D / 2]``.
-            arena: of this layer.
-            plan: says the slots, and whether keys are stored rotated.
-        """
+        """Store a pass's keys and values in the planned slots; give queries ``[1, T, N, D]``."""
         with detail("attn"):
             return self.kernels.qkv_append(
                 qkv[0], self.norm_q, self.norm_k, rotation, arena.keys, arena.values, plan.writes,
@@ -248,31 +244,24 @@ class BoundBlock:
             ).unsqueeze(0)  # fmt: skip
 
     def leave_self(self, x: Tensor, attended: Tensor, m: Modulation) -> tuple[Tensor, Tensor]:
-        """Add self-attention's result; return the sum and cross-attention's queries.
-
-        Args:
-            x: what ``project`` was given, ``[B, T, dim]``.
-            attended: like ``x``, all heads side by side.
-            m: of the frames.
-        """
-        kernels, eps = self.kernels, self.eps
+        """Add self-attention's result; return the sum and cross-attention's queries."""
         with detail("attn"):
-            x, h = kernels.gated_residual_norm(
-                x, self.out(attended), m.attention_gate, self.cross_factor, self.cross_offset, eps
-            )
+            x, h = self.kernels.gated_residual_norm(
+                x, self.out(attended), m.attention_gate, self.cross_factor, self.cross_offset,
+                self.eps,
+            )  # fmt: skip
         with detail("cross"):
-            q = kernels.rms_norm(self.cross_q(h), self.cross_norm_q, eps)
+            q = self.kernels.rms_norm(self.cross_q(h), self.cross_norm_q, self.eps)
             return x, q.unflatten(-1, (self.heads, -1))
 
     def leave_cross(self, x: Tensor, attended: Tensor, m: Modulation) -> Tensor:
-        """Add cross-attention's result, then the feed-forward's; arguments as in ``leave_self``."""
-        kernels = self.kernels
+        """Add cross-attention's result, then the feed-forward's."""
         with detail("cross"):
-            x, h = kernels.gated_residual_norm(
+            x, h = self.kernels.gated_residual_norm(
                 x, self.cross_out(attended), None, m.ffn_factor, m.ffn_offset, self.eps
             )
         with detail("ffn"):
-            return kernels.gated_residual(x, self.ffn_down(self.ffn_up(h)), m.ffn_gate)
+            return self.kernels.gated_residual(x, self.ffn_down(self.ffn_up(h)), m.ffn_gate)
 
     def split(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as tensors: attention without an arena.
@@ -294,15 +283,28 @@ class BoundBlock:
         """Keys and values ``[captions, tokens, N, D]`` of captions ``[captions, tokens, dim]``."""
         k, v = self.cross_kv(text).chunk(2, -1)
         k = self.kernels.rms_norm(k, self.cross_norm_k, self.eps)
-        return self._heads(k), self._heads(v)
+        return k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.heads, -1))
         return heads
 
 
+class PatchEmbedding(nn.Conv3d):
+    """From latents to tokens; the convolution does not overlap, so it is one matrix product."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Turn latents ``[B, F, C, h, w]`` into tokens ``[B, T, dim]``, by frame, row, column."""
+        patches = latents.to(self.weight.dtype).unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
 class Head(nn.Module):
-    """Final modulated norm and projection to patches, channel fastest inside a patch."""
+    """Final modulated norm and projection to patches, channel fastest inside a patch.
+
+    Called with tokens ``[B, T, dim]``, the factor and offset of ``modulate``, and kernels to run.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -316,16 +318,15 @@ class Head(nn.Module):
         return 1 + scale, offset
 
     def forward(self, x: Tensor, factor: Tensor, offset: Tensor, kernels: KernelSet) -> Tensor:
-        """Return patches ``[B, T, 4 * out_dim]``.
-
-        Args:
-            x: ``[B, T, dim]``.
-            factor: as ``modulate`` returns it.
-            offset: likewise.
-            kernels: the kernel set to run.
-        """
+        """Return patches ``[B, T, 4 * out_dim]``."""
         out: Tensor = self.head(kernels.head_norm(x, factor, offset, self.eps))
         return out
+
+
+def fold_patches(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Turn patches ``[B, T, 4 * C]`` into latents ``[B, F, C, h, w]``; ``grid`` is of a frame."""
+    x: Tensor = patches.unflatten(-1, (2, 2, -1)).unflatten(1, (-1, *grid))
+    return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
 
 def _random_table(rows: int, dim: int) -> Tensor:

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.reference.rope_shot import SHOT_PHASE_RAD, rope_angles, rotation
 from ..kernels.sets.kernel_set import REFERENCE
-from .blocks import Block, Head
+from .blocks import Block, Head, PatchEmbedding, fold_patches
 from .checkpoint import load_into
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Student(nn.Module):
         super().__init__()
         dim = config.dim
         self.config = config
-        self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.PATCH, config.PATCH)
+        self.patch_embedding = PatchEmbedding(config.in_dim, dim, config.PATCH, config.PATCH)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
@@ -89,35 +88,19 @@ class Student(nn.Module):
     def embed_patches(self, latents: Tensor, context: int = 0) -> Tensor:
         """Turn latents ``[B, F, C, h, w]`` into tokens ``[B, F * rows * columns, dim]``.
 
-        Their order is by frame, row and column. The convolution does not overlap, so it is one
-        matrix product. That the first ``context`` frames are context matters to a student with a
-        cache indicator only.
+        Their order is by frame, row and column. That the first ``context`` frames are context
+        matters to a student with a cache indicator only.
         """
-        rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
-        patches = latents.unflatten(-1, (columns, 2)).unflatten(-3, (rows, 2))
-        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
-        conv = self.patch_embedding
-        tokens = F.linear(patches.to(conv.weight.dtype), conv.weight.flatten(1), conv.bias)
+        tokens: Tensor = self.patch_embedding(latents)
         if self.cache_indicator is not None:
-            return self._indicated(tokens, context * rows * columns)
+            return self.tell_context(tokens, context * tokens.shape[1] // latents.shape[1])
         return tokens
 
-    def _indicated(self, tokens: Tensor, context: int) -> Tensor:
+    def tell_context(self, tokens: Tensor, context: int) -> Tensor:
         """Tell tokens of a shot from the first ``context`` ones, which are of its context."""
         assert self.cache_indicator is not None
         other, own = self.cache_indicator.weight.unbind()
         return torch.cat((tokens[:, :context] + other, tokens[:, context:] + own), 1)
-
-    def fold_patches(self, patches: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-        """Turn tokens back into latents ``[B, F, C, h, w]``.
-
-        Args:
-            patches: ``[B, T, 4 * C]``, channel fastest.
-            frames: latent frames ``F`` that they are of.
-            grid: rows and columns of tokens in one of them.
-        """
-        x = patches.view(patches.shape[0], frames, *grid, 2, 2, -1)
-        return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
     def embed_times(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Time features and their six-way projection.
@@ -204,7 +187,7 @@ class Student(nn.Module):
             if hidden is not None:
                 hidden.append(x)
         patches = self.head(x, *self.head.modulate(features), kernels)
-        return self.fold_patches(patches, frames, grid)
+        return fold_patches(patches, grid)
 
 
 def time_features(times: Tensor, width: int) -> Tensor:

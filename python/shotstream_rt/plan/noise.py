@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
@@ -54,27 +54,27 @@ class NoiseSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class PhiloxNoise:
     """Counter-based noise: Philox4x32-10 keyed by the seed and addressed by its use.
 
     Drawn on the device where it is wanted: by the native core on the host, by a kernel on a GPU.
 
-    Args:
+    Attributes:
         seed: integer in [0, 2**64).
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    seed: int
 
     def draw(
         self, shot: int, chunk: int, step: int, shape: Sequence[int], device: torch.device = HOST
     ) -> Tensor:
         """See ``NoiseSource.draw``; arguments as there."""
         if device.type != "cpu":
-            address = send(noise_address(self._seed, shot, chunk, HOST), device)
+            address = send(noise_address(self.seed, shot, chunk, HOST), device)
             return _kernel()(address, step, math.prod(shape)).view(tuple(shape))
         values = np.empty(tuple(shape), dtype=np.float32)
-        philox_normal(values.reshape(-1), self._seed, shot, chunk, step)
+        philox_normal(values.reshape(-1), self.seed, shot, chunk, step)
         return torch.from_numpy(values)
 
 
@@ -130,6 +130,8 @@ class RecordedNoise:
 class PassNoise:
     """What enters the inputs of a plan's passes: one buffer, filled anew for every plan.
 
+    ``draw`` is given the film's source of noise, the number of the shot, and the plan.
+
     Args:
         schedule: steps and noise levels.
         shape: of the latents of the largest plan, ``(1, F, C, h, w)``.
@@ -148,14 +150,8 @@ class PassNoise:
         self._device = device
         self.buffer = torch.zeros((schedule.most_steps, *shape), dtype=dtype, device=device)
 
-    def draw(self, source: NoiseSource, shot: int, plan: PassPlan) -> None:
-        """Draw what enters the inputs of a plan's frames.
-
-        Args:
-            source: the film's.
-            shot: number of the shot.
-            plan: of the passes.
-        """
+    def draw(self, source: NoiseSource, shot: int, plan: PassPlan) -> Tensor:
+        """Draw what enters the inputs of a plan's frames; return that part of the buffer."""
         first = 0
         for chunk, run in groupby(plan.chunks):
             frames = slice(first, first := first + len(list(run)))
@@ -163,11 +159,11 @@ class PassNoise:
             levels = [self._levels[level[frames.start]] for level in plan.levels]
             fresh = [0] if frames.start >= plan.carried else []
             for step in (*fresh, *(level.step + 1 for level in levels if not level.last)):
-                drawn = source.draw(shot, chunk, step, shape, self._device)
-                self.buffer[step][:, frames] = drawn
+                self.buffer[step][:, frames] = source.draw(shot, chunk, step, shape, self._device)
                 if self._carry and step and chunk:  # the first frame takes that of the one before
                     before = source.draw(shot, chunk - 1, step, shape, self._device)
                     self.buffer[step][:, frames.start] = before[:, -1]
+        return self.buffer[:, :, :first]
 
     def enter_late(self, plan: PassPlan, clean: Tensor, strength: float) -> PassPlan:
         """Let a plan's frames begin as known ones at a later step; their noise is drawn.

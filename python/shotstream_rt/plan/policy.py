@@ -120,13 +120,10 @@ class ChunkByChunk:
         """See ``RolloutPolicy``."""
         plan = self._planner.context(list(flags))
         return PassPlan(
-            chunk=None,
-            writes=tuple(plan.slots),
+            chunk=None, writes=tuple(plan.slots), rotate_keys=True,
             positions=tuple(map(RotaryPosition, plan.positions, plan.flags)),
-            rotate_keys=True,
-            reads=(((0, plan.valid_frames),),),
-            levels=((CLEAN,) * len(plan.slots),),
-        )
+            reads=(((0, plan.valid_frames),),), levels=((CLEAN,) * len(plan.slots),),
+        )  # fmt: skip
 
     def chunk(self, shot: int, chunk: int, flag: int, roll: Roll = PLAIN) -> PassPlan:
         """See ``RolloutPolicy.chunk``; arguments as there."""
@@ -180,20 +177,20 @@ class ChunkByChunk:
         return self._of(native, 0, (COMMIT,)), roll
 
     def _of(self, plan: ChunkPlan, chunk: int, levels: Sequence[int]) -> PassPlan:
-        context, on_read = self._planner.context_frames, self._planner.rotate_on_read
-        local = (RotaryPosition(frame, plan.flag) for frame in plan.key_positions[context:])
-        frames = len(plan.write_slots)
+        frames, on_read = len(plan.write_slots), self._planner.rotate_on_read
         return PassPlan(
-            chunk=chunk,
-            writes=tuple(plan.write_slots),
+            chunk=chunk, chunks=(chunk,) * frames, end=plan.first_frame + frames,
+            levels=tuple((level,) * frames for level in levels), writes=tuple(plan.write_slots),
             positions=tuple(RotaryPosition(frame, plan.flag) for frame in plan.positions),
-            rotate_keys=not on_read,
-            reads=(((0, plan.valid_frames),),),
-            read_positions=(*[None] * context, *local) if on_read else None,
-            levels=tuple((level,) * frames for level in levels),
-            chunks=(chunk,) * frames,
-            end=plan.first_frame + frames,
-        )
+            rotate_keys=not on_read, reads=(((0, plan.valid_frames),),),
+            read_positions=self._read_positions(plan) if on_read else None,
+        )  # fmt: skip
+
+    def _read_positions(self, plan: ChunkPlan) -> tuple[RotaryPosition | None, ...]:
+        """Where keys of a pass are rotated to as they are read: all but those of the context."""
+        context = self._planner.context_frames
+        local = (RotaryPosition(frame, plan.flag) for frame in plan.key_positions[context:])
+        return (*[None] * context, *local)
 
 
 class PrunedHistory(ChunkByChunk):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..backends import registry
 from ..backends.base import StudentBackend
-from ..backends.eager import EagerBackend, EagerFilm
+from ..backends.eager import EagerBackend
+from ..backends.passes import EagerFilm
 from ..backends.request import BackendRequest
 from ..config import ModelConfig, StreamConfig
 from ..errors import ConfigError, WeightsError

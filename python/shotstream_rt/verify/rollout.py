@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.eager import EagerFilm
+from ..backends.passes import EagerFilm
 from ..config import CacheConfig, ScheduleConfig, ShotConfig, StreamConfig
 from ..film.context import ContextSelector
 from ..kernels.reference.frame_pack import frame_pack
@@ -19,6 +19,7 @@ from ..plan.noise import RecordedNoise
 from ..plan.planner import planner_of
 from ..plan.policy import policy_of
 from ..plan.schedule import Schedule
+from ..shot_inputs import ShotInputs
 from .check import BFLOAT16_DISTANCE, BFLOAT16_SLACK, Check, compare, exact
 from .golden import GoldenCase, VerifyOptions
 
@@ -170,7 +171,7 @@ def _shoot(
 ) -> Tensor:
     """Latents of one shot; every chunk is committed, as in the original."""
     captions = case.captions(_caption_rows(shot, flags, config))
-    pipeline.begin_shot(shot, context, flags, captions, target_flag)
+    pipeline.begin_shot(ShotInputs(shot, context, flags, captions, target_flag))
     chunks = []
     for chunk in range(config.shot.chunks):
         chunks.append(pipeline.run_chunk(chunk, noise).to("cpu", copy=True))

@@ -8,6 +8,7 @@ Variants marked ``quirk`` are left out: there the original does what nobody can 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,16 +16,17 @@ from torch import Tensor
 
 from ..backends.base import FilmState
 from ..backends.eager import EagerBackend
-from ..backends.passes import PassInputs, PassRunner
+from ..backends.pass_inputs import PassInputs
+from ..backends.passes import EagerFilm
 from ..config import CacheConfig, RolloutConfig, ScheduleConfig, ShotConfig, StreamConfig
 from ..errors import ConfigError
 from ..kernels.reference.renoise import to_x0
 from ..kernels.reference.rope_shot import rope_angles, rotate, rotation
-from ..model.bound_student import TimeTable
 from ..pipeline import Pipeline
 from ..plan.noise import HOST
 from ..plan.policy import PassPlan
 from ..plan.schedule import COMMIT, Schedule
+from ..shot_inputs import ShotInputs
 from .check import BFLOAT16_DISTANCE, BFLOAT16_SLACK, FLOAT32_LIMIT, Check, relative_error
 from .golden import GoldenCase, VerifyOptions
 from .golden_plan import differing_passes, same_passes
@@ -189,12 +191,11 @@ def _play(
     rows = variant.get("prompts", [0])
     context, number, shot, base = torch.zeros(1, 0, *pipeline.latent_shape[2:]), 0, 0, 0
     chunks = len(lengths)
-    pipeline.begin_shot(
-        0, context, [], case.captions(rows[:1]), 0,
-        given=None if given is None else given.float(), chunks=chunks,
-    )  # fmt: skip
+    given = None if given is None else given.float()
+    captions = case.captions(rows[:1])
+    pipeline.begin_shot(ShotInputs(0, context, [], captions, 0, given=given, chunks=chunks))
     # Given chunks count as the shot's first, and its noise begins behind them.
-    made = [] if given is None else [given.float()]
+    made = [] if given is None else [given]
     ahead = len(pipeline.policy.given(start, 0)) if start else 0
     for chunk, starts in _starts(lengths, start):
         if _switches(variant, number, chunk, starts):
@@ -204,7 +205,7 @@ def _play(
                 # Its chunks count from nought again; a given start was the first shot's.
                 shot, base, ahead = shot + 1, chunk, 0
                 noise.first_chunk[shot] = chunk
-                pipeline.begin_shot(shot, context, [], captions, 0)
+                pipeline.begin_shot(ShotInputs(shot, context, [], captions, 0))
             else:
                 pipeline.change_captions(captions)
         made.append(pipeline.run_chunk(ahead + chunk - base, noise).float().to("cpu", copy=True))
@@ -234,7 +235,7 @@ def _switches(variant: Mapping[str, Any], done: int, chunk: int, start: int) -> 
     return chunk in chunks
 
 
-class _Recorder(PassRunner):
+class _Recorder(EagerFilm):
     """Keeps what every pass predicted, clean ones included.
 
     Attributes:
@@ -245,22 +246,16 @@ class _Recorder(PassRunner):
         super().__init__(*given)
         self.made: list[tuple[Tensor, Tensor]] = []
 
-    def run(
-        self, latents: Tensor, times: TimeTable, inputs: PassInputs, captions: Any, *,
-        keep_flow: bool, **options: Any,
-    ) -> Tensor | None:  # fmt: skip
+    def run(self, latents: Tensor, inputs: PassInputs) -> Tensor | None:
         """See ``PassRunner``."""
-        flow = super().run(latents, times, inputs, captions, keep_flow=True, **options)
+        flow = super().run(latents, replace(inputs, keep_flow=True))
         assert flow is not None
         schedule = self.shared.schedule
-        mixed = {id(table): levels for levels, table in self.shared.mixed.items()}
-        frames = inputs.plan.frames
-        uniform = {id(table): (i,) * frames for i, table in enumerate(self.shared.tables)}
-        told = [schedule.levels[level].time for level in (uniform | mixed)[id(times)]]
+        told = [schedule.levels[level].time for level in inputs.levels]
         sigma = schedule.sigma_at(torch.tensor(told)).view(1, -1, 1, 1, 1)
         predicted = flow.float().cpu()
         self.made.append((predicted.clone(), to_x0(latents.float().cpu(), predicted, sigma)))
-        return flow if keep_flow else None
+        return flow if inputs.keep_flow else None
 
 
 class _WatchedFilm:
@@ -333,7 +328,7 @@ class _WatchedFilm:
 
 
 def _last_local(
-    case: GoldenCase, config: StreamConfig, runner: PassRunner, film: _WatchedFilm, name: str
+    case: GoldenCase, config: StreamConfig, runner: EagerFilm, film: _WatchedFilm, name: str
 ) -> tuple[Tensor, Tensor]:
     """Keys and values of layer 0 at the end, oldest first, in the form that the original keeps."""
     tokens, model = config.model.tokens_per_frame, config.model

@@ -52,6 +52,7 @@ from shotstream_rt.model.tiny.network import TinyDecoder
 from shotstream_rt.model.wan_vae.chunk_program import VaeProgram
 from shotstream_rt.model.wan_vae.network import WanVAE
 from shotstream_rt.pipeline import Pipeline
+from shotstream_rt.shot_inputs import ShotInputs
 
 META = torch.device("meta")
 
@@ -129,7 +130,7 @@ def shoot(kernels: KernelSet, history: HistoryPolicy | None) -> None:
         embeddings=torch.zeros(3, model.text_len, model.text_dim), lengths=(40, 63, 101)
     )
     context = torch.zeros(1, config.cache.context_frames, *pipeline.latent_shape[2:], device=META)
-    pipeline.begin_shot(2, context, [0, 0, 0, 1, 1, 1], captions, 2)
+    pipeline.begin_shot(ShotInputs(2, context, [0, 0, 0, 1, 1, 1], captions, 2))
     for chunk in range(2):
         pipeline.run_chunk(chunk, DeviceNoise())
         pipeline.commit()
