@@ -44,16 +44,25 @@ class WorkerThread(threading.Thread):
         super().__init__(name=name, target=target, daemon=True)
         self._count = count
         self._over = False
+        self._ready = threading.Event()
         self._context = contextvars.copy_context()
 
     def start(self) -> None:
-        """Start with a stack of the usual size, whatever the host chose for its threads."""
+        """Start with a stack of the usual size, whatever the host chose for its threads.
+
+        Returns when the thread is set up, which takes it a millisecond: a film's first frame need
+        not wait for it.
+        """
         with _usual_stack(), shortage_told(f"starting {self.name}"):
             super().start()
+        self._ready.wait()
 
     def run(self) -> None:
         """Run the target; when it is over, nothing that it held is held any more."""
-        set_thread_count(self._count)
+        try:
+            set_thread_count(self._count)
+        finally:
+            self._ready.set()
         context = self._context
         del self._context
         try:
