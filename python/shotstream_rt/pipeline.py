@@ -77,10 +77,7 @@ class Pipeline:
         self._kept: tuple[Callable[[], None], Roll] | None = None
 
     def begin_shot(self, begins: ShotInputs, abandoned: Abandoned = never) -> None:
-        """Start a shot: caption keys and values, then the passes over frames that are known.
-
-        Raises ``ConfigError`` for shapes that do not fit the configuration or each other.
-        """
+        """Start a shot: caption keys and values, then the passes over frames that are known."""
         context, flags, captions = begins.context, begins.flags, begins.captions
         shots, count = sorted(set(flags)), len(captions.lengths)
         wanted = (1, self.config.cache.context_frames, *self.latent_shape[2:])

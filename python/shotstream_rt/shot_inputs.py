@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class ShotInputs:
     """What ``Pipeline.begin_shot`` takes.
 
+    It raises ``ConfigError`` for shapes that do not fit the configuration or each other.
+
     Attributes:
         shot: its number; addresses the noise. Where a cut keeps the caches, the next number goes on
             behind the shot before, and the same one begins once more where it began.

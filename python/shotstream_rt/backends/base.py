@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ..abandonment import Abandoned
     from ..device.companion import Companion
     from ..model.captions import CaptionSet
     from ..plan.policy import PassPlan
@@ -85,7 +86,7 @@ class FilmState(Protocol):
             pass raises ``ChunkAbandonedError``. Set by the caller.
     """
 
-    abandoned: Callable[[], bool]
+    abandoned: Abandoned
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..abandonment import ChunkAbandonedError, never
+from ..abandonment import Abandoned, ChunkAbandonedError, never
 from ..device.transfer import send
 from ..model.captions import CaptionSet
 from ..plan.noise import PhiloxNoise
@@ -206,7 +206,7 @@ class CudaGraphFilm:
     def __init__(self, runner: PassRunner, policy: RolloutPolicy, capture: Capture) -> None:
         self._runner, self.cache = runner, runner.cache
         self.device, self.dtype = runner.device, runner.student.dtype
-        self.abandoned: Callable[[], bool] = never
+        self.abandoned: Abandoned = never
         config, frames = runner.config, policy.noisy_frames
         context = config.cache.context_frames
         self._noise = runner.latents(config.schedule.most_steps, 1, frames)

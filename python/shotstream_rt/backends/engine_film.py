@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..abandonment import never
+from ..abandonment import Abandoned, never
 from ..errors import ConfigError
 from ..kernels.sets.arena_layout import ArenaLayout
 from ..plan.policy import PassPlan
@@ -40,7 +40,7 @@ class EngineFilm:
         arena_frames: int,
     ) -> None:  # fmt: skip
         self.device, self.dtype = torch.device("cpu"), dtype
-        self.abandoned: Callable[[], bool] = never
+        self.abandoned: Abandoned = never
         self._runs, self._model = dict(runs), config.model
         self._layers = range(config.model.num_layers)
         self._steps = config.schedule.num_steps

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..abandonment import ChunkAbandonedError, never
+from ..abandonment import Abandoned, ChunkAbandonedError, never
 from ..config import ModelConfig
 from ..device.transfer import send
 from ..kernels.cpu.instructions import divides_exactly
@@ -99,7 +99,7 @@ class PassRunner:
         self.kernels, self.device = self.student.kernels, self.student.device
         self.dtype, model = self.student.dtype, self.config.model
         self._scale, self._grid = model.head_dim**-0.5, model.grid
-        self.abandoned: Callable[[], bool] = never
+        self.abandoned: Abandoned = never
         self.companion: Companion | None = None
         self.cache = DualKVCache(
             model, policy.arena_frames, layout=self.kernels.arena, dtype=self.dtype,
@@ -133,10 +133,10 @@ class PassRunner:
             times=shared.tables[levels[0]] if same else shared.mixed_times(levels),
             rotation=self._rotation.rows[: len(plan.writes) * tokens], read_tokens=end * tokens,
         )  # fmt: skip
-        dense = plan.reads == (((0, end),),) and plan.groups is None
-        if dense and plan.read_positions is None and not self.kernels.arena.keys_in_8_bits:
-            return inputs
-        return self._read_otherwise(inputs)
+        apart = plan.groups or plan.read_positions or plan.reads != (((0, end),),)
+        if apart or self.kernels.arena.keys_in_8_bits:
+            inputs = self._read_otherwise(inputs)
+        return inputs
 
     def run(self, latents: Tensor, inputs: PassInputs) -> Tensor | None:
         """Run a pass, which leaves keys and values in the planned slots; give the flow, if any."""

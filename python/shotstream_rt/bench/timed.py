@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shotstream_rt.abandonment import never
+from shotstream_rt.abandonment import Abandoned, never
 from shotstream_rt.backends.base import AccompaniedFilm, FilmState
 from shotstream_rt.loading.load_model import Model
 from shotstream_rt.pipeline import Pipeline
@@ -54,12 +54,12 @@ class TimedFilm:
         return self._film.dtype
 
     @property
-    def abandoned(self) -> Callable[[], bool]:
+    def abandoned(self) -> Abandoned:
         """See ``FilmState``."""
         return self._film.abandoned
 
     @abandoned.setter
-    def abandoned(self, abandoned: Callable[[], bool]) -> None:
+    def abandoned(self, abandoned: Abandoned) -> None:
         self._film.abandoned = abandoned
 
     @property
@@ -159,7 +159,7 @@ class TimedPipeline(Pipeline):
         self.applied: list[tuple[int, int]] = []
         """(shot, chunk) from which each change of a running shot's caption held."""
 
-    def begin_shot(self, begins: ShotInputs, abandoned: Callable[[], bool] = never) -> None:
+    def begin_shot(self, begins: ShotInputs, abandoned: Abandoned = never) -> None:
         """See ``Pipeline``."""
         if not self._begun:
             self._forget_shot()
@@ -168,14 +168,12 @@ class TimedPipeline(Pipeline):
             super().begin_shot(begins, abandoned)
         self._next = (begins.shot, 0)
 
-    def change_captions(self, captions: CaptionSet, abandoned: Callable[[], bool] = never) -> None:
+    def change_captions(self, captions: CaptionSet, abandoned: Abandoned = never) -> None:
         """See ``Pipeline``."""
         super().change_captions(captions, abandoned)
         self.applied.append(self._next)
 
-    def run_chunk(
-        self, chunk: int, noise: NoiseSource, abandoned: Callable[[], bool] = lambda: False
-    ) -> Tensor:
+    def run_chunk(self, chunk: int, noise: NoiseSource, abandoned: Abandoned = never) -> Tensor:
         """See ``Pipeline.run_chunk``.
 
         Args:
@@ -188,7 +186,7 @@ class TimedPipeline(Pipeline):
         self._next = (self._next[0], chunk + 1)
         return x0
 
-    def commit(self, abandoned: Callable[[], bool] = never) -> None:
+    def commit(self, abandoned: Abandoned = never) -> None:
         """See ``Pipeline``."""
         with self._account():
             super().commit(abandoned)
