@@ -53,16 +53,12 @@ def check_seed(seed: object, name: str = "seed") -> int:
 
 
 def check_text(text: object, name: str = "prompt", *, blank: bool = False) -> str:
-    """Return a text if it is usable.
+    """Return a text of valid Unicode, with at most ``MAX_PROMPT_CHARACTERS``.
 
     Args:
         text: what was given.
         name: of the argument, for the error.
         blank: whether it may be without a word.
-
-    Raises:
-        ConfigError: not a text, nothing but blanks, more than ``MAX_PROMPT_CHARACTERS``, or not
-            valid Unicode.
     """
     if not isinstance(text, str):
         raise ConfigError(f"{name}: got {type(text).__name__}, wanted a text")

@@ -14,14 +14,13 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import is_not
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from .checks import check_flag, check_one_of, check_range, check_seed, check_text
-from .config import RolloutConfig
+from .checks import check_flag, check_range, check_seed, check_text
 from .device.host_settings import own_torch_settings
 from .device.shortage import shortage_told
 from .errors import ConfigError, SessionClosedError
@@ -43,15 +42,12 @@ from .film.turn import Turn
 from .nvtx import annotate
 from .plan.noise import NoiseSource, PhiloxNoise
 from .plan.planner import planner_of
-from .printable import listed, shown
+from .printable import listed
 from .story import Story, story_prefix
 from .types import Choose, Chunk, Event, Frame, MemoryFrame, Receipt, SessionState, Standing
 
 Reread = int | Literal["none", "shot"]
 """What a prompt computes anew; see ``Session.prompt``."""
-
-_WHOLE_SHOT = 1 << 20
-"""More chunks than a shot has."""
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +62,10 @@ class Session:
     Use ``Session.open``. What asks for something (``cut``, ``prompt``, ``retake``, ``undo``), saves
     or closes may be called from any thread; frames are meant for one reader. Computing begins with
     the first ``cut`` and runs ahead of the reader by at most ``queue_chunks`` chunks.
+
+    Every method raises ``SessionClosedError`` when the session is closed, and ``ConfigError`` for
+    an argument that is not usable; what else it may raise is said there. A closed session still
+    tells ``stats``, ``directions``, ``failed``, its sizes and its rate, and may be closed again.
 
     Args:
         model: the loaded model, shared with its other sessions; held until the session is closed.
@@ -102,31 +102,16 @@ class Session:
     """
 
     def __init__(
-        self,
-        model: Model,
-        *,
-        seed: int = 0,
-        at_end: AtEnd = "hold",
-        queue_chunks: int = 2,
-        queue_policy: QueuePolicy = "block",
-        threads: int | None = None,
-        keep_on_device: bool = False,
-        choose: Choose | None = None,
-        noise: Callable[[int], NoiseSource] = PhiloxNoise,
-        stats_path: str | Path | None = None,
-        turn: Turn | None = None,
-        _beside: Film | None = None,
-    ) -> None:
+        self, model: Model, *, seed: int = 0, at_end: AtEnd = "hold", queue_chunks: int = 2,
+        queue_policy: QueuePolicy = "block", threads: int | None = None,
+        keep_on_device: bool = False, choose: Choose | None = None,
+        noise: Callable[[int], NoiseSource] = PhiloxNoise, stats_path: str | Path | None = None,
+        turn: Turn | None = None, _beside: Film | None = None,
+    ) -> None:  # fmt: skip
         options = SessionOptions.checked(
-            seed=seed,
-            at_end=at_end,
-            queue_chunks=queue_chunks,
-            queue_policy=queue_policy,
-            threads=threads,
-            keep_on_device=keep_on_device,
-            choose=choose,
-            stats_path=stats_path,
-        )
+            seed=seed, at_end=at_end, queue_chunks=queue_chunks, queue_policy=queue_policy,
+            threads=threads, keep_on_device=keep_on_device, choose=choose, stats_path=stats_path,
+        )  # fmt: skip
         self._model: Model | None = model
         self._options, self._noise, self._seed = options, noise, options.seed
         self._threads = options.threads or torch.get_num_threads()
@@ -147,29 +132,15 @@ class Session:
 
     @classmethod
     def open(
-        cls,
-        model: str | Path = "nano",
-        *,
-        seed: int = 0,
-        device: str = "auto",
-        backend: str = "auto",
-        kernels: str | None = None,
-        profile: str = "exact",
-        size: tuple[int, int] | str | None = None,
-        dtype: str | None = None,
-        lora: str | Path | None = None,
-        ema: bool = False,
-        engines: str | Path | None = None,
-        at_end: AtEnd = "hold",
-        queue_chunks: int = 2,
-        queue_policy: QueuePolicy = "block",
-        threads: int | None = None,
-        keep_on_device: bool = False,
-        choose: Choose | None = None,
-        stats_path: str | Path | None = None,
-        student: str | None = None,
+        cls, model: str | Path = "nano", *, seed: int = 0, device: str = "auto",
+        backend: str = "auto", kernels: str | None = None, profile: str = "exact",
+        size: tuple[int, int] | str | None = None, dtype: str | None = None,
+        lora: str | Path | None = None, ema: bool = False, engines: str | Path | None = None,
+        at_end: AtEnd = "hold", queue_chunks: int = 2, queue_policy: QueuePolicy = "block",
+        threads: int | None = None, keep_on_device: bool = False, choose: Choose | None = None,
+        stats_path: str | Path | None = None, student: str | None = None,
         progress: Callable[[str, int, int], object] | None = None,
-    ) -> Session:
+    ) -> Session:  # fmt: skip
         """Load a model and open a session on it.
 
         Args:
@@ -213,17 +184,10 @@ class Session:
         """
         from .loading.load_model import Model
 
-        options: dict[str, Any] = {
-            "seed": seed,
-            "at_end": at_end,
-            "queue_chunks": queue_chunks,
-            "queue_policy": queue_policy,
-            "threads": threads,
-            "keep_on_device": keep_on_device,
-            "choose": choose,
-            "stats_path": stats_path,
-        }
-        SessionOptions.checked(**options)  # before anything is read
+        options = SessionOptions.checked(  # before anything is read
+            seed=seed, at_end=at_end, queue_chunks=queue_chunks, queue_policy=queue_policy,
+            threads=threads, keep_on_device=keep_on_device, choose=choose, stats_path=stats_path,
+        )  # fmt: skip
         with annotate("session.open"), own_torch_settings():
             begun_ns = time.perf_counter_ns()
             opened = Model.open(
@@ -231,23 +195,16 @@ class Session:
                 dtype=dtype, lora=lora, ema=ema, engines=engines, threads=threads,
                 student=student, progress=progress)  # fmt: skip
             with opened:  # from here on only the session holds it
-                session = cls(opened, **options)
+                session = cls(opened, **options.shared(), stats_path=options.stats_path)
             session._film.stats.add("open", begun_ns)
         return session
 
     @classmethod
     async def aopen(cls, model: str | Path = "nano", **options: Any) -> Session:
-        """Open a session without blocking the event loop.
+        """Open a session without blocking the event loop; arguments and errors as for ``open``.
 
         Loading runs on a thread of its own, not on the loop's, and ``progress`` is called there. If
         the wait is cancelled, loading stops before the next tensor, and what was loaded is freed.
-
-        Args:
-            model: as for ``open``.
-            options: as for ``open``.
-
-        Raises:
-            ShotStreamError: what ``open`` raises.
         """
         from .loading.progress import Cancellation
 
@@ -263,91 +220,78 @@ class Session:
     # Asking for shots.
 
     def cut(
-        self,
-        text: str,
-        *,
-        global_caption: str | None = None,
-        seed: int | None = None,
-        take: int = 0,
-        now: bool = False,
-        chunks: int | None = None,
-        flush: bool = False,
-        start: Any = None,
-        strength: float | None = None,
-        images: Sequence[NDArray[np.uint8]] = (),
-    ) -> Receipt:
-        """Queue a shot.
+        self, text: str, *, global_caption: str | None = None, seed: int | None = None,
+        take: int = 0, now: bool = False, chunks: int | None = None, flush: bool = False,
+        start: Any = None, strength: float | None = None, images: Sequence[NDArray[np.uint8]] = (),
+    ) -> Receipt:  # fmt: skip
+        """Queue a shot; it begins when those before it have their length, at once if none runs.
 
-        It begins when the shots queued before it have reached their length; at once, if nothing
-        runs. After a failure, the film goes on.
+        After a failure, the film goes on. ``docs/live.md`` says more of each argument.
 
         Args:
-            text: what the shot shows. What is longer than the model reads (512 tokens for the
-                released one) is cut off at the end, with a note, as the original does.
-            global_caption: what holds for the whole film; as in a story, the caption is this, the
-                number of the shot when it begins, and the text.
+            text: what the shot shows; what is longer than the model reads is cut off, with a note.
+            global_caption: of the whole film; the caption is this, the shot's number, and the text.
             seed: noise seed of this shot; default: the session's.
             take: another number gives other noise, so another picture of the same caption.
-            now: interrupt the running shot at the next chunk boundary, before everything queued;
-                frames already made are still delivered. It supersedes an older such request that
-                has not begun.
+            now: interrupt the running shot at the next chunk boundary, before all that is queued.
             chunks: length of the shot in chunks; default: the trained length.
-            flush: interrupt the film where it is being read: frames made and not read are dropped,
-                and are no context of later shots.
-            start: frames that the shot begins with, uint8 ``[P, H, W, 3]`` or ``[H, W, 3]`` of the
-                film's size, for students made for it; ``start_lengths`` tells how many. They are
-                encoded at once, delivered as the decoder shows them, and count as its first chunks.
-                Where cuts keep the caches, this one does not.
-            strength: makes the first chunks from ``start`` instead of keeping it, above 0 and up to
-                1: the share of the denoising steps that they go through, rounded down, at least
-                one. Little keeps much of the frames, 1 nothing.
-            images: pictures that the shot and its retakes see as context, uint8 ``[H, W, 3]`` RGB
-                of up to 4096 pixels on a side, as many as a shot sees at most (six). The middle of
-                each is scaled to the film's size. They stand right before the shot, as one with its
-                caption would; the oldest frames that it would see make room.
+            flush: interrupt the film where it is read; what is made and not read is dropped.
+            start: frames that it begins with, uint8 ``[P, H, W, 3]`` or ``[H, W, 3]`` of the film's
+                size, for students made for it; ``start_lengths`` tells how many.
+            strength: share of the denoising steps that ``start`` goes through instead of being
+                kept, above 0 and up to 1; 1 leaves nothing of it.
+            images: what it sees as context beside past shots, uint8 ``[H, W, 3]`` RGB of up to 4096
+                pixels on a side; at most ``context_frames``.
 
         Returns:
-            What becomes of the request; as a tuple, notes on the caption: words the model does not
-            know, text that was cut off.
-
-        Raises:
-            ConfigError: an argument is not usable.
-            SessionClosedError: the session is closed.
+            What becomes of it; as a tuple, notes: words the model does not know, text cut off.
         """
-        film = self._film
+        film, details = self._film, dict[str, Any]()
         film.frames.check()
         caption = check_text(text)
-        if now is not False or flush is not False:
-            now, flush = check_flag("now", now), check_flag("flush", flush)
-            now = now or flush
-        if global_caption is not None:
-            check_text(global_caption, "global_caption", blank=True)
-            caption = story_prefix(global_caption, film.director.upcoming_shot(now=now)) + text
-        if chunks is not None:
-            longest = planner_of(self._config).longest_shot_chunks
-            chunks = check_range("chunks", chunks, 1, longest or 2**20)
-        if type(take) is not int or take != 0:  # anything but the default
-            take = check_range("take", take, 0, 2**31 - 1)
-        pictures: tuple[ReferencePicture, ...] = ()
-        if type(images) is not tuple or images:
-            pictures = film.director.pictures(images, self._size, self.context_frames)
-        given = None
-        if start is not None or strength is not None:
-            given = self._start(start, strength, chunks)
+        rest = (global_caption, take, now, chunks, flush, start, strength, images)
+        if any(map(is_not, rest, (None, 0, False, None, False, None, None, ()))):  # the defaults
+            caption, details = self._detailed(text, *rest)
         receipt = Receipt("cut", film.captions.notes(caption), self._expected)
         if film.marked:
             film.asked(receipt)
         request = ShotRequest(
-            text=text, global_caption=global_caption, take=take, now=now, chunks=chunks,
-            images=pictures, start=given,
-            seed=self._seed if seed is None else check_seed(seed), receipt=receipt,
-            requested_ns=time.perf_counter_ns(),
+            text=text, seed=self._seed if seed is None else check_seed(seed), receipt=receipt,
+            requested_ns=time.perf_counter_ns(), **details,
         )  # fmt: skip
         if flush:
             film.director.cut(request)
         else:
             film.timeline.queue([request])
         return receipt
+
+    def _detailed(
+        self, text: str, global_caption: str | None, take: int, now: bool, chunks: int | None,
+        flush: bool, start: object, strength: object, images: Sequence[NDArray[np.uint8]],
+    ) -> tuple[str, dict[str, Any]]:  # fmt: skip
+        """Return a shot's caption, and what its request says of the rest; arguments as of ``cut``.
+
+        A value that equals its default comes here too if it is of another type, and is refused.
+        """
+        director, caption, given = self._film.director, text, None
+        pictures: tuple[ReferencePicture, ...] = ()
+        now, flush = check_flag("now", now), check_flag("flush", flush)
+        now = now or flush
+        if global_caption is not None:
+            check_text(global_caption, "global_caption", blank=True)
+            caption = story_prefix(global_caption, director.upcoming_shot(now=now)) + text
+        if chunks is not None:
+            longest = planner_of(self._config).longest_shot_chunks
+            chunks = check_range("chunks", chunks, 1, longest or 2**20)
+        take = check_range("take", take, 0, 2**31 - 1)
+        if type(images) is not tuple or images:
+            pictures = director.pictures(images, self._size, self.context_frames)
+        if start is not None or strength is not None:
+            given = self._start(start, strength, chunks)
+        return caption, {
+            "global_caption": global_caption, "take": take, "now": now, "chunks": chunks,
+            "images": pictures, "start": given,
+        }  # fmt: skip
 
     def _start(self, frames: object, strength: object, chunks: int | None) -> Start:
         """Return a shot's given start; arguments as of ``cut``."""
@@ -362,15 +306,10 @@ class Session:
     def start_lengths(
         self, *, strength: float | None = None, chunks: int | None = None
     ) -> tuple[int, ...]:
-        """Return how many frames the start of a shot may have, rising.
-
-        Args:
-            strength: as for ``cut``.
-            chunks: likewise.
+        """Return how many frames the start of a shot may have, rising; arguments as for ``cut``.
 
         Raises:
             ConfigError: an argument is not usable, or the student takes no such start.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         if chunks is not None:
@@ -383,10 +322,6 @@ class Session:
 
         Args:
             story: captions are assembled from it as the student was trained to read them.
-
-        Raises:
-            ConfigError: not a ``Story``.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         if not isinstance(story, Story):
@@ -408,12 +343,7 @@ class Session:
         return self.stream()
 
     def prompt(
-        self,
-        text: str,
-        *,
-        shot: int | None = None,
-        flush: bool = False,
-        reread: Reread = "none",
+        self, text: str, *, shot: int | None = None, flush: bool = False, reread: Reread = "none"
     ) -> Receipt:
         """Change what the running shot shows, from the next chunk boundary on.
 
@@ -440,33 +370,18 @@ class Session:
         Raises:
             ConfigError: an argument is not usable, or no such shot is running or queued; or the
                 student's caches are not made chunk by chunk, and ``reread`` is given.
-            SessionClosedError: the session is closed.
         """
         film = self._film
         film.frames.check()
         if shot is not None:
             shot = check_range("shot", shot, 0, 2**31 - 1)
         check_flag("flush", flush)
-        chunks = self._reread_chunks(reread)
+        chunks = film.director.reread_chunks(reread)
         receipt = Receipt("prompt", film.captions.notes(check_text(text)), self._expected)
         if film.marked:
             film.asked(receipt)
         film.director.prompt(text, shot, receipt, flush=flush, reread=chunks)
         return receipt
-
-    def _reread_chunks(self, reread: object) -> int:
-        """Return how many chunks a prompt computes anew at most; its argument as of ``prompt``."""
-        if isinstance(reread, str):
-            check_one_of("reread", reread, ("none", "shot"))
-            chunks = 0 if reread == "none" else _WHOLE_SHOT
-        else:
-            chunks = check_range("reread", reread, 0, _WHOLE_SHOT)
-        if chunks and self._config.rollout != RolloutConfig():
-            raise ConfigError(
-                f"reread: got {shown(reread)}, but caches of this student are not made chunk by "
-                "chunk (docs/students.md); leave it out"
-            )
-        return chunks
 
     def retake(
         self, shot: int | None = None, *, flush: bool = False, keep_following: bool = False
@@ -492,7 +407,6 @@ class Session:
 
         Raises:
             ConfigError: an argument is not usable, or no such shot was begun.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         if shot is not None:
@@ -525,7 +439,6 @@ class Session:
 
         Raises:
             ConfigError: an argument is not usable, or so much was not read.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         given = {"chunks": chunks, "frame": frame, "shot": shot}
@@ -548,60 +461,32 @@ class Session:
 
         Returns:
             Whether it was taken back; False if it has begun, or is over.
-
-        Raises:
-            ConfigError: not a receipt or an id.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         number = request.id if isinstance(request, Receipt) else request
         return self._film.director.cancel(check_range("request", number, 0, 2**63 - 1))
 
     def clear(self) -> int:
-        """Take back all shots that have not begun, and return how many.
-
-        Raises:
-            SessionClosedError: the session is closed.
-        """
+        """Take back all shots that have not begun, and return how many."""
         self._film.frames.check()
         return self._film.director.clear()
 
     def pause(self) -> None:
-        """Begin no further chunk; what is made can be read.
-
-        Raises:
-            SessionClosedError: the session is closed.
-        """
+        """Begin no further chunk; what is made can be read."""
         self._film.frames.check()
         self._film.director.pause(on=True)
 
     def resume(self) -> None:
-        """Go on after ``pause``.
-
-        Raises:
-            SessionClosedError: the session is closed.
-        """
+        """Go on after ``pause``."""
         self._film.frames.check()
         self._film.director.pause(on=False)
 
     def check(self, text: str) -> tuple[str, ...]:
-        """Return notes on a caption, without queueing it: unknown words, text cut off at the end.
-
-        Raises:
-            ConfigError: the text is not usable.
-            SessionClosedError: the session is closed.
-        """
+        """Return notes on a caption, without queueing it: unknown words, text cut off."""
         self._film.frames.check()
         return self._film.captions.notes(check_text(text))
 
     # Reading frames.
-
-    def chunks(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Chunk]:
-        """Yield finished chunks; arguments, end and errors as for ``stream``."""
-        film = self._film
-        return Reading(
-            film.frames, film.timeline, self, whole=True, follow=follow, timeout_s=timeout_s
-        )
 
     def stream(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Frame]:
         """Yield frames in order, until everything queued has been delivered.
@@ -614,16 +499,14 @@ class Session:
             timeout_s: longest wait for a frame in seconds; default: no limit.
 
         Raises:
-            ConfigError: an argument is not usable.
             FrameTimeoutError: no frame came in time.
-            SessionClosedError: the session is closed.
-            ShotStreamError: a shot failed at this point of the film; the cause is attached. It is
-                raised again until the film goes on, see ``failed``.
+            ShotStreamError: a shot failed here, by the attached cause; until ``failed`` is None.
         """
-        film = self._film
-        return Reading(
-            film.frames, film.timeline, self, whole=False, follow=follow, timeout_s=timeout_s
-        )
+        return Reading(self._film.timeline, self, False, follow, timeout_s)
+
+    def chunks(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Chunk]:
+        """Yield finished chunks; arguments, end and errors as for ``stream``."""
+        return Reading(self._film.timeline, self, True, follow, timeout_s)
 
     def astream(
         self, *, follow: bool = False, timeout_s: float | None = None
@@ -632,29 +515,19 @@ class Session:
 
         A wait may be cancelled, or end in a timeout: no frame is lost.
         """
-        film = self._film
-        return AsyncReading(
-            film.frames, film.timeline, self, whole=False, follow=follow, timeout_s=timeout_s
-        )
+        return AsyncReading(self._film.timeline, self, False, follow, timeout_s)
 
     def achunks(
         self, *, follow: bool = False, timeout_s: float | None = None
     ) -> AsyncReading[Chunk]:
         """Yield chunks like ``chunks``, in an event loop and without a thread."""
-        film = self._film
-        return AsyncReading(
-            film.frames, film.timeline, self, whole=True, follow=follow, timeout_s=timeout_s
-        )
+        return AsyncReading(self._film.timeline, self, True, follow, timeout_s)
 
     # What is remembered of past shots.
 
     @property
     def memory(self) -> tuple[MemoryFrame, ...]:
-        """The frames of past shots that the next shot would see if it began now.
-
-        Raises:
-            SessionClosedError: the session is closed.
-        """
+        """The frames of past shots that the next shot would see if it began now."""
         return self._film.memory.frames()
 
     def pin(self, frame_index: int) -> None:
@@ -666,7 +539,6 @@ class Session:
 
         Raises:
             ConfigError: the frame is not kept, or as many are pinned as a shot sees.
-            SessionClosedError: the session is closed.
         """
         self._film.memory.pin(check_range("pin", frame_index, 0, 2**53))
 
@@ -675,7 +547,6 @@ class Session:
 
         Raises:
             ConfigError: the frame is not pinned.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         self._film.memory.unpin(check_range("unpin", frame_index, 0, 2**53))
@@ -685,7 +556,6 @@ class Session:
 
         Raises:
             ConfigError: nothing is kept of it.
-            SessionClosedError: the session is closed.
         """
         self._film.memory.forget(check_range("forget", shot, 0, 2**31 - 1))
 
@@ -703,9 +573,6 @@ class Session:
 
         Args:
             within_chunk: go on behind the last frame that was read, also within a chunk.
-
-        Raises:
-            SessionClosedError: the session is closed.
         """
         check_flag("within_chunk", within_chunk)
         selector = self._film.workers.selector
@@ -715,9 +582,6 @@ class Session:
         """Return a snapshot of where the reader is to the frame, and which frame that is.
 
         For whoever keeps what was read beside the snapshot, so that both fit each other.
-
-        Raises:
-            SessionClosedError: the session is closed.
         """
         selector = self._film.workers.selector
         point = resume_point(self._film.timeline, selector, within_chunk=True)
@@ -743,7 +607,6 @@ class Session:
         Raises:
             ConfigError: not a snapshot, or a damaged one.
             ManifestError: a snapshot of another version, model configuration, profile or weights.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         with own_torch_settings():
@@ -759,9 +622,6 @@ class Session:
 
         Args:
             turn: of the new session; see ``Session``.
-
-        Raises:
-            SessionClosedError: the session is closed.
         """
         film, model = self._film, self._model
         selector = film.workers.selector
@@ -820,7 +680,6 @@ class Session:
         Raises:
             ConfigError: these are no directions, or they are damaged.
             ManifestError: directions of another version, model configuration, profile or weights.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         self._film.director.restore(film_of(data, self._snapshot_model))
@@ -837,10 +696,6 @@ class Session:
 
         Returns:
             A function that ends it.
-
-        Raises:
-            ConfigError: not a function.
-            SessionClosedError: the session is closed.
         """
         self._film.frames.check()
         if not callable(listener):
@@ -849,11 +704,7 @@ class Session:
 
     @property
     def state(self) -> SessionState:
-        """Where the film is: running shot, queue, reader, health.
-
-        Raises:
-            SessionClosedError: the session is closed.
-        """
+        """Where the film is: running shot, queue, reader, health."""
         self._film.frames.check()
         return session_state(self._film.timeline, self._frame_rate_hz)
 
@@ -932,21 +783,11 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Session:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

@@ -122,8 +122,17 @@ RequestState = Literal["waiting", "applied", "superseded", "late", "cancelled", 
 _request_ids = itertools.count(1)
 
 
+Expected = Callable[["Receipt"], Place | None]
+"""Tells where a request that waits takes effect at the earliest, as far as it is known."""
+
+
 class Receipt(tuple[str, ...]):
     """What becomes of what was asked for; as a tuple, the notes on its text.
+
+    Args:
+        kind: what was asked for.
+        notes: on its text.
+        expected: tells the earliest place while it waits; None where nothing is known.
 
     Attributes:
         id: number of the request, unique in this process.
@@ -138,23 +147,14 @@ class Receipt(tuple[str, ...]):
     kind: RequestKind
     state: RequestState
     error: BaseException | None
-    _expected: Callable[[Receipt], Place | None] | None
+    _expected: Expected | None
     _place: Place | None
     _wakers: dict[object, Callable[[], None]]
 
     def __new__(
-        cls,
-        kind: RequestKind,
-        notes: Iterable[str] = (),
-        expected: Callable[[Receipt], Place | None] | None = None,
+        cls, kind: RequestKind, notes: Iterable[str] = (), expected: Expected | None = None
     ) -> Receipt:
-        """Make a new request's receipt.
-
-        Args:
-            kind: what was asked for.
-            notes: on its text.
-            expected: tells the earliest place while it waits; None where nothing is known.
-        """
+        """Make a new request's receipt."""
         receipt = super().__new__(cls, notes)
         receipt.id, receipt.kind, receipt.state = next(_request_ids), kind, "waiting"
         receipt.error = receipt._place = None
@@ -200,13 +200,7 @@ class Receipt(tuple[str, ...]):
     def decide(
         self, state: RequestState, place: Place | None = None, error: BaseException | None = None
     ) -> bool:
-        """Set what became of it, once, and tell whether this was the call; for the session.
-
-        Args:
-            state: what became of it.
-            place: where it takes effect, if it does.
-            error: why it failed, if it did.
-        """
+        """Set the attributes of its arguments' names, once; tells if this did. For the session."""
         if self.state != "waiting":
             return False
         self._place, self._expected = place, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -60,8 +59,8 @@ def test_what_is_no_such_number_is_refused(open_session: Opener, reread: Any) ->
 
 def test_a_student_with_other_caches_refuses_it(open_session: Opener, bundle: Model) -> None:
     session = open_session(bundle)
-    rollout = RolloutConfig(prompt="recache")
-    session._config = replace(session._config, rollout=rollout)
+    director: Any = session._film.director
+    director._rollout = RolloutConfig(prompt="recache")
     session.cut("a")
     with pytest.raises(ConfigError, match="not made chunk by chunk"):
         session.prompt("b", reread="shot")

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..checks import check_one_of, check_range
+from ..config import RolloutConfig
 from ..errors import ConfigError
-from ..printable import listed
+from ..printable import listed, shown
 from ..types import Place, Receipt
 from . import rewind
 from .places import next_place, shot_place
@@ -19,17 +21,20 @@ from .reference import ReferencePicture, reference_pictures
 from .shots import ResumePoint, ShotRequest, ShotRun
 from .timeline import NewPrompt, Timeline
 
+_WHOLE_SHOT = 1 << 20
+"""More chunks than a shot has."""
+
 
 class Director:
     """Changes a film's timeline.
 
     Args:
         timeline: the film's.
-        refuses_prompts: a running shot keeps its prompt.
+        rollout: of the student; whether a running shot may get another prompt, and read again.
     """
 
-    def __init__(self, timeline: Timeline, *, refuses_prompts: bool = False) -> None:
-        self._timeline, self._refuses_prompts = timeline, refuses_prompts
+    def __init__(self, timeline: Timeline, rollout: RolloutConfig) -> None:
+        self._timeline, self._rollout = timeline, rollout
 
     def upcoming_shot(self, *, now: bool) -> int:
         """Return the number that the next shot to be queued gets if no other is queued before."""
@@ -69,14 +74,29 @@ class Director:
             timeline.add([request])
         timeline.events.tell()
 
+    def reread_chunks(self, reread: object) -> int:
+        """Return how many chunks a prompt computes anew at most.
+
+        Args:
+            reread: as of ``Session.prompt``.
+
+        Raises:
+            ConfigError: it is not usable, or the student's caches are not made chunk by chunk.
+        """
+        if isinstance(reread, str):
+            check_one_of("reread", reread, ("none", "shot"))
+            chunks = 0 if reread == "none" else _WHOLE_SHOT
+        else:
+            chunks = check_range("reread", reread, 0, _WHOLE_SHOT)
+        if chunks and self._rollout != RolloutConfig():
+            raise ConfigError(
+                f"reread: got {shown(reread)}, but caches of this student are not made chunk by "
+                "chunk (docs/students.md); leave it out"
+            )
+        return chunks
+
     def prompt(
-        self,
-        text: str,
-        shot: int | None,
-        receipt: Receipt,
-        *,
-        flush: bool = False,
-        reread: int = 0,
+        self, text: str, shot: int | None, receipt: Receipt, *, flush: bool = False, reread: int = 0
     ) -> None:
         """Change the text of the running shot, or of a queued one that is named.
 
@@ -97,7 +117,8 @@ class Director:
             if flush or timeline.playlist.run is None:
                 rewind.count_as_made(timeline)
             read = self._read_run(shot, index) if flush else None
-            if self._refuses_prompts and (read or self._steerable_run(shot)) is not None:
+            refused = self._rollout.prompt == "refused"
+            if refused and (read or self._steerable_run(shot)) is not None:
                 raise ConfigError(
                     "prompt: got a new text for the running shot, but shots of this student keep "
                     "theirs: the chunks in flight carry the text they began with; cut instead"
@@ -123,12 +144,7 @@ class Director:
         timeline.events.tell()
 
     def retake(
-        self,
-        shot: int | None,
-        receipt: Receipt,
-        *,
-        flush: bool = False,
-        keep_following: bool = False,
+        self, shot: int | None, receipt: Receipt, *, flush: bool, keep_following: bool
     ) -> None:
         """Make a shot again with other noise.
 

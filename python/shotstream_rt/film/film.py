@@ -127,9 +127,7 @@ class Film:
             chunk_frames=(stride * (first - 1) + 1, stride * latents),
             whole=model.config.rollout.cut == "keep",
         )
-        self.director = Director(
-            self.timeline, refuses_prompts=model.config.rollout.prompt == "refused"
-        )
+        self.director = Director(self.timeline, model.config.rollout)
         if self.marked:
             self.timeline.events.listen(mark_event)
         if self._capture is not None:

@@ -1,9 +1,10 @@
 """Finished chunks on their way to the reader: a bounded queue.
 
 The decode thread puts chunks in; frames or whole chunks come out. What comes out is *offered*
-first and leaves only when it is accepted, by one ``del`` of a dictionary entry right before it is
-handed over. Nothing can interrupt a reader between the two, so a cancelled task, a timeout or
-Ctrl-C loses no frame, and of two readers one gets a frame and the other gets the next.
+first and leaves only when it is accepted, by one ``del`` right before it is handed over. Python
+looks for signals on calls and jumps back, and there is none between the two: a cancelled task, a
+timeout or Ctrl-C loses no frame. Only one ``del`` of an offer succeeds: of two readers one gets a
+frame and the other gets the next, and what the queue revokes nobody gets.
 
 Waiting readers (``reading.py``) leave a function that wakes them, so one queue serves threads and
 event loops, and nobody waits while holding a lock.
@@ -11,14 +12,13 @@ event loops, and nobody waits while holding a lock.
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -31,55 +31,75 @@ QueuePolicy = Literal["block", "drop_oldest", "latest"]
 QUEUE_POLICIES: tuple[QueuePolicy, ...] = ("block", "drop_oldest", "latest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Offer:
     """A frame or a chunk that may be handed over.
 
     Attributes:
-        ticket: delete it from the queue's ``tickets`` to accept.
-        item: the frame or the chunk.
+        held: the frame or the chunk, until it is accepted or revoked: by ``del held[0]``, which is
+            an ``IndexError`` for who comes second.
         whole: whether it is a chunk.
         opens: whether it is a chunk, or the first frame of one.
         end: how many frames of the open chunk are read when it is accepted.
     """
 
-    ticket: int
-    item: Any
+    held: list[Any]
     whole: bool
     opens: bool
     end: int
 
 
-class _Failure:
-    """Stands in the queue where making frames failed."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 @dataclass(slots=True, eq=False)
 class _OpenChunk:
-    """The chunk at the front, of which frames may have been read."""
+    """The chunk at the front, of which frames may have been read.
+
+    Attributes:
+        chunk: it.
+        size: how many frames it has.
+        pixels: its frames; on the host from when the first of them is offered.
+        read: how many of them were read.
+    """
 
     chunk: Chunk
     size: int
+    pixels: Any
     read: int = 0
-    frames: list[Frame] | None = None
+
+    def frame(self, rate_hz: int) -> Offer:
+        """Offer its next frame, on the host and read-only; a view of the chunk's memory there."""
+        chunk, read, index = self.chunk, self.read, self.chunk.index + self.read
+        if not isinstance(self.pixels, np.ndarray):
+            self.pixels = self.pixels.cpu().numpy()
+        pixels = self.pixels[read]
+        pixels.flags.writeable = False
+        frame = Frame(
+            pixels=pixels, index=index, shot=chunk.shot, chunk=chunk.chunk, pts_s=index / rate_hz,
+            take=chunk.take, caption=chunk.caption, made_s=chunk.made_s,
+        )  # fmt: skip
+        return Offer([frame], whole=False, opens=read == 0, end=read + 1)
+
+    def rest(self, rate_hz: int) -> Offer:
+        """Offer all that is left of it, of the same kind and without a copy."""
+        rest, index = self.chunk, self.chunk.index + self.read
+        if self.read:
+            pixels = rest.pixels[self.read :]
+            rest = replace(rest, pixels=pixels, index=index, pts_s=index / rate_hz)
+        return Offer([rest], whole=True, opens=True, end=self.size)
 
 
 class FrameQueue:
     """Finished chunks on their way out.
 
     The lock may be entered again by the thread that holds it, because a signal handler that runs
-    in between may close the session; each change below is complete, or repeatable, at any line.
+    in between may close the session; each change below is complete, or repeatable, when it comes.
 
     Args:
         capacity: chunks that may wait.
-        policy: what happens when they all wait, see ``Session``.
+        policy: what happens when they all wait, see ``Session``. Under ``block``, a chunk is made
+            only when there is room for it.
         frame_rate_hz: frames per second, for the presentation times.
 
     Attributes:
-        tickets: of the offer that can be accepted.
         wakers: of the readers that wait, by whoever waits; each is called once, when there may be
             something to read.
         dropped: chunks dropped by the queue's policy.
@@ -94,20 +114,17 @@ class FrameQueue:
         self._policy = policy
         self._frame_rate_hz = frame_rate_hz
         self.lock = threading.RLock()
-        self._waiting: deque[Chunk | _Failure] = deque()
+        self._waiting: deque[Chunk | BaseException] = deque()  # a failure where it happened
         self._open: _OpenChunk | None = None
-        self._read_index = self._gone_index = self._reads = 0
-        self._numbers = itertools.count()
+        self._read_index = self._dropped_index = self._reads = 0
         self._offered: Offer | None = None
-        self._revoked = -1
         self.closed = False
-        self.tickets: dict[int, None] = {}
         self.wakers: dict[object, Callable[[], object]] = {}
         self.dropped = 0
         self.failed: BaseException | None = None
 
     def check(self) -> None:
-        """Check that the session is open and of this process; raises as ``offer``."""
+        """Raise ``SessionClosedError`` if the session is closed, and as ``check_process``."""
         if self.closed or os.getpid() != self._pid:
             self.check_process()
             raise SessionClosedError("the session is closed; open another one")
@@ -129,7 +146,6 @@ class FrameQueue:
 
     def __len__(self) -> int:
         with self.lock:
-            self._tidy()
             return sum(isinstance(entry, Chunk) for entry in self._waiting)
 
     @property
@@ -142,16 +158,11 @@ class FrameQueue:
             return rest + sum(len(chunk.pixels) for chunk in waiting)
 
     def put(self, chunk: Chunk) -> list[Chunk]:
-        """Add a finished chunk and return those that the policy drops for it.
-
-        Never waits: under ``block`` the generator makes a chunk only when there is room for it.
-        """
-        dropped: list[Chunk] = []
+        """Add a finished chunk, without waiting, and return those that the policy drops for it."""
         with annotate("queue.put"), self.lock:
             if self.closed:
-                return dropped
-            if self._policy != "block" and len(self) >= self._capacity:
-                dropped = self._make_room()
+                return []
+            dropped = [] if self._policy == "block" else self._make_room()
             self._waiting.append(chunk)
         self.wake()
         return dropped
@@ -159,15 +170,14 @@ class FrameQueue:
     def wake(self) -> None:
         """Wake every waiting reader."""
         while self.wakers:
-            # Another thread may take the last one; a reader may be awake already, or its loop gone.
-            with suppress(KeyError, RuntimeError):
+            with suppress(KeyError, RuntimeError):  # woken meanwhile, or its loop is gone
                 self.wakers.popitem()[1]()
 
     def fail(self, error: BaseException) -> None:
         """Let the reader have the chunks that are ready, then raise ``error`` there."""
         with self.lock:
             self.failed = error
-            self._waiting.append(_Failure(error))
+            self._waiting.append(error)
         self.wake()
 
     def revive(self) -> None:
@@ -185,7 +195,7 @@ class FrameQueue:
         with self.lock:
             self._revoke()
             self._waiting, self._open = deque(), None
-            self._read_index = self._gone_index = next_index
+            self._read_index = self._dropped_index = next_index
 
     @contextmanager
     def standstill(self) -> Iterator[int]:
@@ -214,7 +224,10 @@ class FrameQueue:
         """
         with self.lock:
             self._tidy()
-            return self._gone_index
+            front = self._open
+            begun = 0 if front is None or not front.read else front.chunk.index + front.size
+            # A chunk that was dropped may have overtaken one that is read.
+            return max(self._dropped_index, self._read_index, begun)
 
     # For readers.
 
@@ -222,137 +235,70 @@ class FrameQueue:
         """Offer the next frame, or what is left of the next chunk; None if there is none now.
 
         Raises:
-            SessionClosedError: the session is closed.
-            ShotStreamError: making frames failed here; the cause is attached.
+            ShotStreamError: making frames failed here, with the cause attached; or as ``check``.
         """
         self.check()
         with self.lock:
             self._tidy()
-            if self._offered is not None:
-                if self._offered.whole == whole:
-                    return self._offered
+            if self._offered is not None and self._offered.whole != whole:
                 self._revoke()
-            front = self._open or self._open_next()
-            if front is None:
-                return None
-            chunk, end = front.chunk, front.size if whole else front.read + 1
-            if whole:
-                item: Any = rest_of(chunk, front.read, self._frame_rate_hz)
-            else:
-                front.frames = front.frames or split(chunk, self._frame_rate_hz)
-                item = front.frames[front.read]
-            ticket = next(self._numbers)
-            # An offer whose ticket is missing counts as accepted, so the ticket comes first.
-            self.tickets[ticket] = None
-            self._offered = Offer(
-                ticket=ticket, item=item, whole=whole, opens=whole or end == 1, end=end
-            )
+            if self._open is None:
+                waiting = self._waiting
+                entry = waiting[0] if waiting else self.failed
+                if entry is None:
+                    return None
+                if isinstance(entry, BaseException):
+                    self._raise_failure(entry)
+                self._open = _OpenChunk(entry, len(entry.pixels), entry.pixels)
+                del waiting[0]
+            if self._offered is None:
+                make = self._open.rest if whole else self._open.frame
+                self._offered = make(self._frame_rate_hz)
             return self._offered
 
-    # Under the lock.
+    # Under the lock. The first two change things without a call, so no signal comes halfway.
 
     def _tidy(self) -> None:
-        """Finish what a reader began: it accepted an offer, or was interrupted while opening."""
-        front, waiting, offered = self._open, self._waiting, self._offered
-        if front is not None and waiting and waiting[0] is front.chunk:
-            waiting.popleft()
-        if offered is None or offered.ticket in self.tickets:
+        """Finish what a reader began that accepted an offer."""
+        front, offered = self._open, self._offered
+        if offered is None or offered.held:
             return
-        if front is not None and offered.ticket != self._revoked:
-            chunk = front.chunk
+        if front is not None:
             self._reads += offered.end - front.read
-            front.read = offered.end
-            self._read_index = chunk.index + front.read
-            # A chunk that was dropped meanwhile has overtaken this one.
-            self._gone_index = max(self._gone_index, chunk.index + front.size)
+            front.read, self._read_index = offered.end, front.chunk.index + offered.end
             if front.read >= front.size:
                 self._open = None
         self._offered = None
 
-    def _open_next(self) -> _OpenChunk | None:
-        """Open the next chunk; raise what is due instead of one."""
-        entry = self._waiting[0] if self._waiting else None
-        if isinstance(entry, Chunk):
-            self._open = _OpenChunk(entry, len(entry.pixels))
-            self._waiting.popleft()
-            return self._open
-        if entry is not None or self.failed is not None:
-            self._raise_failure(entry)
-        return None
+    def _revoke(self) -> None:
+        """Take the current offer back, unless it was accepted just before."""
+        try:
+            if self._offered is not None:
+                del self._offered.held[0]
+                self._offered = None
+        except IndexError:
+            self._tidy()
 
-    def _raise_failure(self, entry: _Failure | None) -> None:
-        """Raise a failure that the reader has come to, or else the one that lasts."""
-        if entry is not None:
-            self._waiting.popleft()
-        error = self.failed if entry is None else entry.error
-        if error is not None:
-            _raise(error)
+    def _raise_failure(self, error: BaseException) -> NoReturn:
+        """Raise a failure that the reader has come to, or the one that lasts."""
+        if self._waiting:
+            del self._waiting[0]
+        if isinstance(error, ShotStreamError):
+            raise type(error)(*error.args) from error
+        raise ShotStreamError(f"computing failed: {type(error).__name__}: {error}") from error
 
     def _make_room(self) -> list[Chunk]:
-        """Drop the oldest chunks until there is room for one."""
+        """Drop the oldest chunks until there is room for one, and return them."""
         chunks = [entry for entry in self._waiting if isinstance(entry, Chunk)]
-        dropped = chunks[: len(chunks) - self._capacity + 1]
+        dropped = chunks[: max(0, len(chunks) - self._capacity + 1)]
+        if not dropped:
+            return dropped
         gone = set(map(id, dropped))  # comparing chunks would compare their pixels
         self._waiting = deque(entry for entry in self._waiting if id(entry) not in gone)
         self.dropped += len(dropped)
         newest = dropped[-1]
-        self._gone_index = newest.index + len(newest.pixels)
+        self._dropped_index = newest.index + len(newest.pixels)
         return dropped
-
-    def _revoke(self) -> None:
-        """Take the current offer back; it can no longer be accepted."""
-        offered = self._offered
-        if offered is None:
-            return
-        self._revoked = offered.ticket
-        if offered.ticket not in self.tickets:  # it was accepted just before
-            self._revoked = -1
-        self.tickets.pop(offered.ticket, None)
-        self._tidy()
-
-
-def _raise(error: BaseException) -> None:
-    if isinstance(error, ShotStreamError):
-        raise type(error)(*error.args) from error
-    raise ShotStreamError(f"computing failed: {type(error).__name__}: {error}") from error
-
-
-def split(chunk: Chunk, frame_rate_hz: int) -> list[Frame]:
-    """Return a chunk's frames on the host, read-only; views of its memory if that is there."""
-    on_host = isinstance(chunk.pixels, np.ndarray)
-    pixels = chunk.pixels.view() if on_host else chunk.pixels.cpu().numpy()
-    pixels.flags.writeable = False
-    return [
-        Frame(
-            pixels=picture, index=index, shot=chunk.shot, chunk=chunk.chunk,
-            pts_s=index / frame_rate_hz, take=chunk.take, caption=chunk.caption,
-            made_s=chunk.made_s,
-        )
-        for index, picture in enumerate(pixels, chunk.index)
-    ]  # fmt: skip
-
-
-def rest_of(chunk: Chunk, read: int, frame_rate_hz: int) -> Chunk:
-    """Return a chunk without its first ``read`` frames, of the same kind, without a copy.
-
-    Args:
-        chunk: its pixels are ``[P, H, W, 3]`` uint8, an array or a tensor.
-        read: frames to leave out, below ``P``.
-        frame_rate_hz: of the film, to stamp what is left.
-    """
-    if read == 0:
-        return chunk
-    index = chunk.index + read
-    return Chunk(
-        pixels=chunk.pixels[read:],
-        index=index,
-        shot=chunk.shot,
-        chunk=chunk.chunk,
-        pts_s=index / frame_rate_hz,
-        take=chunk.take,
-        caption=chunk.caption,
-        made_s=chunk.made_s,
-    )
 
 
 def as_ordinary(pixels: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from functools import cache, partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from ..checks import check_flag, check_timeout
 from ..errors import FrameTimeoutError
 from ..nvtx import annotate, level, mark
 from ..types import Chunk, Frame
-from .frame_queue import FrameQueue, Offer
+from .frame_queue import Offer
+from .timeline import Timeline
 
 _LOOK_S = 0.5
 """Longest a waiting thread sleeps without looking: where locks cannot be interrupted (Windows),
@@ -26,24 +27,11 @@ Ctrl-C is noticed then."""
 Item = TypeVar("Item", Frame, Chunk)
 
 
-class Source(Protocol):
-    """Makes what is read."""
-
-    def idle(self) -> bool:
-        """Tell whether nothing more will come until another shot is queued."""
-        ...
-
-    def wake(self) -> None:
-        """Look again whether the queue has room."""
-        ...
-
-
 class _Reading(Generic[Item]):
     """What iterators for threads and for event loops have in common.
 
     Args:
-        frames: where frames come from.
-        source: makes them.
+        timeline: of the film that is read.
         owner: kept alive as long as somebody reads.
         whole: whether to take whole chunks.
         follow: wait although nothing is queued.
@@ -54,16 +42,9 @@ class _Reading(Generic[Item]):
     """
 
     def __init__(
-        self,
-        frames: FrameQueue,
-        source: Source,
-        owner: object,
-        *,
-        whole: bool,
-        follow: bool = False,
-        timeout_s: float | None = None,
+        self, timeline: Timeline, owner: object, whole: bool, follow: bool, timeout_s: float | None
     ) -> None:
-        self._frames, self._source, self._owner = frames, source, owner
+        self._timeline, self._frames, self._owner = timeline, timeline.frames, owner
         self._whole, self._follow, self._timeout_s = whole, follow, timeout_s
         self._marked = level() > 0
         if follow is not False:
@@ -90,22 +71,21 @@ class Reading(_Reading[Item], Iterator[Item]):
     """Iterates over frames or chunks, on any thread; goes on after a timeout."""
 
     def __next__(self) -> Item:
-        begun_s, tickets = time.monotonic(), self._frames.tickets
+        begun_s = time.monotonic()
         while True:
             offer = self._frames.offer(self._whole) or self._wait(begun_s)
             if offer is None:
                 raise StopIteration
             if offer.opens:
-                self._source.wake()  # the queue has room for another chunk
-            item: Item = offer.item
-            if self._marked:  # here, as no call may follow the acceptance
-                mark("frame.taken", item.index)
+                self._timeline.wake()  # the queue has room for another chunk
             try:
-                # Python looks for signals on calls and jumps back, and there is none from here on.
-                del tickets[offer.ticket]
-            except KeyError:
-                continue
-            return item
+                item: Item = offer.held[0]
+                if self._marked:
+                    mark("frame.taken", item.index)
+                del offer.held[0]  # no call may follow, see ``frame_queue.py``
+                return item
+            except IndexError:
+                pass
 
     def _wait(self, begun_s: float) -> Offer | None:
         gate, wakers = threading.Lock(), self._frames.wakers
@@ -116,13 +96,12 @@ class Reading(_Reading[Item], Iterator[Item]):
                 while True:
                     gate.acquire(blocking=False)
                     wakers[gate] = gate.release
-                    ends = self._source.idle() and (not self._follow or _nobody_can_ask())
+                    ends = self._timeline.idle() and (not self._follow or _nobody_can_ask())
                     if (offer := self._frames.offer(self._whole)) is not None or ends:
                         return offer
                     left = _LOOK_S if self._timeout_s is None else self._time_left(begun_s)
-                    self._source.wake()
+                    self._timeline.wake()
                     gate.acquire(timeout=min(left, _LOOK_S))
-                    wakers.pop(gate, None)
             finally:
                 wakers.pop(gate, None)
                 if self._follow:
@@ -139,7 +118,7 @@ class AsyncReading(_Reading[Item], AsyncIterator[Item]):
         """Do nothing: there is nothing to free. Here because generators have it."""
 
     async def _next(self) -> Item:
-        begun_s, tickets = time.monotonic(), self._frames.tickets
+        begun_s = time.monotonic()
         while True:
             offer = self._frames.offer(self._whole)
             if offer is None:
@@ -149,15 +128,15 @@ class AsyncReading(_Reading[Item], AsyncIterator[Item]):
             if offer is None:
                 raise StopAsyncIteration
             if offer.opens:
-                self._source.wake()
-            item: Item = offer.item
-            if self._marked:
-                mark("frame.taken", item.index)
+                self._timeline.wake()
             try:
-                del tickets[offer.ticket]
-            except KeyError:
-                continue
-            return item
+                item: Item = offer.held[0]
+                if self._marked:
+                    mark("frame.taken", item.index)
+                del offer.held[0]
+                return item
+            except IndexError:
+                pass
 
     async def _wait(self, begun_s: float) -> Offer | None:
         loop, wakers = asyncio.get_running_loop(), self._frames.wakers
@@ -166,12 +145,12 @@ class AsyncReading(_Reading[Item], AsyncIterator[Item]):
             wakers[future] = partial(loop.call_soon_threadsafe, _finish, future)
             timer = None
             try:
-                ends = not self._follow and self._source.idle()
+                ends = not self._follow and self._timeline.idle()
                 if (offer := self._frames.offer(self._whole)) is not None or ends:
                     return offer
                 if self._timeout_s is not None:
                     timer = loop.call_later(self._time_left(begun_s), _finish, future)
-                self._source.wake()
+                self._timeline.wake()
                 await future
             finally:
                 wakers.pop(future, None)
