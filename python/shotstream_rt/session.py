@@ -502,11 +502,11 @@ class Session:
             FrameTimeoutError: no frame came in time.
             ShotStreamError: a shot failed here, by the attached cause; until ``failed`` is None.
         """
-        return Reading(self._film.timeline, self, False, follow, timeout_s)
+        return Reading(self._film.timeline, self, follow, timeout_s, whole=False)
 
     def chunks(self, *, follow: bool = False, timeout_s: float | None = None) -> Iterator[Chunk]:
         """Yield finished chunks; arguments, end and errors as for ``stream``."""
-        return Reading(self._film.timeline, self, True, follow, timeout_s)
+        return Reading(self._film.timeline, self, follow, timeout_s, whole=True)
 
     def astream(
         self, *, follow: bool = False, timeout_s: float | None = None
@@ -515,13 +515,13 @@ class Session:
 
         A wait may be cancelled, or end in a timeout: no frame is lost.
         """
-        return AsyncReading(self._film.timeline, self, False, follow, timeout_s)
+        return AsyncReading(self._film.timeline, self, follow, timeout_s, whole=False)
 
     def achunks(
         self, *, follow: bool = False, timeout_s: float | None = None
     ) -> AsyncReading[Chunk]:
         """Yield chunks like ``chunks``, in an event loop and without a thread."""
-        return AsyncReading(self._film.timeline, self, True, follow, timeout_s)
+        return AsyncReading(self._film.timeline, self, follow, timeout_s, whole=True)
 
     # What is remembered of past shots.
 

@@ -33,16 +33,16 @@ class _Reading(Generic[Item]):
     Args:
         timeline: of the film that is read.
         owner: kept alive as long as somebody reads.
-        whole: whether to take whole chunks.
         follow: wait although nothing is queued.
         timeout_s: longest wait for an item in seconds; None waits without limit.
+        whole: whether to take whole chunks.
 
     Raises:
         ConfigError: ``follow`` or ``timeout_s`` is not usable.
     """
 
     def __init__(
-        self, timeline: Timeline, owner: object, whole: bool, follow: bool, timeout_s: float | None
+        self, timeline: Timeline, owner: object, follow: bool, timeout_s: float | None, whole: bool
     ) -> None:
         self._timeline, self._frames, self._owner = timeline, timeline.frames, owner
         self._whole, self._follow, self._timeout_s = whole, follow, timeout_s
