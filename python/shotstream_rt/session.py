@@ -245,20 +245,23 @@ class Session:
 
         Returns:
             What becomes of it; as a tuple, notes: words the model does not know, text cut off.
+
+        Raises:
+            ConfigError: an argument is not usable.
+            SessionClosedError: the session is closed.
         """
-        film, details = self._film, dict[str, Any]()
+        film = self._film
         film.frames.check()
         caption = check_text(text)
+        seed = self._seed if seed is None else check_seed(seed)
+        request = ShotRequest(text=text, seed=seed, requested_ns=time.perf_counter_ns())
         rest = (global_caption, take, now, chunks, flush, start, strength, images)
         if any(map(is_not, rest, (None, 0, False, None, False, None, None, ()))):  # the defaults
-            caption, details = self._detailed(text, *rest)
+            request, caption = self._detailed(request, *rest)
         receipt = Receipt("cut", film.captions.notes(caption), self._expected)
         if film.marked:
             film.asked(receipt)
-        request = ShotRequest(
-            text=text, seed=self._seed if seed is None else check_seed(seed), receipt=receipt,
-            requested_ns=time.perf_counter_ns(), **details,
-        )  # fmt: skip
+        request = replace(request, receipt=receipt)
         if flush:
             film.director.cut(request)
         else:
@@ -266,20 +269,21 @@ class Session:
         return receipt
 
     def _detailed(
-        self, text: str, global_caption: str | None, take: int, now: bool, chunks: int | None,
-        flush: bool, start: object, strength: object, images: Sequence[NDArray[np.uint8]],
-    ) -> tuple[str, dict[str, Any]]:  # fmt: skip
-        """Return a shot's caption, and what its request says of the rest; arguments as of ``cut``.
+        self, request: ShotRequest, global_caption: str | None, take: int, now: bool,
+        chunks: int | None, flush: bool, start: object, strength: object,
+        images: Sequence[NDArray[np.uint8]],
+    ) -> tuple[ShotRequest, str]:  # fmt: skip
+        """Return a request with what is seldom given, and its caption; arguments as of ``cut``.
 
         A value that equals its default comes here too if it is of another type, and is refused.
         """
-        director, caption, given = self._film.director, text, None
+        director, caption, given = self._film.director, request.text, None
         pictures: tuple[ReferencePicture, ...] = ()
         now, flush = check_flag("now", now), check_flag("flush", flush)
         now = now or flush
         if global_caption is not None:
             check_text(global_caption, "global_caption", blank=True)
-            caption = story_prefix(global_caption, director.upcoming_shot(now=now)) + text
+            caption = story_prefix(global_caption, director.upcoming_shot(now=now)) + caption
         if chunks is not None:
             longest = planner_of(self._config).longest_shot_chunks
             chunks = check_range("chunks", chunks, 1, longest or 2**20)
@@ -288,10 +292,11 @@ class Session:
             pictures = director.pictures(images, self._size, self.context_frames)
         if start is not None or strength is not None:
             given = self._start(start, strength, chunks)
-        return caption, {
-            "global_caption": global_caption, "take": take, "now": now, "chunks": chunks,
-            "images": pictures, "start": given,
-        }  # fmt: skip
+        request = replace(
+            request, global_caption=global_caption, take=take, now=now, chunks=chunks,
+            images=pictures, start=given,
+        )  # fmt: skip
+        return request, caption
 
     def _start(self, frames: object, strength: object, chunks: int | None) -> Start:
         """Return a shot's given start; arguments as of ``cut``."""
