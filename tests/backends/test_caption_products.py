@@ -82,7 +82,7 @@ def test_captions_without_keys_and_forgotten_ones_are_computed_again() -> None:
 
 def test_every_caption_has_a_key_or_none_has() -> None:
     with pytest.raises(ConfigError, match="keys: got 1, wanted 2"):
-        CaptionSet(embeddings=torch.zeros(2, 8, 32), lengths=(1, 1), keys=("one",))
+        CaptionSet(embeddings=torch.zeros(2, 8, 32), lengths=(1, 1), keys=("one",)).checked()
 
 
 def film(config: StreamConfig, backend: StudentBackend, *, keys: bool) -> Tensor:
