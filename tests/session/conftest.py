@@ -24,6 +24,7 @@ from shotstream_rt.model.student import Student
 from shotstream_rt.pipeline import Pipeline
 from shotstream_rt.plan.students import STUDENTS
 from shotstream_rt.session import Session
+from shotstream_rt.shot_inputs import ShotInputs
 
 TEXT_LEN = 8
 
@@ -121,9 +122,12 @@ class FakePipeline:
         self.gate = threading.Event()
         self.gate.set()
         self.fail_at: tuple[int, int] | None = None
-        self.prepared: list[tuple[str, ...] | None] = []
+        prepared: list[tuple[str, ...] | None] = []
+        self.prepared = prepared
         self.running = FakeShot()
-        self.film = SimpleNamespace(companion=None)
+        self.film = SimpleNamespace(
+            companion=None, prepare_captions=lambda captions: prepared.append(captions.keys)
+        )
         self.kept_chunks = 0
         self.before: FakeShot | None = None
 
@@ -131,22 +135,12 @@ class FakePipeline:
     def overwritten(self) -> FakePipeline:
         return self  # it keeps everything; an attribute would keep it alive
 
-    def prepare_captions(self, captions: CaptionSet) -> None:
-        self.prepared.append(captions.keys)
-
-    def begin_shot(
-        self,
-        shot: int,
-        context_latents: Tensor,
-        flags: Sequence[int],
-        captions: CaptionSet,
-        target_flag: int,
-        **_: Any,
-    ) -> None:
-        self.calls.append(("begin", shot, tuple(flags), len(captions), target_flag))
+    def begin_shot(self, begins: ShotInputs, *_: Any) -> None:
+        captions, flags = begins.captions, tuple(begins.flags)
+        self.calls.append(("begin", begins.shot, flags, len(captions), begins.target_flag))
         if self.running.made:
             self.before = self.running
-        self.running = FakeShot(shot, captions, float(context_latents.mean()))
+        self.running = FakeShot(begins.shot, captions, float(begins.context.mean()))
 
     def change_captions(self, captions: CaptionSet, *_: Any) -> None:
         self.calls.append(("captions", self.running.number, len(captions)))
