@@ -194,7 +194,7 @@ class PanelConvolution(nn.Conv2d):
         plain = type(x) is Tensor and x.device.type == "cpu" and x.is_contiguous()
         fits = plain and weight.dtype == x.dtype == torch.float32 and torch.get_num_threads() == 1
         large = len(x) > 1 or x.numel() > _SMALL_IMAGE
-        if bias is None or weight.requires_grad or not fits or not large:
+        if bias is None or weight.requires_grad or x.requires_grad or not fits or not large:
             return super().forward(x)
         source = weight.data_ptr(), 0 if weight.is_inference() else weight._version
         if held is None or held[0] != source:

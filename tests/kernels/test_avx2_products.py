@@ -153,6 +153,8 @@ def test_a_frozen_convolution_is_packed_once_for_each_weight(normal: Draw) -> No
     trained = layer(x)
     assert layer._packed is None
     layer.requires_grad_(False)
+    assert layer(x.clone().requires_grad_()).requires_grad, "it has no gradient"
+    assert layer._packed is None
     torch.testing.assert_close(layer(x), trained.detach())
     packed = layer._packed
     assert packed is not None
