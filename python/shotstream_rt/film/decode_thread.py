@@ -27,11 +27,11 @@ from ..kernels.reference.frame_pack import frame_pack
 from ..model.codec import StreamDecoder
 from ..nvtx import annotate
 from ..types import Chunk
-from .chunk_log import ChunkLog
 from .context import ContextSelector
 from .frame_queue import as_ordinary
 from .shot_decoder import ShotDecoder
 from .shots import ShotRun
+from .stats import SessionStats
 from .threads import WorkerThread, set_thread_count
 
 
@@ -74,6 +74,7 @@ class DecodeThread:
     Args:
         decoder: decodes every shot, one after the other.
         selector: is given every frame as floats, before packing to 8 bits.
+        stats: is told of chunks, and its log how long decoding takes.
         frame_rate_hz: frames per second, for the presentation times.
         threads: intra-op threads of this thread on a CPU.
         alone_threads: those for a chunk that is decoded alone.
@@ -82,7 +83,6 @@ class DecodeThread:
             is the host.
         keep_on_device: hand out torch tensors, not NumPy arrays; then without a ring.
         pack: turns float frames ``[P, 3, H, W]`` into uint8 ``[P, H, W, 3]``.
-        log: is told how long decoding takes; None for nobody.
         kept_chunks: first chunks of a shot whose latents are kept; see ``ShotDecoder``.
         kept_states: newest chunks behind which the decoder's memory is kept.
 
@@ -95,6 +95,7 @@ class DecodeThread:
         self,
         decoder: StreamDecoder,
         selector: ContextSelector,
+        stats: SessionStats,
         *,
         frame_rate_hz: int,
         threads: int = 1,
@@ -103,7 +104,6 @@ class DecodeThread:
         ring: HostRing | None = None,
         keep_on_device: bool = False,
         pack: Callable[[Tensor], Tensor] = frame_pack,
-        log: ChunkLog | None = None,
         kept_chunks: int = 0,
         kept_states: int = 0,
     ) -> None:
@@ -119,7 +119,7 @@ class DecodeThread:
             self._to_reader = partial(_left_there, self._stream)
         elif ring is not None:
             self._to_reader = partial(_fetched, ring)
-        self._pack, self._log = pack, log
+        self._pack, self._stats = pack, stats
         self._waiting: tuple[DecodeJob, Tensor, Event | None] | None = None
         # May be entered again by the thread that holds it: a signal handler may close the session.
         self.lock = threading.RLock()
@@ -228,7 +228,7 @@ class DecodeThread:
 
     def _decode(self, job: DecodeJob, latents: Tensor, ready: Event | None) -> None:
         """Decode latents, deliver the frames, then store those that later shots may need."""
-        run, chunk, log, pixels = job.run, job.chunk, self._log, None
+        run, chunk, log, pixels = job.run, job.chunk, self._stats.log, None
         if self._stream is not None and ready is not None:
             self._stream.take(latents, ready)
         timed = nullcontext() if log is None else log.span("decode", run.times, chunk)
@@ -254,6 +254,7 @@ class DecodeThread:
                 pts_s=index / self._frame_rate_hz, take=run.request.take, caption=job.caption,
                 made_s=time.perf_counter(),
             )  # fmt: skip
+            self._stats.chunk_ready(run.times, made)
             self._on_chunk(job, made)
         with annotate("context.encode", run.shot):
             self._selector.add_frames(frames[job.begin : job.end])

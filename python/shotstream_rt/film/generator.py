@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -25,7 +25,6 @@ from ..backends.base import AccompaniedFilm
 from ..checks import check_float_precision
 from ..device.companion import Companion
 from ..plan.noise import NoiseSource
-from ..types import Chunk, Place
 from .decode_thread import DecodeJob
 from .shot_maker import ShotMaker
 from .shots import ShotRun
@@ -77,7 +76,7 @@ class Generator:
 
     def start(self) -> None:
         """Start this thread, its companion and the decode thread."""
-        self._workers.decoder.start(self._deliver, self._note_done, self._fail_job)
+        self._workers.decoder.start(self._timeline.deliver, self._note_done, self._fail_job)
         self.thread.start()
         if self.companion is not None:
             self.companion.start()  # last: this thread dismisses it when it ends
@@ -184,27 +183,6 @@ class Generator:
 
     # On the decode thread.
 
-    def _deliver(self, job: DecodeJob, chunk: Chunk) -> None:
-        """Pass a decoded chunk on to the reader, unless the film was restored meanwhile."""
-        timeline = self._timeline
-        self._workers.stats.chunk_ready(job.run.times, chunk)
-        with timeline.lock:
-            if job.epoch != timeline.epoch:
-                return
-            timeline.steady_frames += len(chunk.pixels)
-            dropped = timeline.frames.put(chunk)
-            if timeline.events.listeners:
-                self._note_chunk(chunk, chunk.made_s - job.begun_s, dropped)
-        if timeline.events.waiting:
-            timeline.events.tell()
-
-    def _note_chunk(self, chunk: Chunk, took_s: float, dropped: Sequence[Chunk]) -> None:
-        """Keep for listeners that a chunk waits for the reader, and that others no longer do."""
-        events = self._timeline.events
-        events.note("chunk_made", place=_place_of(chunk), caption=chunk.caption, took_s=took_s)
-        for older in dropped:
-            events.note("chunk_dropped", place=_place_of(older), caption=older.caption)
-
     def _note_done(self) -> None:
         """Note that a chunk is decoded and stored, or was skipped."""
         timeline = self._timeline
@@ -219,7 +197,3 @@ class Generator:
     def _fail_job(self, job: DecodeJob, error: BaseException) -> None:
         """End the shot of a chunk that could not be decoded."""
         self._timeline.fail(job.run, job.chunk, job.index, job.epoch, error)
-
-
-def _place_of(chunk: Chunk) -> Place:
-    return Place(chunk.shot, chunk.take, chunk.chunk, chunk.index)

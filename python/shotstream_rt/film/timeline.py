@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SessionClosedError
 from ..printable import printable
-from ..types import Place, Receipt
+from ..types import Chunk, Place, Receipt
 from .caption_encoder import CaptionEncoder
 from .events import EventLog, Unshown
 from .frame_queue import FrameQueue
@@ -25,6 +25,9 @@ from .reference import ReferencePicture, check_room
 from .shot_memory import ShotMemory
 from .shots import ResumePoint, ShotRequest, ShotRun
 from .turn import Turn
+
+if TYPE_CHECKING:
+    from .decode_thread import DecodeJob
 
 _KEPT_PASTS = 2
 """Shots begun last whose past shots are kept, so that the film can go back to them at once; to go
@@ -139,6 +142,25 @@ class Timeline:
         """Look again whether there is something to do."""
         with self.lock:
             self.changed.notify_all()
+
+    def deliver(self, job: DecodeJob, chunk: Chunk) -> None:
+        """Pass a decoded chunk on to the reader, unless the film was restored meanwhile."""
+        with self.lock:
+            if job.epoch != self.epoch:
+                return
+            self.steady_frames += len(chunk.pixels)
+            dropped = self.frames.put(chunk)
+            if self.events.listeners:
+                self._note_chunk(chunk, chunk.made_s - job.begun_s, dropped)
+        if self.events.waiting:
+            self.events.tell()
+
+    def _note_chunk(self, chunk: Chunk, took_s: float, dropped: Sequence[Chunk]) -> None:
+        """Keep for listeners that a chunk waits for the reader, and that others no longer do."""
+        note, place = self.events.note, _place_of(chunk)
+        note("chunk_made", place=place, caption=chunk.caption, took_s=took_s)
+        for older in dropped:
+            note("chunk_dropped", place=_place_of(older), caption=older.caption)
 
     def fail(self, run: ShotRun, chunk: int, index: int, epoch: int, error: BaseException) -> None:
         """End a shot of which a chunk could not be made; what is ready is still delivered.
@@ -310,3 +332,7 @@ class Timeline:
         # The generator may be waiting for room in the queue, so make some before waking it.
         self.frames.clear(point.next_index)
         self.changed.notify_all()
+
+
+def _place_of(chunk: Chunk) -> Place:
+    return Place(chunk.shot, chunk.take, chunk.chunk, chunk.index)

@@ -103,6 +103,7 @@ class Workers:
             decoder=DecodeThread(
                 decoder,
                 selector,
+                stats,
                 frame_rate_hz=model.frame_rate_hz,
                 threads=decoding,
                 alone_threads=threads if same else decoding,
@@ -110,7 +111,6 @@ class Workers:
                 ring=ring,
                 keep_on_device=keep_on_device,
                 pack=pack,
-                log=stats.log,
                 kept_chunks=config.shot.chunks,
                 kept_states=kept_states,
             ),
