@@ -157,8 +157,10 @@ class Pipeline:
     def run_chunk(self, chunk: int, noise: NoiseSource, abandoned: Abandoned = never) -> Tensor:
         """Denoise a chunk; return its clean latents ``[1, F, C, h, w]``, valid until the next call.
 
-        ``chunk`` is its number within the shot, in order from 0, given ones counted; ``noise`` is
-        the shot's.
+        Args:
+            chunk: its number within the shot, in order from 0, given ones counted.
+            noise: the shot's.
+            abandoned: see ``Pipeline``.
         """
         shot, kept = self.running, self.overwritten
         if chunk < len(shot.given):

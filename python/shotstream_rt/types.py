@@ -200,7 +200,13 @@ class Receipt(tuple[str, ...]):
     def decide(
         self, state: RequestState, place: Place | None = None, error: BaseException | None = None
     ) -> bool:
-        """Set the attributes of its arguments' names, once; tells if this did. For the session."""
+        """Set what became of it, once, and tell whether this was the call; for the session.
+
+        Args:
+            state: what became of it.
+            place: where it takes effect, if it does.
+            error: why it failed, if it did.
+        """
         if self.state != "waiting":
             return False
         self._place, self._expected = place, None

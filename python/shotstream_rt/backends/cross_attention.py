@@ -130,7 +130,10 @@ class CaptionProducts(Generic[_Products]):
 def caption_kv(student: BoundStudent, text: Tensor, length: int) -> CaptionKV:
     """Compute a caption's keys and values, in the memory order that attention wants.
 
-    ``text`` is embeddings ``[text_len, text_dim]`` on any device, ``length`` rows real tokens.
+    Args:
+        student: the network.
+        text: embeddings ``[text_len, text_dim]`` on any device.
+        length: rows of them that are real tokens.
     """
     if text.device != student.device:
         text = send(text, student.device)

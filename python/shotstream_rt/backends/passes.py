@@ -124,7 +124,7 @@ class PassRunner:
             self._read_rotation.set([place for place in plan.read_positions if place is not None])
 
     def inputs(self, plan: PassPlan, levels: tuple[int, ...], captions: Captions) -> PassInputs:
-        """Place a plan, and return the inputs of its pass at some levels; see ``PassInputs``."""
+        """Place a plan, and return the inputs of a pass of it; arguments: see ``PassInputs``."""
         self.place(plan)
         shared, tokens, end = self.shared, self.cache.frame_tokens, plan.reads[0][-1][1]
         same = levels.count(levels[0]) == len(levels)
@@ -177,7 +177,13 @@ class PassRunner:
         return patches
 
     def advance(self, inputs: PassInputs, flow: Tensor | None, latents: ChunkLatents) -> None:
-        """Finish a denoising pass over ``x``: set ``x0``, and ``x`` of frames with a next step."""
+        """Finish a denoising pass over ``x``: set ``x0``, and ``x`` of frames with a next step.
+
+        Args:
+            inputs: of the pass.
+            flow: what it predicted.
+            latents: ``x`` is what it was over.
+        """
         assert flow is not None, "a clean pass"
         x, x0, sigmas, first = latents.x, latents.x0, self.shared.sigmas, 0
         for level, run in groupby(inputs.levels):

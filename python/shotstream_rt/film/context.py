@@ -108,7 +108,7 @@ class ContextSelector:
         )
 
     def begin_shot(self, shot: int, caption: str, first_index: int = 0) -> None:
-        """Start collecting a shot's frames, in place of one left open; see ``ShotMemory``."""
+        """Collect a shot's frames from now on; arguments: see ``ShotMemory``."""
         if self._before is not None:
             self._let_go(self._before)
         self._before, ring, self._free_ring = self.newest, self._free_ring, None

@@ -236,7 +236,10 @@ class BoundBlock:
             return qkv
 
     def append(self, qkv: Tensor, rotation: Tensor, arena: KVArena, plan: PassPlan) -> Tensor:
-        """Store a pass's keys and values in the planned slots; give queries ``[1, T, N, D]``."""
+        """Store a pass's keys and values in the planned slots; give queries ``[1, T, N, D]``.
+
+        Arguments: see ``BoundBlock``.
+        """
         with detail("attn"):
             return self.kernels.qkv_append(
                 qkv[0], self.norm_q, self.norm_k, rotation, arena.keys, arena.values, plan.writes,
@@ -244,7 +247,10 @@ class BoundBlock:
             ).unsqueeze(0)  # fmt: skip
 
     def leave_self(self, x: Tensor, attended: Tensor, m: Modulation) -> tuple[Tensor, Tensor]:
-        """Add self-attention's result; return the sum and cross-attention's queries."""
+        """Add self-attention's result; return the sum and cross-attention's queries.
+
+        Arguments: see ``BoundBlock``.
+        """
         with detail("attn"):
             x, h = self.kernels.gated_residual_norm(
                 x, self.out(attended), m.attention_gate, self.cross_factor, self.cross_offset,
@@ -255,7 +261,7 @@ class BoundBlock:
             return x, q.unflatten(-1, (self.heads, -1))
 
     def leave_cross(self, x: Tensor, attended: Tensor, m: Modulation) -> Tensor:
-        """Add cross-attention's result, then the feed-forward's."""
+        """Add cross-attention's result, then the feed-forward's; arguments as of ``leave_self``."""
         with detail("cross"):
             x, h = self.kernels.gated_residual_norm(
                 x, self.cross_out(attended), None, m.ffn_factor, m.ffn_offset, self.eps
@@ -301,10 +307,7 @@ class PatchEmbedding(nn.Conv3d):
 
 
 class Head(nn.Module):
-    """Final modulated norm and projection to patches, channel fastest inside a patch.
-
-    Called with tokens ``[B, T, dim]``, the factor and offset of ``modulate``, and kernels to run.
-    """
+    """Final modulated norm and projection to patches, channel fastest inside a patch."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -318,7 +321,14 @@ class Head(nn.Module):
         return 1 + scale, offset
 
     def forward(self, x: Tensor, factor: Tensor, offset: Tensor, kernels: KernelSet) -> Tensor:
-        """Return patches ``[B, T, 4 * out_dim]``."""
+        """Return patches ``[B, T, 4 * out_dim]``.
+
+        Args:
+            x: tokens ``[B, T, dim]``.
+            factor: as ``modulate`` returns it.
+            offset: likewise.
+            kernels: the kernel set to run.
+        """
         out: Tensor = self.head(kernels.head_norm(x, factor, offset, self.eps))
         return out
 

@@ -151,7 +151,13 @@ class PassNoise:
         self.buffer = torch.zeros((schedule.most_steps, *shape), dtype=dtype, device=device)
 
     def draw(self, source: NoiseSource, shot: int, plan: PassPlan) -> Tensor:
-        """Draw what enters the inputs of a plan's frames; return that part of the buffer."""
+        """Draw what enters the inputs of a plan's frames; return that part of the buffer.
+
+        Args:
+            source: the film's.
+            shot: number of the shot.
+            plan: of the passes.
+        """
         first = 0
         for chunk, run in groupby(plan.chunks):
             frames = slice(first, first := first + len(list(run)))
