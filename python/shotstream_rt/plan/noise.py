@@ -130,8 +130,6 @@ class RecordedNoise:
 class PassNoise:
     """What enters the inputs of a plan's passes: one buffer, filled anew for every plan.
 
-    ``draw`` is given the film's source of noise, the number of the shot, and the plan.
-
     Args:
         schedule: steps and noise levels.
         shape: of the latents of the largest plan, ``(1, F, C, h, w)``.
