@@ -153,6 +153,37 @@ def test_an_undo_while_a_shot_picks_its_context(
     same_film(session, bundle, frames)
 
 
+def test_a_restore_while_the_film_goes_back(
+    open_session: Opener, bundle: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the snapshot remembers of the past is not lost."""
+    session = open_session(bundle, seed=3)
+    session.cut("a", chunks=2)
+    list(session.stream())
+    data, decoder = session.snapshot(), session._film.workers.decoder
+    session.cut("bb", chunks=2)
+    list(islice(session.stream(), 5))
+    session.pause()
+    wait_idle, restored = decoder.wait_idle, []
+
+    def wait_and_restore() -> None:
+        if session._film.timeline.wound_back and not restored:
+            restored.append(session.restore(data))
+        wait_idle()
+
+    monkeypatch.setattr(decoder, "wait_idle", wait_and_restore)
+    session.undo(chunks=1)
+    until(lambda: bool(restored))
+    films = []
+    with Session(bundle, seed=3) as other:
+        other.restore(data)
+        for each in (session, other):
+            each.resume()
+            each.cut("ccc", chunks=1)
+            films.append([frame.pixels.tobytes() for frame in each.stream()])
+    assert films[0] == films[1]
+
+
 def test_a_take_that_failed_leaves_the_one_before_it_in_the_past(
     open_session: Opener, bundle: Model
 ) -> None:

@@ -57,6 +57,8 @@ class WayBack:
         timeline = self._timeline
         self._workers.decoder.wait_idle()
         with timeline.lock:
+            if not timeline.wound_back:  # restored meanwhile
+                return
             run = timeline.playlist.run
             timeline.wound_back = self.needs_prompt = False
             timeline.changed.notify_all()  # as above
