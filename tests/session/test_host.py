@@ -129,6 +129,24 @@ def test_thread_count_is_set_for_one_thread_only(count: int) -> None:
     assert (torch.get_num_threads(), fresh_thread_count()) == (here, later)
 
 
+def test_a_thread_that_waits_for_who_starts_it_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lock, done = threading.Lock(), []
+
+    def wait_for_lock(_: int) -> None:
+        with lock:
+            pass
+
+    monkeypatch.setattr("shotstream_rt.film.threads.set_thread_count", wait_for_lock)
+    worker = WorkerThread("worker", lambda: done.append(True), 1)
+    with lock:
+        worker.start()
+        assert not done
+    worker.wait()
+    assert done
+
+
 def test_thread_count_without_openmp_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shotstream_rt.film.threads._openmp_setter", lambda: None)
     later, found = fresh_thread_count(), []

@@ -51,11 +51,12 @@ class WorkerThread(threading.Thread):
         """Start with a stack of the usual size, whatever the host chose for its threads.
 
         Returns when the thread is set up, which takes it a millisecond: a film's first frame need
-        not wait for it.
+        not wait for it. One that is held up, say by a finaliser that the garbage collector runs on
+        it and that wants a lock of the caller, is not waited for.
         """
         with _usual_stack(), shortage_told(f"starting {self.name}"):
             super().start()
-        self._ready.wait()
+        self._ready.wait(_LEAVE_S)
 
     def run(self) -> None:
         """Run the target; when it is over, nothing that it held is held any more."""
