@@ -63,6 +63,21 @@ def test_state_while_a_chunk_is_made(open_session: Opener, bundle: Model) -> Non
     pipeline.gate.set()
 
 
+def test_a_chunk_that_waits_until_others_are_decoded_is_being_made(
+    open_session: Opener, bundle: Model
+) -> None:
+    session = open_session(bundle, queue_policy="latest", at_end="extend")
+    session.cut("a")
+    next(session.stream())
+    bundle.fake_codec.decode_gate.clear()  # type: ignore[attr-defined]
+    # One is being decoded, one is next, and the third waits to be handed over.
+    wait_for(lambda: session._film.timeline.in_flight == 3)
+    time.sleep(0.05)
+    state = session.state
+    assert state.making
+    assert state.behind_s != 0
+
+
 def test_pause_holds_the_film_and_resume_goes_on(open_session: Opener, bundle: Model) -> None:
     session = open_session(bundle, queue_chunks=1)
     session.pause()

@@ -150,16 +150,18 @@ class ShotMaker:
                 given=given, epoch=run.epoch, abandoned=abandoned, begun_s=begun_s,
                 alone=waits and self._turn is None,
             )  # fmt: skip
-            timeline.denoising, timeline.making = False, None
+            timeline.denoising = False
         workers.decoder.submit(x0, job)
-        if self.viewer_waits:  # so nothing competes with the decoding
-            self.viewer_waits = False
-            workers.decoder.yield_to_decoding()
         return size
 
     def finish_chunk(self, run: ShotRun) -> None:
         """Run the clean pass of the chunk just made if the shot goes on."""
         timeline = self._timeline
+        with timeline.lock:
+            timeline.making = None
+        if self.viewer_waits:  # so nothing competes with the decoding
+            self.viewer_waits = False
+            self._workers.decoder.yield_to_decoding()
         with timeline.lock:
             if run.epoch != timeline.epoch:
                 return
