@@ -63,9 +63,10 @@ class Session:
     or closes may be called from any thread; frames are meant for one reader. Computing begins with
     the first ``cut`` and runs ahead of the reader by at most ``queue_chunks`` chunks.
 
-    Every method raises ``SessionClosedError`` when the session is closed, and ``ConfigError`` for
-    an argument that is not usable; what else it may raise is said there. A closed session still
-    tells ``stats``, ``directions``, ``failed``, its sizes and its rate, and may be closed again.
+    Every method raises ``SessionClosedError`` when the session is closed, an iterator at its next
+    item, and ``ConfigError`` for an argument that is not usable; what else may be raised is said
+    there. A closed session still tells ``stats``, ``directions``, ``failed``, its sizes and its
+    rate, and may be closed again.
 
     Args:
         model: the loaded model, shared with its other sessions; held until the session is closed.

@@ -147,7 +147,7 @@ def caption_kv(student: BoundStudent, text: Tensor, length: int) -> CaptionKV:
 
 
 def fold_padding(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Cut off all padding of a caption but one row, for all; give float32 logit biases as well."""
+    """Keep one padding row of a caption, which counts as all; give also each row's logit bias."""
     bias = torch.zeros(length + 1, dtype=torch.float32, device=text.device)[: len(text)]
     bias[length:].fill_(math.log(max(1, len(text) - length)))
     return text[: length + 1], bias

@@ -127,7 +127,7 @@ class Generator:
         timeline.cancel_everything()
 
     def _next_turn(self) -> Callable[[], None] | ShotRun | None:
-        """Wait for something to do without the film's lock, and return it; None to end."""
+        """Wait for what comes next and return it, to be done without the lock; None to end."""
         timeline, self._boundary_ns = self._timeline, time.perf_counter_ns()
         if timeline.events.waiting:
             timeline.events.tell()

@@ -20,8 +20,8 @@ from shotstream_rt.errors import ConfigError
 class CaptionSet:
     """Embeddings of the captions of one pass, one row per shot.
 
-    ``checked`` tells whether they are that. A film does not ask its sets: what a text encoder
-    returns is checked once, when it comes.
+    Making one checks nothing: what is made by hand goes through ``checked``. A film need not do so,
+    because what a text encoder returns is checked once, when it comes.
 
     Attributes:
         embeddings: ``[N, text_len, text_dim]`` float; positions at or past a row's length are zero,
