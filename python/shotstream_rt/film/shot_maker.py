@@ -152,16 +152,16 @@ class ShotMaker:
             )  # fmt: skip
             timeline.denoising = False
         workers.decoder.submit(x0, job)
+        with timeline.lock:
+            timeline.making = None
+        if self.viewer_waits:  # so nothing competes with the decoding
+            self.viewer_waits = False
+            workers.decoder.yield_to_decoding()
         return size
 
     def finish_chunk(self, run: ShotRun) -> None:
         """Run the clean pass of the chunk just made if the shot goes on."""
         timeline = self._timeline
-        with timeline.lock:
-            timeline.making = None
-        if self.viewer_waits:  # so nothing competes with the decoding
-            self.viewer_waits = False
-            self._workers.decoder.yield_to_decoding()
         with timeline.lock:
             if run.epoch != timeline.epoch:
                 return
