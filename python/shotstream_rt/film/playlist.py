@@ -215,10 +215,7 @@ class Playlist:
         return not complete and not (self.pending[0].now and ready(self.next_caption()))
 
     def next_run(self, ready: Callable[[str], bool], *, now_ns: int) -> ShotRun:
-        """Return the running shot, or one that begins; a looped one counts as asked for now.
-
-        Call it when ``has_work``; ``now_ns`` is host time.
-        """
+        """Return the next chunk's shot, if there is work; a looped one is due at ``now_ns``."""
         run = self.run
         if run is not None and self.will_go_on(ready):
             return run

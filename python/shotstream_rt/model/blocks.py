@@ -172,10 +172,10 @@ class BoundBlock:
         x = block.leave_cross(x, attended, m)           # [B, T, dim]
 
     ``x`` are tokens ``[B, T, dim]``, ``m`` is the modulation of their frames, which have equal
-    numbers of them, and ``attended`` is like ``x``, with all heads side by side. ``append`` and
-    ``split`` are the two ways from ``qkv`` to queries, keys and values: into the layer's arena,
-    rotated there or not as the plan of the pass says, or as tensors. Both rotate by ``rotation``,
-    complex64 ``[T, D / 2]``.
+    numbers of them, and ``attended`` is like ``x``, with all heads side by side: what the last two
+    add to ``x`` behind an output layer. ``append`` and ``split`` are the two ways from ``qkv`` to
+    queries, keys and values: into the layer's arena, rotated there or not as the plan of the pass
+    says, or as tensors. Both rotate by ``rotation``, complex64 ``[T, D / 2]``.
 
     Attributes:
         kernels: the kernel set to run.
@@ -236,10 +236,7 @@ class BoundBlock:
             return qkv
 
     def append(self, qkv: Tensor, rotation: Tensor, arena: KVArena, plan: PassPlan) -> Tensor:
-        """Store a pass's keys and values in the planned slots; give queries ``[1, T, N, D]``.
-
-        Arguments: see ``BoundBlock``.
-        """
+        """Store keys and values, give queries ``[1, T, N, D]``; arguments: see ``BoundBlock``."""
         with detail("attn"):
             return self.kernels.qkv_append(
                 qkv[0], self.norm_q, self.norm_k, rotation, arena.keys, arena.values, plan.writes,
@@ -247,10 +244,7 @@ class BoundBlock:
             ).unsqueeze(0)  # fmt: skip
 
     def leave_self(self, x: Tensor, attended: Tensor, m: Modulation) -> tuple[Tensor, Tensor]:
-        """Add self-attention's result; return the sum and cross-attention's queries.
-
-        Arguments: see ``BoundBlock``.
-        """
+        """Return the sum, and queries of cross-attention; arguments: see ``BoundBlock``."""
         with detail("attn"):
             x, h = self.kernels.gated_residual_norm(
                 x, self.out(attended), m.attention_gate, self.cross_factor, self.cross_offset,
@@ -261,7 +255,7 @@ class BoundBlock:
             return x, q.unflatten(-1, (self.heads, -1))
 
     def leave_cross(self, x: Tensor, attended: Tensor, m: Modulation) -> Tensor:
-        """Add cross-attention's result, then the feed-forward's; arguments as of ``leave_self``."""
+        """Return the sum, the feed-forward's result added; arguments as of ``leave_self``."""
         with detail("cross"):
             x, h = self.kernels.gated_residual_norm(
                 x, self.cross_out(attended), None, m.ffn_factor, m.ffn_offset, self.eps
