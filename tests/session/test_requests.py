@@ -209,6 +209,7 @@ def test_newer_prompt_supersedes(open_session: Opener, bundle: Model, held: Held
     next(session.chunks())
     receipts = [session.prompt(f"typed {number}") for number in range(30)]
     held.let(2)
+    wait_for(lambda: session._film.captions.ready("typed 29"))  # before the shot is read to its end
     captions = [chunk.caption for chunk in session.chunks()]
     assert captions[-1] == "typed 29"
     assert len(held.begun) <= 3, "superseded captions are not encoded"
