@@ -213,7 +213,7 @@ def test_a_change_of_caption_that_is_just_due_is_not_lost(applied: bool) -> None
     run = ShotRun(request=request, shot=0, caption="a", times=times, frames=9)
     if applied:
         run.change_caption("bb")
-    assert run.request_replay(15, first=True).prompts == (change,)
+    assert run.request_replay(15).prompts == (change,)
 
 
 def test_a_shot_that_goes_on_a_little_keeps_its_length_when_it_is_prompted(
@@ -235,3 +235,85 @@ def test_a_shot_that_goes_on_a_little_keeps_its_length_when_it_is_prompted(
     assert [f.shot for f in rest[11:13]] == [0, 1]
     assert rest[12].caption == "bb"
     same_film(second, bundle, frames + rest)
+
+
+def made_again_in_part(session: Session, model: Model) -> list[Any]:
+    """Read five shots, go back to the third, and stop when the first of them was made again."""
+    for text in ("a", "bb", "ccc", "ee", "fff"):
+        session.cut(text, chunks=1)
+    frames = list(session.stream())
+    session.pause()
+    session.undo(shot=2)
+    timeline, gate = session._film.timeline, model.pipeline.gate  # type: ignore[attr-defined]
+    gate.clear()
+    session.resume()
+    until(lambda: timeline.denoising)
+    session.pause()
+    gate.set()
+    until(lambda: timeline.in_flight == 0)
+    assert [request.again for request in timeline.playlist.pending] == [True, True]
+    return frames[:18]
+
+
+def test_another_text_while_shots_before_are_made_again(
+    open_session: Opener, bundle: Model
+) -> None:
+    """It is for the shot that goes on where the reader is; what was shown keeps its text."""
+    session = open_session(bundle, seed=3)
+    frames = made_again_in_part(session, bundle)
+    caption_set(bundle.captions, ["dddd"])
+    receipt = session.prompt("dddd")
+    session.resume()
+    frames += session.stream()
+    assert receipt.state == "applied"
+    assert [frame.caption for frame in frames[::9]] == ["a", "bb", "dddd"]
+    same_film(session, bundle, frames)
+
+
+def test_clear_keeps_shots_that_are_made_again(open_session: Opener, bundle: Model) -> None:
+    session = open_session(bundle, seed=3)
+    frames = made_again_in_part(session, bundle)
+    session.cut("dddd")
+    assert session.clear() == 1
+    session.resume()
+    frames += session.stream()
+    assert [frame.caption for frame in frames[::9]] == ["a", "bb", "ccc"]
+    same_film(session, bundle, frames)
+
+
+def test_a_retake_stays_one_however_often_it_is_made_again(
+    open_session: Opener, bundle: Model
+) -> None:
+    """First alone, then with the shots before it."""
+    session = open_session(bundle, seed=3)
+    session.cut("a", chunks=1)
+    frames = list(session.stream())
+    session.retake()
+    frames += islice(session.stream(), 5)
+    session.undo(frame=9)
+    frames[9:] = session.stream()
+    for text in ("bb", "ccc", "dddd"):
+        session.cut(text, chunks=1)
+    list(session.stream())
+    session.undo(frame=12)
+    frames[12:] = session.stream()
+    assert [(frame.shot, frame.take) for frame in frames[::9]] == [(0, 0), (0, 1)]
+    session.cut("bb", chunks=1)
+    frames += session.stream()
+    assert frames[-1].shot == 1
+    same_film(session, bundle, frames)
+
+
+def test_what_number_a_cut_gets_while_a_retake_is_made_again(
+    open_session: Opener, bundle: Model
+) -> None:
+    session = open_session(bundle)
+    session.cut("a", chunks=1)
+    list(session.stream())
+    session.retake()
+    list(islice(session.stream(), 5))
+    session.pause()
+    session.undo(frame=9)
+    gone_back(session)
+    for now in (False, True):
+        assert session._film.director.upcoming_shot(now=now) == 1

@@ -40,8 +40,9 @@ class Director:
         """Return the number that the next shot to be queued gets if no other is queued before."""
         with self._timeline.lock:
             playlist = self._timeline.playlist
-            before = [] if now else playlist.upcoming()
-            return playlist.next_shot + sum(not request.retake for _, request in before)
+            # One that is asked for ``now`` comes behind those that are made again.
+            before = [shot for shot, one in playlist.upcoming() if one.again or not now]
+            return before[-1] + 1 if before else playlist.next_shot
 
     def pictures(
         self, images: Sequence[Any], size: tuple[int, int], budget: int
@@ -114,8 +115,8 @@ class Director:
         timeline = self._timeline
         with timeline.lock, timeline.frames.standstill() as index:
             timeline.check_running()
-            if flush or timeline.playlist.run is None:
-                rewind.count_as_made(timeline)
+            if flush or timeline.playlist.run is None or timeline.playlist.makes_again:
+                rewind.count_as_made(timeline)  # shots that were shown keep their texts
             read = self._read_run(shot, index) if flush else None
             refused = self._rollout.prompt == "refused"
             if refused and (read or self._steerable_run(shot)) is not None:
@@ -226,7 +227,7 @@ class Director:
         """Take back all shots that are not begun, and return how many."""
         timeline = self._timeline
         with timeline.lock:
-            count = self._cancel_queued()
+            count = self._cancel_queued(but_again=True)
             timeline.wish()
             timeline.changed.notify_all()
         timeline.events.tell()
@@ -259,9 +260,9 @@ class Director:
 
     # Under the lock.
 
-    def _cancel_queued(self) -> int:
-        """Take back all shots that are not begun, and return how many."""
-        taken = self._timeline.playlist.clear()
+    def _cancel_queued(self, *, but_again: bool = False) -> int:
+        """Take back all shots that are not begun, but those made again, and return how many."""
+        taken = self._timeline.playlist.clear(but_again=but_again)
         for request in taken:
             self._timeline.events.drop(request.receipt, "cancelled", request.prefix + request.text)
         return len(taken)

@@ -116,10 +116,10 @@ class Playlist:
                 return request
         return None
 
-    def clear(self) -> list[ShotRequest]:
-        """Take all queued shots back."""
-        taken = list(self.pending)
-        self.pending.clear()
+    def clear(self, *, but_again: bool = False) -> list[ShotRequest]:
+        """Take all queued shots back, or all but those that are made again, and return them."""
+        taken = [request for request in self.pending if not (but_again and request.again)]
+        self.pending = deque(request for request in self.pending if but_again and request.again)
         return taken
 
     def drop_run(self, run: ShotRun) -> None:

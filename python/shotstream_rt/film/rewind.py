@@ -90,7 +90,7 @@ def replay(timeline: Timeline) -> None:
     again, timeline.runs = timeline.runs[first:], timeline.runs[:first]
     requests = [
         replace(
-            run.request_replay(run.frames, first=run is again[0]),
+            run.request_replay(run.frames),
             again=True,
             receipt=run.waiting_receipt(),
         )

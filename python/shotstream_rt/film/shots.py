@@ -194,12 +194,14 @@ class ShotRun:
             receipt=None,
         )  # fmt: skip
 
-    def request_replay(self, given: int, *, first: bool) -> ShotRequest:
+    def request_replay(self, given: int) -> ShotRequest:
         """Return the request that makes this same shot once more.
+
+        A retake stays one, also where it is the first shot to be made again: the playlist knows
+        that it replaces none then, and it does if the film goes back further.
 
         Args:
             given: how many of its frames were delivered, and are not delivered again.
-            first: it will be the first shot after its past is loaded, so it replaces none.
         """
         changed = {change.frame for change in self.prompts}
         later = (
@@ -210,7 +212,6 @@ class ShotRun:
         return replace(
             self.request,
             now=False,
-            retake=self.request.retake and not first,
             again=given > 0,
             prompts=(*self.prompts, *later),
             given=given,

@@ -143,17 +143,14 @@ def _resume_point(
     if timeline.whole and runs:
         first, past, next_shot = 0, (), runs[0].shot
     again = [
-        run.request_replay(
-            max(0, min(index - run.first_index, max(run.frames, run.request.given))),
-            first=run is runs[first],
-        )
+        run.request_replay(max(0, min(index - run.first_index, max(run.frames, run.request.given))))
         for run in runs[first:]
     ]
     if again and (change := _waiting_change(timeline)) is not None:
         again[-1] = replace(again[-1], prompts=(*again[-1].prompts, change))
     return ResumePoint(
         history=tuple(
-            (run.shot, replace(run.request_replay(run.frames, first=False), frames=run.frames))
+            (run.shot, replace(run.request_replay(run.frames), frames=run.frames))
             for run in runs[:first]
         ),
         requests=(*again, *(replace(request, receipt=None) for request in playlist.pending)),
