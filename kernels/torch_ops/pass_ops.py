@@ -18,7 +18,7 @@ from ..reference.kv_append import kv_append
 
 
 def layer_norm(x: Tensor, factor: Tensor, offset: Tensor, eps: float) -> Tensor:
-    """See ``reference.adaln.layer_norm``; one pass over memory where one row serves all tokens."""
+    """See ``reference.adaln.layer_norm``; arguments as there."""
     if factor.shape[1] > 1:
         return _scale_frames(offset, F.layer_norm(x, x.shape[-1:], eps=eps), factor)
     return F.layer_norm(x, x.shape[-1:], factor.view(-1), offset.view(-1), eps)
@@ -59,7 +59,7 @@ def qkv_append(
     qkv: Tensor, weight_q: Tensor, weight_k: Tensor, table: Tensor, arena_k: Tensor,
     arena_v: Tensor, slots: Sequence[int], frame_tokens: int, eps: float, rotate_key: bool,
 ) -> Tensor:  # fmt: skip
-    """See ``reference.qkv_append.qkv_append``; neighbouring slots are written in one copy."""
+    """See ``reference.qkv_append.qkv_append``; arguments as there."""
     heads = (arena_k.shape[1], -1)
     q, k, v = qkv.chunk(3, -1)
     q = rotate(rms_norm(q, weight_q, eps).unflatten(-1, heads), table)

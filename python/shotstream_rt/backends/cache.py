@@ -6,7 +6,7 @@ the slots in order, whatever the layout in memory. Nothing is ever moved or clon
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -231,6 +231,25 @@ class DualKVCache:
         for arena in self.arenas:
             arena.k.fill_(torch.nan)
             arena.v.fill_(torch.nan)
+
+
+class CachedFilm:
+    """What a film leaves to its cache; see ``FilmState``.
+
+    Attributes:
+        cache: the film's own.
+    """
+
+    cache: DualKVCache
+
+    @torch.inference_mode()
+    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
+        """See ``FilmState``."""
+        return self.cache.keep(slots)
+
+    def poison(self) -> None:
+        """See ``FilmState``."""
+        self.cache.poison()
 
 
 def _part(numbers: Tensor, scales: Tensor | None, result: ResultScales | None = None) -> ArenaPart:

@@ -22,6 +22,7 @@ from ..model.captions import CaptionSet
 from ..plan.noise import PhiloxNoise
 from ..plan.policy import PassPlan, RolloutPolicy, policy_of
 from ..plan.schedule import COMMIT
+from .cache import CachedFilm
 from .cross_attention import CaptionKV, CaptionProducts, caption_kv
 from .pass_inputs import ChunkLatents
 from .passes import PassRunner
@@ -190,7 +191,7 @@ class CudaGraphBackend:
         self._shared = None
 
 
-class CudaGraphFilm:
+class CudaGraphFilm(CachedFilm):
     """One film's static buffers and the graphs that were captured over them.
 
     Graphs hold the addresses of this film's arenas and buffers, so they belong to it and are never
@@ -290,15 +291,6 @@ class CudaGraphFilm:
         assert self._plan is not None, "a pass before begin_chunk"
         clean = self._plan.clean or self._plan
         self._run(clean, (COMMIT,) * clean.frames)
-
-    @torch.inference_mode()
-    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
-        """See ``FilmState``."""
-        return self.cache.keep(slots)
-
-    def poison(self) -> None:
-        """See ``FilmState``."""
-        self.cache.poison()
 
     def close(self) -> None:
         """Drop graphs and caches."""

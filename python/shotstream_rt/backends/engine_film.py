@@ -5,7 +5,7 @@ Keys and values go in as views of the arena and come out straight into their slo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ from ..abandonment import Abandoned, never
 from ..errors import ConfigError
 from ..kernels.sets.arena_layout import ArenaLayout
 from ..plan.policy import PassPlan
-from .cache import DualKVCache
+from .cache import CachedFilm, DualKVCache
 from .cross_attention import CaptionProducts
 from .engine_passes import PassRun, Tensors
 from .passes import RotaryTable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..model.captions import CaptionSet
 
 
-class EngineFilm:
+class EngineFilm(CachedFilm):
     """One film's caches, and the passes over them.
 
     Args:
@@ -168,15 +168,6 @@ class EngineFilm:
         """See ``FilmState``."""
         self._runs["commit"](self._chunk_inputs(self._x0), self._outputs)
         self._scatter(self._outputs)
-
-    @torch.inference_mode()
-    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
-        """See ``FilmState``."""
-        return self.cache.keep(slots)
-
-    def poison(self) -> None:
-        """See ``FilmState``."""
-        self.cache.poison()
 
     def close(self) -> None:
         """Drop the caches and this film's hold on the passes."""

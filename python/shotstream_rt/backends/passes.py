@@ -7,7 +7,7 @@ its values, so a run can be captured once and replayed with other tensors in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -25,7 +25,7 @@ from ..model.blocks import fold_patches
 from ..nvtx import annotate, detail
 from ..plan.policy import PassPlan, RolloutPolicy, RotaryPosition
 from ..plan.schedule import COMMIT
-from .cache import DualKVCache, KVArena
+from .cache import CachedFilm, DualKVCache, KVArena
 from .cross_attention import CaptionKV, CaptionProducts, CaptionRuns, Captions, caption_kv
 from .pass_inputs import ChunkLatents, PassInputs, in_halves, spans_of
 
@@ -101,7 +101,7 @@ class PassRunner:
         self._scale, self._grid = model.head_dim**-0.5, model.grid
         self.abandoned: Abandoned = never
         self.companion: Companion | None = None
-        self.cache = DualKVCache(
+        self.cache: DualKVCache = DualKVCache(
             model, policy.arena_frames, layout=self.kernels.arena, dtype=self.dtype,
             device=self.device, scales=shared.arena_scales,
         )  # fmt: skip
@@ -246,7 +246,7 @@ class PassRunner:
         )  # fmt: skip
 
 
-class EagerFilm(PassRunner):
+class EagerFilm(PassRunner, CachedFilm):
     """One film whose passes are plain calls; see ``FilmState`` and ``AccompaniedFilm``.
 
     Args:
@@ -344,15 +344,6 @@ class EagerFilm(PassRunner):
         flow = self.run(latents, replace(inputs, keep_flow=True))
         assert flow is not None
         return flow
-
-    @torch.inference_mode()
-    def keep(self, slots: Sequence[int] | None = None) -> Callable[[], None]:
-        """See ``FilmState``."""
-        return self.cache.keep(slots)
-
-    def poison(self) -> None:
-        """See ``FilmState``."""
-        self.cache.poison()
 
     def close(self) -> None:
         """Drop the caches."""
